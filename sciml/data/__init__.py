@@ -1,0 +1,23 @@
+"""Data for training: in-memory fields, their generation, and a loader whose position can be saved."""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "FieldData": "fields",
+    "Loader": "loader",
+    "OperatorData": "generate",
+    "TensorFields": "fields",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,112 @@
+"""Pairs of fields for learning an operator: one field in, one out."""
+
+from abc import ABC, abstractmethod
+
+import lightning
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from sciml.data.loader import Loader
+from sciml.data.seeding import run_seed
+
+
+class FieldData(lightning.LightningDataModule, ABC):
+    """Pairs of fields in memory, the first ones for training, the next for validation, the last for the test.
+
+    A derived class says in `fields` where they come from, and may fill a cache in `prepare_data`, which runs in one
+    process only. The split is by position, so that it is the same for every seed and every `train`.
+
+    Args:
+        train: number of samples to train on.
+        val: number of samples to validate on.
+        test: number of samples to test on: the last ones.
+        batch_size: samples per training step.
+        workers: processes that fetch batches; 0 is fastest for data in memory.
+
+    Attributes:
+        inputs: `(n, c, *x)`, after `setup`.
+        targets: `(n, c, *x)`, after `setup`.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __init__(self, train: int, val: int, test: int, batch_size: int = 32, workers: int = 0):
+        super().__init__()
+        self.sizes = {"train": train, "val": val, "test": test}
+        self.batch_size, self.workers = batch_size, workers
+
+    @abstractmethod
+    def fields(self) -> tuple[Tensor, Tensor]:
+        """All inputs `(n, c, *x)` and targets `(n, c, *x)`."""
+
+    def setup(self, stage: str) -> None:
+        """Load the fields, once."""
+        if hasattr(self, "inputs"):
+            return
+        inputs, targets = self.fields()
+        if not len(inputs) == len(targets) >= sum(self.sizes.values()):
+            raise ValueError(
+                f"train + val + test: expected at most the {min(len(inputs), len(targets))} samples there are, "
+                f"got {' + '.join(map(str, self.sizes.values()))}"
+            )
+        self.inputs, self.targets = inputs, targets
+
+    def part(self, name: str) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of `"train"`, `"val"` or `"test"`."""
+        train, val, test = self.sizes.values()
+        count = len(self.inputs)
+        chosen = {"train": slice(train), "val": slice(train, train + val), "test": slice(count - test, count)}[name]
+        return self.inputs[chosen], self.targets[chosen]
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled batches of the training part."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> Loader:
+        """The validation part in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Loader:
+        """The test part in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Loader:
+        """The test part in order."""
+        return self._loader("test")
+
+    def _loader(self, name: str, shuffle: bool = False) -> Loader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Loader(
+            TensorDataset(*self.part(name)),
+            self.batch_size,
+            shuffle=shuffle,
+            seed=run_seed(),
+            workers=self.workers,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+class TensorFields(FieldData):
+    """Fields that are there as tensors.
+
+    Args:
+        inputs: `(n, c, *x)`.
+        targets: `(n, c, *x)`.
+        train: number of samples to train on.
+        val: number of samples to validate on.
+        test: number of samples to test on: the last ones.
+        batch_size: samples per training step.
+        workers: processes that fetch batches.
+    """
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, train: int, val: int, test: int, batch_size: int = 32, workers: int = 0
+    ):
+        super().__init__(train, val, test, batch_size, workers)
+        self._fields = inputs, targets
+
+    def fields(self) -> tuple[Tensor, Tensor]:
+        """The tensors given."""
+        return self._fields

@@ -1,0 +1,155 @@
+"""Data sets made by solving a problem, kept in a cache of HDF5 files."""
+
+import hashlib
+import inspect
+import json
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import sciml
+from sciml.data.atomic import replacing
+from sciml.data.fields import FieldData
+from sciml.data.seeding import generator
+from sciml.problems import Problem
+
+CHUNK = 64  # samples solved together
+
+
+class Trajectories(NamedTuple):
+    """Solutions of a problem from random initial conditions."""
+
+    ts: Tensor  # (t), float64
+    fields: Tensor  # (n, t, c, *x), float32
+
+
+def cache_folder() -> Path:
+    """`$SCIML_CACHE`, or `~/.cache/sciml`."""
+    return Path(os.environ.get("SCIML_CACHE") or Path.home() / ".cache" / "sciml")
+
+
+def recipe(problem: Problem, count: int, ts: list[float], seed: int) -> dict[str, Any]:
+    """Everything that a data set depends on, as plain data.
+
+    A class outside sciml is named with a hash of its source, so that editing it makes new data.
+    """
+    kind = type(problem)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if kind.__module__.partition(".")[0] == "sciml":
+        source = sciml.__version__
+    else:
+        source = hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    given = asdict(problem) if is_dataclass(problem) else vars(problem)
+    settings = {key: value for key, value in given.items() if not key.startswith("_")}
+    return {"problem": name, "source": source, "settings": settings, "count": count, "ts": ts, "seed": seed}
+
+
+def cache_file(made_by: dict[str, Any]) -> Path:
+    """Where the data of a recipe lie."""
+    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True, default=repr).encode()).hexdigest()
+    return cache_folder() / f"{made_by['problem'].rpartition('.')[2].lower()}-{digest[:16]}.h5"
+
+
+def generate(problem: Problem, count: int, ts: list[float], seed: int = 0, progress: bool = True) -> Path:
+    """Solve a problem from random initial conditions, unless the cache has it.
+
+    Args:
+        problem: what to solve.
+        count: number of samples.
+        ts: times to keep.
+        seed: the samples are a function of it and of their number.
+        progress: show a progress bar.
+
+    Returns:
+        The file, with `fields` (n, t, c, *x), `ts` (t), the recipe and a hash of the content as attributes.
+    """
+    made_by = recipe(problem, count, ts, seed)
+    path = cache_file(made_by)
+    if path.is_file():
+        return path
+    u0 = problem.initial(count, generator(seed, "initial conditions"))
+    times = torch.tensor(ts, dtype=torch.float64)
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        shape = (count, len(ts), *u0.shape[1:])
+        fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
+        file["ts"] = times.numpy()
+        for start in tqdm(range(0, count, CHUNK), desc=f"solving {path.stem}", unit="chunk", disable=not progress):
+            with torch.no_grad():
+                solved = problem.evolve(u0[start : start + CHUNK], times)
+            fields[start : start + CHUNK] = solved.numpy()
+        file.attrs["recipe"] = json.dumps(made_by, default=repr)
+        file.attrs["content"] = _content(file)
+    return path
+
+
+def load(path: Path) -> Trajectories:
+    """The data of a file that `generate` made.
+
+    Raises:
+        ValueError: the file's content is not what was written.
+    """
+    with h5py.File(path) as file:
+        if file.attrs.get("content") != _content(file):
+            raise ValueError(f"{path}: its content does not match its hash; delete it and generate the data again")
+        return Trajectories(torch.from_numpy(file["ts"][...]), torch.from_numpy(file["fields"][...]))
+
+
+def _content(file: h5py.File) -> str:
+    digest = hashlib.sha256()
+    for name in ("ts", "fields"):
+        data = file[name]
+        for row in data if data.ndim > 1 else [data[...]]:
+            digest.update(np.ascontiguousarray(row).tobytes())
+    return digest.hexdigest()
+
+
+class OperatorData(FieldData):
+    """The map from a problem's initial conditions to its solution at one time, as pairs of fields.
+
+    The data come from `generate`, through the cache.
+
+    Args:
+        problem: what to solve.
+        t: the time of the targets; None takes the problem's final time.
+        train: number of samples to train on.
+        val: number of samples to validate on.
+        test: number of samples to test on: the last ones.
+        batch_size: samples per training step.
+        data_seed: seed of the initial conditions, apart from the seed of the training.
+        workers: processes that fetch batches.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        t: float | None = None,
+        train: int = 500,
+        val: int = 100,
+        test: int = 100,
+        batch_size: int = 20,
+        data_seed: int = 0,
+        workers: int = 0,
+    ):
+        super().__init__(train, val, test, batch_size, workers)
+        self.problem, self.data_seed = problem, data_seed
+        self.t = problem.t1 if t is None else t
+
+    def prepare_data(self) -> None:
+        """Fill the cache."""
+        self.file()
+
+    def file(self) -> Path:
+        """The data's file, made where it is missing."""
+        return generate(self.problem, sum(self.sizes.values()), [0.0, self.t], self.data_seed)
+
+    def fields(self) -> tuple[Tensor, Tensor]:
+        """Initial conditions and solutions."""
+        fields = load(self.file()).fields
+        return fields[:, 0], fields[:, 1]

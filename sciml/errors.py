@@ -1,0 +1,44 @@
+"""What can go wrong in a solve, per lane, and the error that reports it."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How a lane of a solve stands. Everything from ``MAX_STEPS`` on is a failure."""
+
+    RUNNING = 0
+    DONE = 1
+    EVENT = 2
+    MAX_STEPS = 3
+    DT_UNDERFLOW = 4
+    NON_FINITE = 5
+    NEWTON = 6
+
+    @property
+    def failed(self) -> bool:
+        """Whether the lane stopped before its end without having been asked to."""
+        return self >= Status.MAX_STEPS
+
+
+CAUSES = {
+    Status.MAX_STEPS: "max_steps={max_steps} trials were used up; raise max_steps or loosen rtol and atol",
+    Status.DT_UNDERFLOW: "the step size fell below 2^-48 of the span without meeting rtol and atol; the solution may "
+    "have a singularity there, or the tolerances lie below the round-off of the state's dtype",
+    Status.NON_FINITE: "the vector field or the state became NaN or infinite",
+    Status.NEWTON: "the stage equations of an implicit step did not converge",
+}
+
+
+class SolveError(RuntimeError):
+    """A solve stopped before its end.
+
+    Attributes:
+        status: the status of each failed lane.
+        samples: their indices in the batch; empty where the whole state is one system.
+        times: the time that each of them had reached.
+    """
+
+    def __init__(self, message: str, status: Sequence[Status], samples: Sequence[int], times: Sequence[float]):
+        super().__init__(message)
+        self.status, self.samples, self.times = tuple(status), tuple(samples), tuple(times)

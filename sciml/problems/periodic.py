@@ -1,0 +1,102 @@
+"""Semilinear PDEs on a periodic interval, by Fourier series."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from sciml.problems.problem import Problem
+from sciml.problems.random_field import gaussian_coefficients
+from sciml.solvers.control import Grid
+from sciml.solvers.exponential import ETDRK4
+from sciml.solvers.solve import Solver
+from sciml.solvers.term import Semilinear, Term
+from sciml.typing import Args
+
+
+@lru_cache
+def wavenumbers(count: int, length: float, device: torch.device) -> Tensor:
+    """The first wavenumbers 2 pi m / length of a period, in float64."""
+    return 2 * math.pi / length * torch.arange(count, dtype=torch.float64, device=device)
+
+
+@dataclass(frozen=True)
+class PeriodicPDE(Problem, Semilinear):
+    """u_t = L u + N(u) on a periodic interval: write `symbol` and `nonlinear`.
+
+    The state is the Fourier coefficients (.., c, m + 1) of the wavenumbers that a product of two fields does not alias
+    on the grid, m = (points - 1) // 3; ETDRK4 integrates L exactly.
+
+    Args:
+        points: points of the grid.
+        length: period.
+        t1: final time.
+        dt: step size in time; divides ``t1`` and all save times.
+
+    Example:
+        >>> import torch
+        >>> class Heat(PeriodicPDE):
+        ...     def symbol(self, k):
+        ...         return -0.1 * k**2
+        >>> heat = Heat(points=32)
+        >>> u0 = torch.sin(2 * torch.pi * heat.coordinates()[0])[None, None]
+        >>> heat.evolve(u0, torch.tensor([1.0])).shape
+        torch.Size([1, 1, 1, 32])
+    """
+
+    points: int = 256
+    length: float = 1.0
+    t1: float = 1.0
+    dt: float = 2e-3
+
+    def symbol(self, k: Tensor) -> Tensor:
+        """L as a function of the wavenumber k, real or complex; d/dx is i k."""
+        raise NotImplementedError(f"{type(self).__name__} must define symbol(k)")
+
+    def nonlinear(self, y: Tensor) -> Tensor:
+        """N of the coefficients y; `decode` gives the field, `encode` its coefficients, `wave` k. Zero by default."""
+        return torch.zeros_like(y)
+
+    @property
+    def modes(self) -> int:
+        """How many wavenumbers are kept, the mean among them."""
+        return (self.points - 1) // 3 + 1
+
+    def wave(self, like: Tensor) -> Tensor:
+        """The wavenumbers k (m + 1), float64."""
+        return wavenumbers(self.modes, self.length, like.device)
+
+    def term(self) -> Term:
+        """The equation itself."""
+        return self
+
+    def solver(self) -> Solver:
+        """ETDRK4 on a uniform grid."""
+        return Solver(ETDRK4(), Grid(dt=self.dt), max_steps=10**9)
+
+    def linear(self, args: Args) -> Tensor:
+        """The symbol on the wavenumbers kept."""
+        return self.symbol(wavenumbers(self.modes, self.length, torch.device("cpu")))
+
+    def remainder(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """N."""
+        return self.nonlinear(y)
+
+    def coordinates(self) -> tuple[Tensor, ...]:
+        """The grid x_j = j length / points."""
+        return (torch.arange(self.points, dtype=torch.float64) * (self.length / self.points),)
+
+    def encode(self, u: Tensor) -> Tensor:
+        """Coefficients of fields on the grid."""
+        return torch.fft.rfft(u, norm="forward")[..., : self.modes]
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Fields on the grid."""
+        return torch.fft.irfft(y, n=self.points, norm="forward")
+
+    def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Gaussian random fields N(0, 625 (-d^2/dx^2 + 25)^-2) of zero mean (Li et al. 2021, arXiv 2010.08895)."""
+        y = gaussian_coefficients(count, self.modes, self.length, generator)
+        return torch.fft.irfft(y, n=self.points, norm="forward").to(dtype)

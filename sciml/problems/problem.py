@@ -1,0 +1,67 @@
+"""What a problem is."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from sciml.solvers.solve import Solver, solve
+from sciml.solvers.term import Term
+
+
+class Problem(ABC):
+    """An initial value problem from t = 0 to ``t1``.
+
+    Its fields are (b, c, *x), for a system of ordinary differential equations (b, c); what the solver integrates may be
+    another representation of them, by `encode` and `decode`.
+
+    Attributes:
+        t1: final time.
+        channels: names of the c components.
+    """
+
+    t1: float
+    channels: ClassVar[tuple[str, ...]] = ("u",)
+
+    @abstractmethod
+    def term(self) -> Term:
+        """The right-hand side, on encoded states."""
+
+    @abstractmethod
+    def solver(self) -> Solver:
+        """A solver that integrates it well."""
+
+    @abstractmethod
+    def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """So many random initial conditions (count, c, *x), on the CPU."""
+
+    def coordinates(self) -> tuple[Tensor, ...]:
+        """The grid along each axis of space; none for a system of ordinary differential equations."""
+        return ()
+
+    def encode(self, u: Tensor) -> Tensor:
+        """The solver's state of fields (.., c, *x)."""
+        return u
+
+    def decode(self, y: Tensor) -> Tensor:
+        """The fields (.., c, *x) of the solver's state."""
+        return y
+
+    def exact(self, u0: Tensor, ts: Tensor) -> Tensor | None:
+        """The solution (b, t, c, *x) that started from u0 (b, c, *x), where it is known."""
+        return None
+
+    def evolve(self, u0: Tensor, ts: Tensor, progress: bool = False) -> Tensor:
+        """The numerical solution.
+
+        Args:
+            u0: fields at t = 0, (b, c, *x).
+            ts: times (t) between 0 and ``t1``.
+            progress: show a progress bar.
+
+        Returns:
+            Fields (b, t, c, *x).
+        """
+        saved = solve(self.term(), self.encode(u0), 0.0, self.t1, self.solver(), save_at=ts, progress=progress).ys
+        return self.decode(saved.transpose(0, 1) if self.solver().lanes == "joint" else saved)

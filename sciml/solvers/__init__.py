@@ -1,0 +1,32 @@
+"""Integrators of differential equations.
+
+A *stepper* advances a *term* by one step, a *controller* chooses the steps, *folds* read them, an *adjoint*
+differentiates; `solve` puts them together.
+"""
+
+from importlib import import_module
+from typing import Any
+
+if __name__ != "sciml.solvers":
+    raise ImportError(f"import sciml.solvers, not {__name__}: the folder at the root is only a link to it")
+
+_HOMES = {
+    "solve": ("Solution", "Solver", "solve"),
+    "adjoint": ("Discrete",),
+    "control": ("PID", "Controller", "Grid"),
+    "explicit": ("RK4", "Bosh3", "Dopri5", "Dopri8", "Euler", "Heun", "Midpoint", "RungeKutta", "Tsit5"),
+    "exponential": ("ETDRK2", "ETDRK4"),
+    "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
+    "mesh": ("Mesh",),
+    "path": ("Path", "TimePath"),
+    "stepper": ("Stepper",),
+    "term": ("Semilinear", "Term"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,253 @@
+"""Adjoints: how the gradient of a solve on its frozen mesh is computed.
+
+They agree to round-off, since all of them differentiate the same discrete solution; they differ in memory and time.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sciml.solvers.fold import Writes
+from sciml.solvers.march import March
+from sciml.solvers.mesh import Mesh, Pass
+from sciml.solvers.state import Const
+from sciml.solvers.term import FunctionTerm, expand
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The gradient of the discrete solution.
+
+    Args:
+        store: what the forward pass keeps. ``"graph"``: everything, as plain backpropagation does; the only one whose
+            gradient can be differentiated again. ``"all"``: the accepted states; one step at a time is recomputed.
+            ``"every"``: every ``every``-th state; the states between are recomputed from it.
+        every: distance of the states kept by ``"every"``; None takes the root of the number of steps.
+    """
+
+    store: Literal["graph", "all", "every"] = "graph"
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a way to store."""
+        if self.store not in ("graph", "all", "every"):
+            raise ValueError(f"store: expected 'graph', 'all' or 'every', got {self.store!r}")
+        if self.every is not None and (self.store != "every" or self.every < 1):
+            raise ValueError(
+                f"every: expected a positive distance with store='every', got {self.every} with {self.store!r}"
+            )
+
+
+class Plan(NamedTuple):
+    """What the backward pass of a replay needs beside its tensors."""
+
+    march: March
+    mesh: Mesh
+    const: Const
+    every: int
+
+
+def replay(
+    adjoint: Discrete, march: March, mesh: Mesh, c: Const, y0: Tensor, done: Pass, parameters: Sequence[nn.Parameter]
+) -> Pass:
+    """Attach the gradient to the results ``done`` of a march without one.
+
+    Args:
+        adjoint: what to keep.
+        march: the static part of the solve.
+        mesh: its steps; theta carries a gradient where the grid's own times do.
+        c: the differentiable constants.
+        y0: initial state.
+        done: the results; its states are needed with ``store="all"``.
+        parameters: those of every module of the solve.
+    """
+    if adjoint.store == "all":
+        every, states = 1, done.states
+    else:
+        every = adjoint.every or max(1, ceil(sqrt(len(mesh.theta) - 1)))
+        states = _checkpoints(march, mesh, c, y0.detach(), every)
+    plan = Plan(march, mesh, c, every)
+    y, *values = _Replay.apply(plan, done, states, y0, mesh.theta, *c.leaves(), *parameters)
+    return done._replace(y=y, values=tuple(values))
+
+
+@torch.no_grad()
+def _checkpoints(march: March, mesh: Mesh, c: Const, y: Tensor, every: int) -> Tensor:
+    """The state at every so many-th node (n / every, ...)."""
+    states = _states(march, mesh, c, y, 0, len(mesh.theta) - 1)
+    return torch.stack([state for j, state in enumerate(states) if j % every == 0])
+
+
+def _states(march: March, mesh: Mesh, c: Const, y: Tensor, start: int, end: int) -> Iterator[Tensor]:
+    """The states at the nodes start .. end - 1."""
+    carry = None
+    for j in range(start, end):
+        yield y
+        if j + 1 < end:
+            key, (theta0, theta1) = torch.full_like(mesh.count, j), mesh.theta[j : j + 2]
+            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, key, host=march.lanes == "joint")
+
+
+class _Replay(torch.autograd.Function):
+    """Recompute one step at a time, from the last to the first; all differentiable tensors are inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, done: Pass, states: Tensor, y0: Tensor, theta: Tensor, *rest: Tensor) -> Any:
+        ctx.plan, ctx.best = plan, done.best
+        ctx.save_for_backward(states, y0, theta, *rest)
+        ctx.set_materialize_grads(True)
+        return done.y.clone(), *done.values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        grad_y, *grad_values = grad_outputs
+        march, mesh, like, every = ctx.plan
+        states, _, theta, *rest = ctx.saved_tensors
+        needs = ctx.needs_input_grad[4:]  # theta, the constants, the parameters
+        count = len(like.leaves())
+        total: list[Any] = [None] * (1 + len(rest))
+        reads = any(fold.stages for fold in march.folds)
+        c = like.with_leaves([x.detach() for x in rest[:count]])
+        frozen = mesh._replace(theta=theta.detach())
+        for j, y in _backwards(march, frozen, c, states, every):
+            with torch.enable_grad():
+                y = y.detach().requires_grad_()
+                ends = theta[j : j + 2].detach().requires_grad_(needs[0])
+                leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
+                key = torch.full_like(mesh.count, j)
+                segment, after, _, _ = march.segment(
+                    like.with_leaves(leaves), ends[0], ends[1], y, None, key, reads, host=march.lanes == "joint"
+                )
+                emits = march.emit(segment)
+            pairs = [(after, grad_y), *_cotangents(march, mesh, emits, grad_values, ctx.best, j)]
+            pairs = [(out, grad) for out, grad in pairs if out.requires_grad]
+            wanted = [x for x, need in zip([ends, *leaves, *rest[count:]], needs, strict=True) if need]
+            grad_y, *grads = torch.autograd.grad(
+                [out for out, _ in pairs], [y, *wanted], [grad for _, grad in pairs], allow_unused=True
+            )
+            parts = iter(grads)
+            _accumulate(total, [next(parts) if need else None for need in needs], j)
+        if needs[0]:
+            total[0] = _spread(total[0], theta)
+        return None, None, None, grad_y, *total
+
+
+def _accumulate(total: list[Any], parts: list[Tensor | None], j: int) -> None:
+    """Add one step's gradients; those of its two ends are kept apart until the end."""
+    for i, part in enumerate(parts):
+        if part is None:
+            continue
+        if i == 0:
+            total[0] = [*(total[0] or []), (j, part)]
+        else:
+            total[i] = part if total[i] is None else total[i] + part
+
+
+def _spread(parts: list[tuple[int, Tensor]] | None, theta: Tensor) -> Tensor:
+    """The gradient of all nodes from those of every step's two ends."""
+    grad = torch.zeros_like(theta)
+    for j, part in parts or []:
+        grad[j : j + 2] += part
+    return grad
+
+
+def _backwards(march: March, mesh: Mesh, c: Const, states: Tensor, every: int) -> Iterator[tuple[int, Tensor]]:
+    """Step numbers from the last to the first, with the state each starts from."""
+    steps = len(mesh.theta) - 1
+    for start in reversed(range(0, steps, every)):
+        end = min(start + every, steps)
+        with torch.no_grad():
+            chunk = list(_states(march, mesh, c, states[start // every], start, end))
+        for j in reversed(range(start, end)):
+            yield j, chunk.pop()
+
+
+def _cotangents(
+    march: March, mesh: Mesh, emits: Sequence[Any], grads: Sequence[Tensor], best: Sequence[Tensor | None], j: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each fold's emission in step j with the share of the result's gradient that belongs to it."""
+    for fold, value, grad, step in zip(march.folds, emits, grads, best, strict=True):
+        if value is None:
+            continue
+        if isinstance(value, Writes):
+            yield value.values, _read(value, grad)
+            continue
+        real = expand((j < mesh.count).to(value.device), value)
+        if fold.reduce == "stack":
+            grad = grad[j]
+        elif fold.reduce == "max":
+            real = real & (step == j)
+        elif fold.reduce == "last":
+            real = expand(mesh.count.eq(j + 1).to(value.device), value)
+        yield value, torch.where(real, grad, 0) if fold.reduce != "stack" else grad
+
+
+def _read(written: Writes, grad: Tensor) -> Tensor:
+    """The transpose of writing: the gradient (l, t, ...) at the places of a step, (l, k, ...)."""
+    _, place, hit = written
+    if place.ndim == 1:
+        picked = grad.index_select(0, place.to(grad.device))
+    else:
+        picked = grad.gather(1, expand(place, grad).expand(*place.shape, *grad.shape[2:]))
+    return torch.where(expand(hit.to(grad.device), picked), picked, 0)
+
+
+def refuse_undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Refuse a field that reads a tensor which needs a gradient and is not an input of the solve.
+
+    One evaluation's graph is walked (one step's, where folds read more than states).
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    with torch.enable_grad():
+        frozen = c.with_leaves([x.detach() for x in c.leaves()])
+        y = y0.detach().requires_grad_()
+        field = march.field(frozen)
+        roots = [field(field.clock(frozen.t0, y), y)]
+        if any(fold.reduce != "write" for fold in march.folds):
+            zero = torch.zeros_like(c.t0)
+            segment, *_ = march.segment(frozen, zero, zero, y, None, zero.long())
+            roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
+    known = {id(p) for p in parameters} | {id(y)}
+    for leaf in _graph_leaves(roots):
+        if id(leaf) not in known:
+            raise ValueError(
+                f"term: it reads {_name(march, leaf)}, which needs a gradient but is not declared; pass it in "
+                'args, make it a parameter of the module, or use Discrete(store="graph")'
+            )
+
+
+def _graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
+    nodes, seen = [root.grad_fn for root in roots], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        nodes.extend(parent for parent, _ in node.next_functions)
+
+
+def _name(march: March, leaf: Tensor) -> str:
+    shape = f"a tensor of shape {tuple(leaf.shape)}"
+    term = march.term
+    function = term.function if isinstance(term, FunctionTerm) else term.drift
+    function = function.forward if isinstance(function, nn.Module) else function
+    try:
+        scope = inspect.getclosurevars(function)
+    except TypeError:
+        return shape
+    names = {**scope.globals, **scope.nonlocals}
+    exact = [name for name, value in names.items() if value is leaf]
+    owners = [n for n, v in names.items() if isinstance(v, nn.Module) and any(p is leaf for p in v.parameters())]
+    derived = [n for n, v in names.items() if isinstance(v, Tensor) and v.requires_grad]
+    found = exact or owners or derived
+    return f"{found[0]!r} ({shape})" if found else shape

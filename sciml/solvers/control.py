@@ -1,0 +1,297 @@
+"""Controllers: which step to try next and whether to accept it.
+
+Sizes are fractions dtheta of the span t1 - t0, in float64, so that no time error accumulates whatever the dtype of the
+state is.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.stepper import Field, Stepper
+from sciml.solvers.term import expand, real_dtype
+from sciml.typing import Lanes
+
+Norm = Callable[[Tensor], Tensor]
+Number = Any
+"""A tensor (l), or a float where a march of joint lanes keeps its books on the host."""
+
+
+class Arithmetic(NamedTuple):
+    """What control needs beside operators, so that one text serves tensors and numbers."""
+
+    where: Callable[[Any, Any, Any], Any]
+    isfinite: Callable[[Any], Any]
+
+
+TENSORS = Arithmetic(torch.where, torch.isfinite)
+NUMBERS = Arithmetic(lambda condition, yes, no: yes if condition else no, math.isfinite)
+
+FLOOR = 2.0**-48  # the smallest dtheta: 32 units in the last place of theta near 1
+
+
+def rms(x: Tensor, lanes: Lanes) -> Tensor:
+    """Root mean square of each lane's components (l), with derivative 0 where it vanishes."""
+    if lanes == "joint" or x.ndim == 1:
+        norm = torch.linalg.vector_norm(x) if lanes == "joint" else x.abs()
+        return norm * (x.numel() if lanes == "joint" else 1) ** -0.5
+    return torch.linalg.vector_norm(x.flatten(1), dim=1) * (x.numel() // len(x)) ** -0.5
+
+
+class Decision(NamedTuple):
+    """What a controller says of a trial."""
+
+    accept: Number  # bool
+    dtheta: Number  # the next size, before any stop clips it
+    memory: tuple[Number, ...]  # the controller's, (l) each; kept where the trial is accepted
+
+
+class Controller(ABC):
+    """Proposes step sizes and judges trials.
+
+    Attributes:
+        adaptive: whether it reads error estimates.
+    """
+
+    adaptive: ClassVar[bool]
+
+    @abstractmethod
+    def start(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, carry: tuple[Tensor, ...], order: int) -> Tensor:
+        """The first dtheta (l)."""
+
+    def limit(self, span: Tensor) -> Tensor | None:
+        """The largest dtheta (l), None where there is no limit."""
+        return None
+
+    def memory(self, like: Tensor) -> tuple[Tensor, ...]:
+        """What it remembers at the start, each shaped like ``like`` (l)."""
+        return ()
+
+    @abstractmethod
+    def decide(
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
+    ) -> Decision:
+        """The verdict on a trial.
+
+        Args:
+            error: scaled error (l), float64; NaN or infinite where the trial failed.
+            dtheta: the size that the controller asked for (l).
+            used: the size that was tried, smaller where a stop clipped it (l).
+            memory: the controller's memory.
+            order: the stepper's order.
+            xp: the arithmetic of these numbers.
+        """
+
+    def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
+        """The norm (l) of an error of the state relative to what is tolerated."""
+        raise TypeError(f"{type(self).__name__} has no tolerances")
+
+
+@dataclass(frozen=True)
+class PID(Controller):
+    """Keeps the scaled error near 1: factor = safety E_n^(-b1) E_(n-1)^(-b2) E_(n-2)^(-b3) (Soderlind 2003).
+
+    b1 = (p + i + d)/q, b2 = -(p + 2d)/q, b3 = d/q with q the stepper's order; the scaled error is the norm of
+    err / (atol + rtol max(|y0|, |y1|)). The default is the I controller; p=.4, i=.3 smooths the steps of mildly stiff
+    problems.
+
+    Args:
+        rtol: relative tolerance; a number or a tensor that broadcasts against the state.
+        atol: absolute tolerance; likewise.
+        dt0: first step size in units of time; None chooses it (Hairer, Norsett, Wanner, Solving ODEs I, II.4).
+        dtmax: largest step size in units of time.
+        pcoeff: proportional coefficient.
+        icoeff: integral coefficient.
+        dcoeff: derivative coefficient.
+        safety: factor on the predicted size.
+        factormin: smallest change of size.
+        factormax: largest change of size.
+        norm: maps scaled errors (shaped as the state) to (l); None takes the root mean square.
+
+    Reference:
+        G. Soderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003), doi:10.1145/641876.641877.
+    """
+
+    adaptive: ClassVar[bool] = True
+
+    rtol: float | Tensor = 1e-4
+    atol: float | Tensor = 1e-6
+    dt0: float | None = None
+    dtmax: float | None = None
+    pcoeff: float = 0.0
+    icoeff: float = 1.0
+    dcoeff: float = 0.0
+    safety: float = 0.9
+    factormin: float = 0.2
+    factormax: float = 10.0
+    norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot control a step."""
+        for name in ("rtol", "atol"):
+            value = torch.as_tensor(getattr(self, name))
+            if not bool((value >= 0).all()):
+                raise ValueError(f"{name}: expected a non-negative tolerance, got {getattr(self, name)}")
+        if not bool((torch.as_tensor(self.rtol) + torch.as_tensor(self.atol) > 0).all()):
+            raise ValueError("rtol, atol: expected at least one of them to be positive, got 0 and 0")
+        for name in ("dt0", "dtmax"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a positive step size (its sign is that of t1 - t0), got {value}")
+        if not 0 < self.factormin < 1 < self.factormax:
+            raise ValueError(
+                "factormin, factormax: expected 0 < factormin < 1 < factormax, "
+                f"got {self.factormin} and {self.factormax}"
+            )
+
+    def _norm(self, x: Tensor, lanes: Lanes) -> Tensor:
+        return rms(x, lanes) if self.norm is None else self.norm(x)
+
+    def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
+        """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
+        scale = torch.maximum(y0.abs(), y1.abs()) * self.rtol + self.atol
+        return self._norm(error / scale, lanes)
+
+    def start(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, carry: tuple[Tensor, ...], order: int) -> Tensor:
+        """``dt0``, or the starting size of Hairer, Norsett and Wanner; one evaluation of the field."""
+        length = span.abs()
+        if self.dt0 is not None:
+            dt = torch.full_like(length, self.dt0)
+        else:
+            dt = self._first(field, t0, span, y, carry[0], order)
+        dtheta = torch.where(length > 0, dt.minimum(length) / length, 1.0)
+        return dtheta.nan_to_num(nan=1e-3).clamp_min(2 * FLOOR)
+
+    def limit(self, span: Tensor) -> Tensor | None:
+        """``dtmax`` as a fraction of the span."""
+        return None if self.dtmax is None else self.dtmax / span.abs()
+
+    def _first(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, k: Tensor, order: int) -> Tensor:
+        scale, length = y.abs() * self.rtol + self.atol, span.abs()
+        size = lambda x: self._norm(x / scale, field.lanes).to(span)  # noqa: E731
+        d0, d1 = size(y), size(k)
+        guess = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+        h = guess.minimum(length) * span.sign()
+        probe = y + expand(h.to(device=y.device, dtype=real_dtype(y)), y) * k
+        d2 = size(field(field.clock(t0 + h, y), probe) - k) / h.abs()
+        steepest = torch.maximum(d1, d2)
+        refined = torch.where(steepest <= 1e-15, (guess * 1e-3).clamp_min(1e-6), (0.01 / steepest) ** (1 / order))
+        return torch.minimum(100 * guess, refined)
+
+    def memory(self, like: Tensor) -> tuple[Tensor, ...]:
+        """The last two accepted errors; none for the I controller."""
+        if self.pcoeff == 0 and self.dcoeff == 0:
+            return ()
+        return (torch.ones_like(like), torch.ones_like(like))
+
+    def decide(
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
+    ) -> Decision:
+        """Accept where the scaled error is at most 1; a failed trial is repeated with a tenth of the size."""
+        bounded = xp.where(error > 1e-10, error, 1e-10)
+        factor = self.safety * bounded ** (-(self.pcoeff + self.icoeff + self.dcoeff) / order)
+        if memory:
+            last, before = memory
+            factor = factor * last ** ((self.pcoeff + 2 * self.dcoeff) / order) * before ** (-self.dcoeff / order)
+            memory = (bounded, last)
+        accept = error <= 1  # false for NaN
+        factor = xp.where(factor < self.factormin, self.factormin, factor)
+        factor = xp.where(factor > self.factormax, self.factormax, factor)
+        factor = xp.where(accept | (factor < self.safety), factor, self.safety)
+        size = used * xp.where(xp.isfinite(error), factor, 0.1)
+        clipped = used < 0.999 * dtheta  # by more than the round-off of theta + dtheta
+        return Decision(accept, xp.where(accept & clipped & (size < dtheta), dtheta, size), memory)
+
+
+@dataclass(frozen=True)
+class Grid(Controller):
+    """Steps of given sizes, every one of them accepted: exactly one of ``n``, ``dt`` and ``ts``.
+
+    Args:
+        n: number of equal steps.
+        dt: size of equal steps in units of time; must divide t1 - t0.
+        ts: the times themselves (n + 1), monotone from t0 to t1; they may carry gradients.
+    """
+
+    adaptive: ClassVar[bool] = False
+
+    n: int | None = None
+    dt: float | None = None
+    ts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a grid that is not one."""
+        given = [name for name in ("n", "dt", "ts") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"Grid: expected exactly one of n, dt and ts, got {' and '.join(given) or 'none'}")
+        if self.n is not None and self.n < 1:
+            raise ValueError(f"n: expected at least one step, got {self.n}")
+        if self.dt is not None and not self.dt > 0:
+            raise ValueError(f"dt: expected a positive step size (its sign is that of t1 - t0), got {self.dt}")
+
+    def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
+        """The ends of the steps as fractions of the span, (n) or (l, n), the last of them 1."""
+        if self.ts is not None:
+            return self._given(self.ts.to(t0), t0, t1)
+        n = self.n or self._count((t1 - t0).abs(), self.dt or 0.0)
+        return torch.arange(1, n + 1, dtype=torch.float64, device=t0.device) / n
+
+    def _count(self, length: Tensor, dt: float) -> int:
+        counts = (length / dt).detach().reshape(-1)
+        n = int(counts[0].round())
+        if n < 1 or not torch.allclose(counts, torch.full_like(counts, n), rtol=1e-6, atol=0.0):
+            raise ValueError(
+                f"dt: expected a step that divides t1 - t0, got dt={dt} for a span of "
+                f"{length.reshape(-1)[0].item():g} ({counts[0].item():g} steps); Grid(n=...) divides any span"
+            )
+        return n
+
+    def _given(self, ts: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
+        steps = ts.detach().diff()
+        ends = torch.stack([ts[0] - t0, ts[-1] - t1]).detach().abs() if ts.ndim == 1 and len(ts) > 1 else None
+        if ends is None or not bool((steps.sign() == (t1 - t0).sign().reshape(-1, 1)).all()):
+            raise ValueError("ts: expected a vector of at least two strictly monotone times from t0 to t1")
+        if bool((ends > 1e-6 * (t1 - t0).detach().abs()).any()):
+            raise ValueError(
+                f"ts: expected times from t0 to t1, got {ts[0].item():g} to {ts[-1].item():g}; "
+                "the first must be t0 and the last t1"
+            )
+        inner = ((ts[1:-1] - t0[..., None]) / (t1 - t0)[..., None]).reshape(*t0.shape, -1)
+        return torch.cat(
+            [inner, torch.ones_like(inner[..., :1]) if inner.shape[-1] else torch.ones_like(t0)[..., None]], -1
+        )
+
+    def start(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, carry: tuple[Tensor, ...], order: int) -> Tensor:
+        """Infinite: the stops do the rest."""
+        return torch.full_like(span, torch.inf)
+
+    def decide(
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
+    ) -> Decision:
+        """Accept whatever is finite; what is not fails at once, since a grid cannot take a smaller step."""
+        finite = xp.isfinite(error)
+        return Decision(finite, xp.where(finite, dtheta, 0.0), memory)
+
+
+def check(stepper: Stepper, controller: Controller) -> None:
+    """Refuse a pair that cannot work.
+
+    Raises:
+        ValueError: an adaptive controller over a stepper without an error estimate or with steps of one size only.
+    """
+    name = type(stepper).__name__
+    if controller.adaptive and stepper.uniform:
+        raise ValueError(f"controller: {name} takes steps of one size only, expected Grid(n=...) or Grid(dt=...)")
+    if controller.adaptive and not stepper.adaptive:
+        raise ValueError(
+            f"controller: {name} has no error estimate, expected Grid(...), got {type(controller).__name__}"
+        )
+    if stepper.uniform and isinstance(controller, Grid) and controller.ts is not None:
+        raise ValueError(
+            f"controller: {name} takes steps of one size only, expected Grid(n=...) or Grid(dt=...), got ts"
+        )

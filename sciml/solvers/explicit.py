@@ -1,0 +1,139 @@
+"""Explicit Runge-Kutta methods: a tableau and an order each."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sciml.solvers import tableau as tab
+from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine, displace
+from sciml.solvers.term import real_dtype
+
+if TYPE_CHECKING:
+    from sciml.solvers.march import Segment
+
+
+class RungeKutta(Stepper):
+    """An explicit Runge-Kutta method given by its tableau.
+
+    The field at the end of a step is the carry: it serves the error estimate, dense output and the next step's first
+    stage, so that every method costs as many evaluations per step as its tableau has rows.
+    """
+
+    tableau: ClassVar[tab.Tableau]
+    dense: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Read from the tableau what the solver wants to know."""
+        super().__init_subclass__(**kwargs)
+        cls.evaluations = len(cls.tableau.a)
+        cls.adaptive = cls.tableau.error is not None
+
+    def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """The nodes (s), and the dense output's coefficients (p, stages)."""
+        nodes = t0.new_tensor(self.tableau.c)
+        if self.tableau.dense is None:
+            return (nodes,)
+        return nodes, torch.tensor(self.tableau.dense, dtype=real_dtype(y), device=y.device).mT.contiguous()
+
+    def init(self, field: Field, t: Tensor, y: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
+        """The field at (t, y)."""
+        return (field.checked(t, y),)
+
+    def step(
+        self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
+    ) -> Step:
+        """One step; without ``full`` the field at its end is left out."""
+        a, _, weights, _ = self.tableau
+        ks, h = [carry[0]], interval.scale
+        times = field.clocks(interval, field.constants[0], y)
+        for row, t in zip(a[:-1], times, strict=False):
+            ks.append(field(t, displace(y, row, ks, h)))
+        y1 = y + combine(a[-1], ks, h)
+        if not full:
+            return Step(y1, None, tuple(ks), ())
+        ks.append(field(times[-1], y1))
+        error = None if weights is None else combine(weights, ks, h)
+        return Step(y1, error, tuple(ks), (ks[-1],))
+
+    def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
+        """The state at fractions s (l, k): the tableau's dense output, or the cubic Hermite interpolant."""
+        y0, ks, lane = segment.y0, segment.stages, segment.theta0.ndim
+        scale = segment.interval.scale
+        h = scale if isinstance(scale, float) or not lane else scale.unsqueeze(lane)
+        start = y0.unsqueeze(lane)
+        if self.tableau.dense is None:
+            s = s.reshape(s.shape + (1,) * (y0.ndim - lane))
+            rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
+            return start + s * (rise + (s - 1) * ((1 - 2 * s) * rise + h * ((s - 1) * f0 + s * f1)))
+        dense = segment.const.stepper[1]  # (p, stages)
+        powers = s[..., None] ** torch.arange(1, len(dense) + 1, device=s.device)  # (l, k, p)
+        weights = (powers @ dense).to(y0.dtype)  # (l, k, stages)
+        stages = torch.stack(ks, lane)  # (l, stages, ...)
+        rise = weights @ stages.reshape(*stages.shape[: lane + 1], -1)  # (l, k, -1)
+        return start + h * rise.reshape(*s.shape, *y0.shape[lane:])
+
+
+@dataclass(frozen=True)
+class Euler(RungeKutta):
+    """Euler's method, order 1."""
+
+    order: ClassVar[int] = 1
+    tableau: ClassVar[tab.Tableau] = tab.EULER
+
+
+@dataclass(frozen=True)
+class Heun(RungeKutta):
+    """Heun's method (explicit trapezoid), order 2, with Euler's as the embedded one."""
+
+    order: ClassVar[int] = 2
+    tableau: ClassVar[tab.Tableau] = tab.HEUN
+
+
+@dataclass(frozen=True)
+class Midpoint(RungeKutta):
+    """The explicit midpoint method, order 2, with Euler's as the embedded one."""
+
+    order: ClassVar[int] = 2
+    tableau: ClassVar[tab.Tableau] = tab.MIDPOINT
+
+
+@dataclass(frozen=True)
+class Bosh3(RungeKutta):
+    """Bogacki and Shampine's 3(2) pair (1989)."""
+
+    order: ClassVar[int] = 3
+    tableau: ClassVar[tab.Tableau] = tab.BOSH3
+
+
+@dataclass(frozen=True)
+class RK4(RungeKutta):
+    """The classical method of Runge and Kutta, order 4, without an error estimate."""
+
+    order: ClassVar[int] = 4
+    tableau: ClassVar[tab.Tableau] = tab.RK4
+
+
+@dataclass(frozen=True)
+class Dopri5(RungeKutta):
+    """Dormand and Prince's 5(4) pair (1980)."""
+
+    order: ClassVar[int] = 5
+    tableau: ClassVar[tab.Tableau] = tab.DOPRI5
+
+
+@dataclass(frozen=True)
+class Tsit5(RungeKutta):
+    """Tsitouras' 5(4) pair (2011); the default."""
+
+    order: ClassVar[int] = 5
+    tableau: ClassVar[tab.Tableau] = tab.TSIT5
+
+
+@dataclass(frozen=True)
+class Dopri8(RungeKutta):
+    """Prince and Dormand's 8(7) pair (1981); its dense output is of lower order than its steps."""
+
+    order: ClassVar[int] = 8
+    tableau: ClassVar[tab.Tableau] = tab.DOPRI8

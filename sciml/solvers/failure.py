@@ -1,0 +1,56 @@
+"""Says which lanes of a solve failed, where and why."""
+
+import torch
+from torch import Tensor
+
+from sciml.errors import CAUSES, SolveError, Status
+from sciml.solvers.march import March
+from sciml.solvers.state import Const, State
+
+SHOWN = 5
+
+
+def raise_failures(march: March, c: Const, end: State) -> None:
+    """Raise where a lane failed.
+
+    Raises:
+        SolveError: naming samples, times and causes.
+    """
+    failed = (end.status >= Status.MAX_STEPS.value).reshape(-1)
+    if not bool(failed.any()):
+        return
+    joint = march.lanes == "joint"
+    lanes = failed.nonzero().reshape(-1).tolist()
+    status = [Status(value) for value in end.status.reshape(-1)[failed].tolist()]
+    times = (c.t0 + (c.t1 - c.t0) * end.theta).detach().reshape(-1)[failed].tolist()
+    lines = []
+    for lane, why, t in list(zip(lanes, status, times, strict=True))[:SHOWN]:
+        where = f"at t={t:g}" if joint else f"sample {lane} at t={t:g}"
+        lines.append(f"{where}: {CAUSES[why].format(max_steps=march.max_steps)}{_culprit(march, c, end, lane, why)}")
+    if len(lanes) > SHOWN:
+        lines.append(f"and {len(lanes) - SHOWN} more")
+    head = "solve failed" if joint else f"solve failed in {len(lanes)} of {len(failed)} samples"
+    raise SolveError(
+        f"{head} {'; '.join(lines)}" if joint else f"{head}: {'; '.join(lines)}", status, [] if joint else lanes, times
+    )
+
+
+@torch.no_grad()
+def _culprit(march: March, c: Const, end: State, lane: int, why: Status) -> str:
+    """The component that the step size or the finiteness failed on, from one more trial."""
+    if why not in (Status.DT_UNDERFLOW, Status.NON_FINITE) or end.y.ndim == int(march.lanes == "each"):
+        return ""
+    theta1 = torch.where(end.dtheta.isfinite() & (end.dtheta > 0), end.theta + end.dtheta, march.propose(end, c))
+    segment, y1, *_ = march.segment(c, end.theta, theta1, end.y, None, end.accepted)
+    pick = lambda x: x if march.lanes == "joint" else x[lane]  # noqa: E731
+    bad = _badness(segment.error, y1, why)
+    if bad is None:
+        return ""
+    worst = torch.unravel_index(pick(bad).argmax(), pick(bad).shape)
+    return f" (component {tuple(int(i) for i in worst)} of the state)"
+
+
+def _badness(error: Tensor | None, y1: Tensor, why: Status) -> Tensor | None:
+    if why is Status.NON_FINITE:
+        return (~y1.isfinite()).to(torch.uint8)
+    return None if error is None else error.abs().nan_to_num(nan=torch.inf)

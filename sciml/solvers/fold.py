@@ -1,0 +1,310 @@
+"""Folds: read the accepted steps of a solve and reduce them, differentiably under every discrete adjoint.
+
+`Fold.emit` is a pure function of one step, and the ways to reduce are fixed, so that an adjoint which recomputes one
+step at a time knows what each step contributed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml.solvers.layout import Layout, PackedFunction
+from sciml.solvers.term import expand, real_dtype
+from sciml.typing import Args
+
+if TYPE_CHECKING:
+    from sciml.solvers.march import Segment
+    from sciml.solvers.mesh import Mesh
+
+Reduce = Literal["sum", "max", "last", "stack", "write"]
+
+
+class Writes(NamedTuple):
+    """Values of a step that belong at given places of an output."""
+
+    values: Tensor  # (l, k, ...), l left out for joint lanes
+    place: Tensor  # (l, k) int64
+    hit: Tensor  # (l, k) bool: whether the place lies in this step
+
+
+class Fold(ABC):
+    """Reads every accepted step.
+
+    Attributes:
+        reduce: how the steps' emissions are combined: their sum, their elementwise maximum, the last one, all of them
+            stacked (padded with steps of length zero), or written to given places.
+        stages: whether `emit` reads more of a step than its two ends.
+    """
+
+    reduce: ClassVar[Reduce]
+    stages: ClassVar[bool] = True
+
+    def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
+        """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""
+        return ()
+
+    @abstractmethod
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Any:
+        """What is read of one step: a tensor (l, ...), or `Writes` where ``reduce`` is "write".
+
+        Args:
+            segment: the step.
+            saves: a bound on the number of places in the step; None reads it on the host. Only for "write".
+            inputs: what `prepare` returned.
+        """
+
+    def finish(self, value: Any, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
+        """The fold's result from the reduced emissions, in ordinary autograd; ``unpack`` makes trees of states."""
+        return value
+
+    def packed(self, layout: Layout) -> "Fold":
+        """The same fold for states packed into one tensor."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class SaveAt(Fold):
+    """The state at given times, from the steppers' dense output.
+
+    Args:
+        ts: times (t), or (b, t) where every sample has its own; any order, repetitions allowed; may carry gradients.
+    """
+
+    reduce: ClassVar[Reduce] = "write"
+
+    ts: Tensor
+
+    def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
+        """The times as sorted fractions of the span, (t) or (b, t)."""
+        ts = self.ts.to(t0)
+        span = t1 - t0
+        theta = torch.where(span[..., None] != 0, (ts - t0[..., None]) / torch.where(span == 0, 1, span)[..., None], 0)
+        slack = 4 * max(torch.finfo(real_dtype(y0)).eps, _eps(self.ts))
+        outside = (theta.detach() < -slack) | (theta.detach() > 1 + slack) | theta.detach().isnan()
+        if bool(outside.any()):
+            worst = ts.expand(theta.shape)[outside][0].item()
+            raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
+        return (theta.clamp(0, 1).sort(-1).values,)
+
+    def window(self, theta: Tensor, theta0: Tensor, theta1: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the first save in (theta0, theta1], or in [0, theta1], and of the first one after it; (l) each."""
+        theta = theta.detach()
+        ends = torch.searchsorted(theta, torch.stack([theta0, theta1], -1), right=True)
+        first, end = ends.unbind(-1)
+        return torch.where(theta0 > 0, first, 0), end
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Writes | None:
+        """The states at the save times of this step; None where it is known to have none."""
+        (theta,) = inputs
+        first, end = self.window(theta, segment.theta0, segment.theta1)
+        if saves is None:
+            saves = int((end - first).amax())
+            if saves == 0:
+                return None
+        place = first[..., None] + torch.arange(saves, device=theta.device)
+        width = (segment.theta1 - segment.theta0)[..., None]
+        hit = (place < end[..., None]) & (width > 0)
+        place = place.clamp_max(theta.shape[-1] - 1)
+        at = theta.gather(-1, place)
+        s = torch.where(hit, (at - segment.theta0[..., None]) / torch.where(width > 0, width, 1), 0)
+        return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
+
+    def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
+        """The states in the order of ``ts``: (t, ...) or (b, t, ...)."""
+        ts = self.ts.detach().to(t0) * (t1 - t0).detach().sign()[..., None]
+        rank = ts.argsort(-1).argsort(-1).to(value.device)
+        if rank.ndim == 1:
+            return unpack(value.index_select(mesh.count.ndim, rank))
+        return unpack(value.gather(1, expand(rank, value).expand(*rank.shape, *value.shape[2:])))
+
+
+def _eps(ts: Tensor) -> float:
+    return torch.finfo(ts.dtype).eps if ts.is_floating_point() else 0.0
+
+
+@dataclass(frozen=True)
+class Final(Fold):
+    """The state at the end of the last accepted step, (l, ...)."""
+
+    reduce: ClassVar[Reduce] = "last"
+    stages: ClassVar[bool] = False
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
+        """The end of the step."""
+        return segment.y1
+
+    def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
+        """The state."""
+        return unpack(value)
+
+
+class Accepted(NamedTuple):
+    """Every accepted step: joint lanes (n, ...), lanes "each" (b, n, ...), padded with the last one."""
+
+    ts: Tensor
+    ys: Any
+
+
+@dataclass(frozen=True)
+class Steps(Fold):
+    """Time and state at the end of every accepted step."""
+
+    reduce: ClassVar[Reduce] = "stack"
+    stages: ClassVar[bool] = False
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
+        """The end of the step."""
+        return segment.y1
+
+    def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Accepted:
+        """Times from the mesh, states as emitted."""
+        ts = t0 + (t1 - t0) * mesh.theta[1:]
+        return Accepted(ts, unpack(value)) if ts.ndim == 1 else Accepted(ts.mT, unpack(value.movedim(0, 1)))
+
+
+class Sizes(NamedTuple):
+    """Per accepted step, (n) or (b, n); padded with zeros."""
+
+    h: Tensor
+    error: Tensor
+
+
+@dataclass(frozen=True)
+class Stats(Fold):
+    """Size h and scaled error of every accepted step; the error is 0 where nothing estimates it."""
+
+    reduce: ClassVar[Reduce] = "stack"
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
+        """(l, 2)."""
+        h = segment.interval.h
+        error = torch.zeros_like(h) if segment.error is None else segment.scaled_error().to(h)
+        return torch.stack([h, error], -1)
+
+    def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Sizes:
+        """Sizes and errors apart."""
+        h, error = value.unbind(-1)
+        return Sizes(h, error) if h.ndim == 1 else Sizes(h.mT, error.mT)
+
+
+@dataclass(frozen=True, eq=False)
+class Quadrature(Fold):
+    """The integral of g(t, y(t), args) over time along the solution, by Gauss-Legendre nodes on the dense output.
+
+    Args:
+        integrand: g, mapping (t, y, args) to a tensor; with lanes "each" its first axis is the batch and t is
+            (b, 1, .., 1).
+        nodes: nodes per step; the rule is exact for polynomials of degree 2 nodes - 1, so three do not spoil a
+            fourth-order dense output.
+    """
+
+    reduce: ClassVar[Reduce] = "sum"
+
+    integrand: Callable[[Tensor, Tensor, Args], Tensor]
+    nodes: int = 3
+    rule: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Nodes and weights on [0, 1]."""
+        points, weights = np.polynomial.legendre.leggauss(self.nodes)
+        object.__setattr__(self, "rule", (tuple(((points + 1) / 2).tolist()), tuple((weights / 2).tolist())))
+
+    def packed(self, layout: Layout) -> "Fold":
+        """The same integral with an integrand of packed states."""
+        return Quadrature(PackedFunction(self.integrand, layout), self.nodes)
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
+        """The integral over the step."""
+        s, weights = self.rule
+        y0, (t, h, _) = segment.y0, segment.interval
+        bound = segment.march.field(segment.const)
+        fractions = torch.tensor(s, dtype=real_dtype(y0), device=y0.device).expand(*t.shape, self.nodes)
+        states = segment.dense(fractions).unbind(t.ndim)
+        total: Any = 0
+        for c, w, y in zip(s, weights, states, strict=True):
+            total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
+        return total * expand(h.to(device=total.device, dtype=real_dtype(total)), total)
+
+
+class Best(NamedTuple):
+    """A running maximum and the step that attained it first."""
+
+    value: Tensor
+    step: Tensor  # int64, of the value's shape
+
+
+class Tape:
+    """What an eager march, or a pass over a mesh, keeps of its steps."""
+
+    def __init__(self, folds: Sequence[Fold], keep: bool):
+        self.folds, self.keep = tuple(folds), keep
+        self.theta: list[Tensor] = []
+        self.y: list[Tensor] = []
+        self.taken: list[Tensor] = []
+        self.values: list[Any] = [[] if fold.reduce in ("stack", "write") else None for fold in self.folds]
+
+    def add(self, step: Tensor, theta: Tensor, y: Tensor, emits: Sequence[Any], taken: Tensor | None = None) -> None:
+        """Keep a step.
+
+        Args:
+            step: its number in every lane (l).
+            theta: where it started (l).
+            y: the state there.
+            emits: what the folds read of it.
+            taken: the lanes that took it (l); None for all.
+        """
+        self.theta.append(theta)
+        if self.keep:
+            self.y.append(y)
+        if taken is not None:
+            self.taken.append(taken)
+        for i, (fold, value) in enumerate(zip(self.folds, emits, strict=True)):
+            if fold.reduce == "write":
+                if value is not None:
+                    self.values[i].append(value if taken is None else value._replace(hit=value.hit & taken[..., None]))
+            elif fold.reduce == "stack":
+                self.values[i].append(value)
+            elif fold.reduce == "max":
+                self.values[i] = _best(self.values[i], value, step, taken)
+            else:
+                self.values[i] = _total(fold.reduce, self.values[i], value, taken)
+
+
+def _total(reduce: Reduce, total: Tensor | None, value: Tensor, taken: Tensor | None) -> Tensor:
+    if taken is not None:
+        taken = expand(taken.to(value.device), value)
+        rest = torch.zeros_like(value) if total is None or reduce == "sum" else total
+        value = torch.where(taken, value, rest)
+    return value if total is None or reduce == "last" else total + value
+
+
+def _best(best: Best | None, value: Tensor, step: Tensor, taken: Tensor | None) -> Best:
+    step = expand(step.to(value.device), value).expand(value.shape)
+    if best is None:
+        best = Best(torch.full_like(value, -torch.inf), step)
+    better = value > best.value
+    if taken is not None:
+        better = better & expand(taken.to(value.device), value)
+    return Best(torch.where(better, value, best.value), torch.where(better, step, best.step))
+
+
+def write(writes: Sequence[Writes], rest: Tensor, lanes: int, places: int) -> Tensor:
+    """All written values in one output (l, places, ...), with l left out for joint lanes (``lanes`` = 0).
+
+    Places that no step reached, since the lane failed before, hold ``rest``, the last state.
+    """
+    if lanes == 0:  # in order, since time has one direction
+        done = [w.values for w in writes]
+        missing = places - sum(len(values) for values in done)
+        return torch.cat([*done, rest.expand(missing, *rest.shape)])
+    out = rest[:, None].expand(lanes, places + 1, *rest.shape[1:])  # one place more takes what is not hit
+    if not writes:
+        return out[:, :places].clone()
+    values, place, hit = (torch.cat(parts, 1) for parts in zip(*writes, strict=True))
+    index = expand(torch.where(hit, place, places), values).expand(values.shape)
+    return out.scatter(1, index, values)[:, :places]

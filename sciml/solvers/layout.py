@@ -1,0 +1,104 @@
+"""States that are tuples, lists or dicts of tensors, packed into one tensor at the solver's boundary."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.term import Term, as_term
+from sciml.typing import Args, Lanes, State
+
+
+class Layout(NamedTuple):
+    """How the tensors of a tree lie in one tensor: (n), or (b, n) with lanes "each"."""
+
+    tree: Any  # the tree with numbers of leaves in the place of tensors
+    shapes: tuple[torch.Size, ...]  # without the batch axis of lanes "each"
+    lanes: Lanes
+
+    @classmethod
+    def of(cls, state: State, lanes: Lanes) -> "Layout":
+        """The layout of a state.
+
+        Raises:
+            TypeError: a leaf is not a tensor, or the leaves differ in dtype or device.
+        """
+        leaves: list[Tensor] = []
+        tree = _number(state, leaves)
+        if not leaves:
+            raise TypeError("y0: expected at least one tensor, got an empty tree")
+        if len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
+            kinds = ", ".join(f"{leaf.dtype} on {leaf.device}" for leaf in leaves)
+            raise TypeError(f"y0: expected tensors of one dtype on one device, got {kinds}")
+        each = lanes == "each"
+        if each and len({leaf.shape[:1] for leaf in leaves}) > 1:
+            raise ValueError(f"y0: lanes='each' expects one batch size, got {[tuple(leaf.shape) for leaf in leaves]}")
+        return cls(tree, tuple(leaf.shape[each:] for leaf in leaves), lanes)
+
+    def pack(self, state: State) -> Tensor:
+        """All leaves in one tensor."""
+        leaves: list[Tensor] = []
+        tree = _number(state, leaves)
+        if tree != self.tree:
+            raise ValueError(f"term: expected a drift in the structure of the state, got {type(state).__name__}")
+        keep = int(self.lanes == "each")
+        shapes = tuple(leaf.shape[keep:] for leaf in leaves)
+        if shapes != self.shapes:
+            raise ValueError(f"term: expected a drift of the state's shapes {self.shapes}, got {shapes}")
+        return torch.cat([leaf.flatten(keep) if leaf.ndim > keep else leaf.unsqueeze(keep) for leaf in leaves], keep)
+
+    def unpack(self, y: Tensor) -> Any:
+        """The tree of a packed tensor (..., n)."""
+        parts = y.split([prod(shape) for shape in self.shapes], -1)
+        leaves = [
+            part.unflatten(-1, shape) if shape else part.squeeze(-1)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+        return _fill(self.tree, leaves)
+
+
+class PackedTerm(Term):
+    """A term on trees as a term on packed states."""
+
+    def __init__(self, term: Any, layout: Layout):
+        self.term, self.layout = as_term(term), layout
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The packed drift; the term sees trees, and with lanes "each" times of shape (b)."""
+        t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
+        return self.layout.pack(self.term.drift(t, self.layout.unpack(y), args))
+
+
+class PackedFunction:
+    """A function (t, y, args) of trees as one of packed states."""
+
+    def __init__(self, function: Callable[..., Tensor], layout: Layout):
+        self.function, self.layout = function, layout
+
+    def __call__(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The function's value; with lanes "each" it sees times of shape (b)."""
+        t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
+        return self.function(t, self.layout.unpack(y), args)
+
+
+def _number(tree: Any, leaves: list[Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        leaves.append(tree)
+        return len(leaves) - 1
+    if isinstance(tree, dict):
+        return {key: _number(tree[key], leaves) for key in sorted(tree)}
+    if isinstance(tree, tuple | list):
+        parts = [_number(part, leaves) for part in tree]
+        return parts if isinstance(tree, list) else tuple(parts)
+    raise TypeError(f"y0: expected a tensor, or a tuple, list or dict of tensors, got {type(tree).__name__}")
+
+
+def _fill(tree: Any, leaves: Sequence[Tensor]) -> Any:
+    if isinstance(tree, int):
+        return leaves[tree]
+    if isinstance(tree, dict):
+        return {key: _fill(part, leaves) for key, part in tree.items()}
+    parts = [_fill(part, leaves) for part in tree]
+    return parts if isinstance(tree, list) else tuple(parts)

@@ -1,0 +1,232 @@
+"""The march: the one time loop. It decides which steps are taken; `mesh` differentiates along them.
+
+`advance` is a pure function (state, const) -> (state, row) that tries one step of every lane under a mask; loops over
+it, eager or compiled, keep the rows. A lane at rest takes a step of length zero.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.errors import Status
+from sciml.solvers.control import FLOOR, NUMBERS, TENSORS, Arithmetic, Controller, Number
+from sciml.solvers.fold import Fold, Tape
+from sciml.solvers.path import Path, TimePath
+from sciml.solvers.state import Const, Row, State, on_device, on_host
+from sciml.solvers.stepper import Field, Interval, Stepper
+from sciml.solvers.term import Term, expand
+from sciml.typing import Args, Lanes
+
+# torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
+RUNNING, DONE, EVENT = Status.RUNNING.value, Status.DONE.value, Status.EVENT.value
+MAX_STEPS, DT_UNDERFLOW, NON_FINITE = Status.MAX_STEPS.value, Status.DT_UNDERFLOW.value, Status.NON_FINITE.value
+
+Jump = Callable[[Tensor, Tensor, Tensor, Args], tuple[Tensor, Tensor]]
+"""(t, y, key, args) -> (y, changed): acts after an accepted step; key (l) counts the lane's accepted steps."""
+
+Event = Callable[[Tensor, Tensor, Args], Tensor]
+"""(t, y, args) -> (l): a change of sign over an accepted step stops the lane."""
+
+
+class Segment(NamedTuple):
+    """One step as folds read it."""
+
+    march: "March"
+    const: Const
+    theta0: Tensor  # (l) float64
+    theta1: Tensor  # (l)
+    key: Tensor  # (l) number of the step in its lane
+    interval: Interval
+    y0: Tensor
+    y1: Tensor  # at the end of the step, before any jump
+    stages: tuple[Tensor, ...]
+    error: Tensor | None
+
+    def dense(self, s: Tensor) -> Tensor:
+        """The state at fractions s (l, k) of the step: (l, k, ...), l left out for joint lanes."""
+        return self.march.stepper.interpolate(self, s)
+
+    def scaled_error(self) -> Tensor:
+        """The error estimate in units of the tolerance (l)."""
+        if self.error is None:
+            raise ValueError(f"{type(self.march.stepper).__name__} gives no error estimate")
+        return self.march.controller.scaled(self.error, self.y0, self.y1, self.march.lanes)
+
+
+@dataclass(frozen=True, eq=False)
+class March:
+    """The static part of a solve: everything that is not a tensor of `Const` or `State`."""
+
+    term: Term
+    stepper: Stepper
+    controller: Controller
+    lanes: Lanes = "joint"
+    max_steps: int = 10_000
+    path: Path = TimePath()  # noqa: RUF009 (it has no state)
+    jumps: tuple[Jump, ...] = ()
+    events: tuple[Event, ...] = ()
+    folds: tuple[Fold, ...] = ()
+
+    def field(self, c: Const) -> Field:
+        """The term bound to its arguments."""
+        return Field(self.term, c.args, self.lanes, c.stepper)
+
+    def start(self, c: Const, y: Tensor) -> State:
+        """The state before the first trial."""
+        field, span, zero = self.field(c), c.t1 - c.t0, torch.zeros_like(c.t0)
+        h = None if self.controller.adaptive else (span * c.stops[..., 0]).expand(c.t0.shape)
+        carry = self.stepper.init(field, c.t0, y, h)
+        with torch.no_grad():
+            dtheta = self.controller.start(field, c.t0, span, y, carry, self.stepper.order)
+        marks = tuple(event(field.clock(c.t0, y), y, c.args) for event in self.events)
+        counts = torch.zeros(3, *zero.shape, dtype=torch.int64, device=zero.device)
+        return State(zero, dtheta, y, carry, self.controller.memory(zero), marks, *(n.clone() for n in counts))
+
+    def segment(
+        self,
+        c: Const,
+        theta0: Tensor,
+        theta1: Tensor,
+        y: Tensor,
+        carry: tuple[Tensor, ...] | None,
+        key: Tensor,
+        full: bool = True,
+        host: bool = False,
+    ) -> tuple[Segment, Tensor, tuple[Tensor, ...], Tensor | None]:
+        """The one step: a pure function of the ends of the step and the differentiable inputs.
+
+        Returns:
+            the segment, the state after any jump, the new carry, and the stepper's status (l) or None.
+        """
+        field, span = self.field(c), c.t1 - c.t0
+        interval = Interval.of(c.t0 + span * theta0, span * (theta1 - theta0), y, host)
+        if carry is None:
+            carry = self.stepper.init(field, interval.t, y, interval.h)
+        dx = self.path.increment(c.path, theta0, theta1, span)
+        step = self.stepper.step(field, interval, y, carry, dx, full)
+        segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
+        after, carry = step.y, step.carry
+        for jump in self.jumps:
+            t = c.t0 + span * theta1
+            after, changed = jump(field.clock(t, y), after, key, c.args)
+            fresh = self.stepper.init(field, t, after, interval.h)
+            carry = tuple(torch.where(expand(changed, new), new, old) for new, old in zip(fresh, carry, strict=True))
+        return segment, after, carry, step.status
+
+    def propose(self, s: State, c: Const) -> Tensor:
+        """Where the next trial ends: at s.theta + s.dtheta, or at a stop before that."""
+        limit = self.controller.limit(c.t1 - c.t0)
+        wanted = s.theta + (s.dtheta if limit is None else s.dtheta.minimum(limit))
+        each = c.stops.ndim > 1
+        i = torch.searchsorted(c.stops, s.theta[..., None] if each else s.theta.reshape(-1), right=True)
+        i = i.clamp_max(c.stops.shape[-1] - 1)
+        stop = c.stops.gather(-1, i).squeeze(-1) if each else c.stops.index_select(0, i).reshape(s.theta.shape)
+        return torch.where(wanted >= stop, stop, wanted)
+
+    def judge(
+        self, s: State, segment: Segment, theta1: Number, after: Tensor, error: Number, failure: Any, xp: Arithmetic
+    ) -> State:
+        """The books after a trial that ended at theta1: everything of the new state but y and the carry."""
+        verdict = self.controller.decide(error, s.dtheta, theta1 - s.theta, s.memory, self.stepper.order, xp)
+        running = s.status == RUNNING
+        accept, trials, marks = verdict.accept & running, s.trials + running, s.marks
+        cause = xp.where(xp.isfinite(error), DT_UNDERFLOW, NON_FINITE)
+        if failure is not None:
+            cause = xp.where(failure == RUNNING, cause, failure)
+        status = xp.where(running & (trials >= self.max_steps), MAX_STEPS, s.status)
+        status = xp.where(running & (verdict.dtheta < FLOOR), cause, status)
+        status = xp.where(accept & (theta1 >= 1), DONE, status)
+        if self.events:
+            marks = self._marks(segment, after)
+            crossed = torch.stack([new * old < 0 for new, old in zip(marks, s.marks, strict=True)]).any(0)
+            status = xp.where(accept & crossed, EVENT, status)
+            marks = tuple(xp.where(accept, new, old) for new, old in zip(marks, s.marks, strict=True))
+        return s._replace(
+            theta=xp.where(accept, theta1, s.theta),
+            dtheta=xp.where(running, verdict.dtheta, s.dtheta),
+            memory=tuple(xp.where(accept, new, old) for new, old in zip(verdict.memory, s.memory, strict=True)),
+            marks=marks,
+            trials=trials,
+            accepted=s.accepted + accept,
+            status=status,
+        )
+
+    def _marks(self, segment: Segment, after: Tensor) -> tuple[Tensor, ...]:
+        """The event functions at the end of a step."""
+        c = segment.const
+        t = self.field(c).clock(c.t0 + (c.t1 - c.t0) * segment.theta1, after)
+        return tuple(event(t, after, c.args) for event in self.events)
+
+    def error(self, segment: Segment, failure: Tensor | None) -> Tensor:
+        """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
+        axes = tuple(range(segment.theta0.ndim, segment.y1.ndim))
+        error = torch.linalg.vector_norm(segment.y1, torch.inf, axes) if axes else segment.y1.abs()
+        error = (error * 0).to(segment.theta0)
+        if self.controller.adaptive:
+            error = error + segment.scaled_error().to(segment.theta0)
+        return error if failure is None else torch.where(failure == RUNNING, error, torch.inf)
+
+    def emit(self, segment: Segment, saves: int | None = None) -> tuple[Any, ...]:
+        """What each fold reads of a step."""
+        return tuple(
+            fold.emit(segment, saves, *inputs) for fold, inputs in zip(self.folds, segment.const.folds, strict=True)
+        )
+
+    def advance(self, s: State, c: Const, saves: int | None = None) -> tuple[State, Row]:
+        """One masked trial of every lane.
+
+        Args:
+            s: state.
+            c: constants.
+            saves: a bound on the number of save times in one step; None reads it on the host.
+        """
+        theta1 = torch.where(s.status == RUNNING, self.propose(s, c), s.theta)
+        segment, after, carry, failure = self.segment(c, s.theta, theta1, s.y, s.carry, s.accepted)
+        new = self.judge(s, segment, theta1, after, self.error(segment, failure), failure, TENSORS)
+        taken = new.accepted > s.accepted
+        pick = lambda a, b: torch.where(expand(taken, a), a, b)  # noqa: E731
+        carry = tuple(pick(a, b) for a, b in zip(carry, s.carry, strict=True))
+        return new._replace(y=pick(after, s.y), carry=carry), Row(s.theta, taken, s.y, self.emit(segment, saves))
+
+    def run(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
+        """Advance until no lane is running; ``tick`` is called after every trial."""
+        while bool((s.status == RUNNING).any()):
+            s, row = self.advance(s, c)
+            tape.add(s.accepted - row.taken.long(), row.theta, row.y, row.emits, row.taken)
+            tick(s)
+        return s
+
+    def run_joint(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
+        """`run` for joint lanes: reads the verdict instead of masking, and records a graph where gradients are on."""
+        reads = self.controller.adaptive or any(fold.stages for fold in self.folds)
+        limit = self.controller.limit(c.t1 - c.t0)
+        stops, limit = c.stops.tolist(), math.inf if limit is None else limit.item()
+        theta0, s = s.theta, on_host(s)
+        while s.status == RUNNING:
+            stop = stops[min(bisect_right(stops, s.theta), len(stops) - 1)]
+            end = min(s.theta + min(s.dtheta, limit), stop)
+            theta1 = theta0.new_tensor(end)
+            segment, after, carry, failure = self.segment(
+                c,
+                theta0,
+                theta1,
+                s.y,
+                s.carry,
+                theta0.new_tensor(s.accepted, dtype=torch.int64),
+                reads or end < 1,
+                host=True,
+            )
+            with torch.no_grad():
+                error = self.error(segment, failure).item()
+                new = self.judge(s, segment, end, after, error, failure, NUMBERS)
+            if new.accepted > s.accepted:
+                tape.add(segment.key, theta0, s.y, self.emit(segment))
+                theta0, new = theta1, new._replace(y=after, carry=carry)
+            s = new
+            tick(s)
+        return on_device(s, theta0)

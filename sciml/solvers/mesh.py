@@ -1,0 +1,140 @@
+"""The mesh that a march decided on, and the solution as a pure function of it.
+
+Everything differentiable is computed here: t_j = t0 + (t1 - t0) theta_j with theta frozen, so that the gradient is that
+of the discrete solution on these steps, whatever way it is computed.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.errors import Status
+from sciml.solvers.fold import Tape, write
+from sciml.solvers.march import March
+from sciml.solvers.state import Const, State
+from sciml.solvers.term import expand
+
+
+class Mesh(NamedTuple):
+    """The accepted steps of every lane.
+
+    Attributes:
+        theta: ends of the steps as fractions of the span, (n + 1) or (n + 1, b), float64; a lane of fewer steps repeats
+            its last value.
+        count: number of accepted steps (l).
+        status: how each lane ended (l).
+    """
+
+    theta: Tensor
+    count: Tensor
+    status: Tensor
+
+    @property
+    def failed(self) -> Tensor:
+        """Which lanes failed (l)."""
+        return self.status >= Status.MAX_STEPS
+
+
+class Pass(NamedTuple):
+    """What one run over the steps gives."""
+
+    y: Tensor  # the last state
+    values: tuple[Tensor, ...]  # the folds' reduced emissions
+    best: tuple[Tensor | None, ...]  # the step that attained a "max"
+    states: Tensor | None  # (n + 1, ...) the state at every node of the mesh, where it was asked for
+
+
+def freeze(march: March, c: Const, s: State, tape: Tape) -> tuple[Mesh, Pass]:
+    """The mesh and the results of a finished march, its rejected trials dropped."""
+    if not tape.taken:  # nothing rejected was kept
+        return Mesh(torch.stack([*tape.theta, s.theta]), s.accepted, s.status), close(march, c, s, tape)
+    taken = torch.stack(tape.taken)
+    steps = int(s.accepted.max())
+    order = torch.argsort((~taken).to(torch.uint8), dim=0, stable=True)[:steps]  # (n, l): trials, accepted ones first
+    real = torch.arange(steps, device=order.device)[:, None] < s.accepted
+
+    def compact(stacked: Tensor, rest: Tensor) -> Tensor:
+        chosen = stacked.gather(0, expand(order, stacked).expand(steps, *stacked.shape[1:]))
+        return torch.where(expand(real, chosen), chosen, rest)
+
+    tape.theta = list(compact(torch.stack(tape.theta), s.theta))
+    tape.y = list(compact(torch.stack(tape.y), s.y)) if tape.keep else []
+    return Mesh(torch.stack([*tape.theta, s.theta]), s.accepted, s.status), close(march, c, s, tape, compact)
+
+
+def over(march: March, mesh: Mesh, c: Const, y: Tensor, keep: bool = False) -> Pass:
+    """Take the steps of a mesh, recording a graph where gradients are on.
+
+    Lanes that failed must have been put to rest before (`resting`).
+    """
+    joint, steps = march.lanes == "joint", len(mesh.theta) - 1
+    reads = any(fold.stages for fold in march.folds)
+    tape, carry = Tape(march.folds, keep), None
+    for j in range(steps):
+        key, full = torch.full_like(mesh.count, j), reads or j < steps - 1
+        segment, after, carry, _ = march.segment(c, mesh.theta[j], mesh.theta[j + 1], y, carry, key, full, host=joint)
+        tape.add(key, mesh.theta[j], y, march.emit(segment), None if joint else key < mesh.count)
+        y = after
+    end = State(mesh.theta[-1], mesh.theta[-1], y, (), (), (), mesh.count, mesh.count, mesh.status)
+    return close(march, c, end, tape)
+
+
+def close(
+    march: March, c: Const, s: State, tape: Tape, compact: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Pass:
+    """The results of a tape: stack what is to be stacked, write what is to be written.
+
+    Where no step was taken, or to pad a stack, a step of length zero is emitted.
+    """
+    lanes = s.theta.numel() if s.theta.ndim else 0
+
+    @cache
+    def rest() -> tuple[Any, ...]:
+        return march.emit(march.segment(c, s.theta, s.theta, s.y, None, s.accepted)[0], saves=1)
+
+    values, best = [], []
+    for i, (fold, value) in enumerate(zip(march.folds, tape.values, strict=True)):
+        step = None
+        if fold.reduce == "write":
+            value = write(value, s.y, lanes, c.folds[i][0].shape[-1])
+        elif fold.reduce == "stack":
+            value = torch.stack(value) if value else rest()[i][None][:0]
+            value = value if compact is None or not len(value) else compact(value, rest()[i])
+        elif value is None:
+            value = rest()[i]
+        elif fold.reduce == "max":
+            value, step = value
+        values.append(value)
+        best.append(step)
+    return Pass(s.y, tuple(values), tuple(best), torch.stack([*tape.y, s.y]) if tape.keep else None)
+
+
+def resting(mesh: Mesh, c: Const, y0: Tensor) -> tuple[Mesh, Const, Tensor]:
+    """The same with failed lanes put to rest where a lane that came through starts.
+
+    A field that is infinite in a failed lane would spoil every parameter's gradient: 0 * inf is NaN, and no mask on the
+    output helps. What failed lanes give is to be taken from the march (`select`).
+    """
+    failed = mesh.failed
+    if failed.ndim == 0 or not bool(failed.any()) or bool(failed.all()):
+        return mesh, c, y0
+    donor = (~failed).to(torch.uint8).argmax()[None]
+    t0, t1 = (torch.where(failed, t.detach().index_select(0, donor), t) for t in (c.t0, c.t1))
+    y0 = torch.where(expand(failed, y0), y0.detach().index_select(0, donor), y0)
+    at_rest = mesh._replace(theta=torch.where(failed, 0, mesh.theta), count=torch.where(failed, 0, mesh.count))
+    return at_rest, c._replace(t0=t0, t1=t1), y0
+
+
+def select(march: March, failed: Tensor, done: Pass, graph: Pass) -> Pass:
+    """The results of a pass with those of failed lanes from the march, which carry no gradient."""
+    if failed.ndim == 0 or not bool(failed.any()):
+        return graph
+    pick = lambda a, b: torch.where(expand(failed, b), a, b)  # noqa: E731
+    values = [
+        pick(a.movedim(1, 0), b.movedim(1, 0)).movedim(0, 1) if fold.reduce == "stack" else pick(a, b)
+        for fold, a, b in zip(march.folds, done.values, graph.values, strict=True)
+    ]
+    return graph._replace(y=pick(done.y, graph.y), values=tuple(values))

@@ -1,0 +1,364 @@
+"""The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.errors import Status
+from sciml.solvers import control
+from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay
+from sciml.solvers.control import PID, Controller, Grid
+from sciml.solvers.explicit import Tsit5
+from sciml.solvers.failure import raise_failures
+from sciml.solvers.fold import Fold, SaveAt, Tape
+from sciml.solvers.layout import Layout, PackedTerm
+from sciml.solvers.march import March
+from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
+from sciml.solvers.path import Path, TimePath
+from sciml.solvers.progress import progress_bar
+from sciml.solvers.state import Const, State
+from sciml.solvers.stepper import Stepper
+from sciml.solvers.term import as_term, declared_parameters, expand
+from sciml.typing import Lanes, Time
+from sciml.typing import State as Tree
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How to integrate.
+
+    Args:
+        stepper: the method; None takes `Tsit5`.
+        controller: chooses the steps; None takes `PID` (rtol 1e-4, atol 1e-6), a `Grid` must be given for a stepper
+            without error estimate.
+        adjoint: how gradients are computed; None takes ``Discrete("graph")``, plain backpropagation.
+        max_steps: how many steps may be tried, rejected ones included.
+        lanes: ``"joint"``: the state is one system with one sequence of steps; ``"each"``: its first axis is a batch
+            and every sample has its own.
+    """
+
+    stepper: Stepper | None = None
+    controller: Controller | None = None
+    adjoint: Discrete | None = None
+    max_steps: int = 10_000
+    lanes: Lanes = "joint"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together."""
+        if self.lanes not in ("joint", "each"):
+            raise ValueError(f"lanes: expected 'joint' or 'each', got {self.lanes!r}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
+        control.check(self.stepper or Tsit5(), self.controller or PID())
+
+
+class SolveStats(NamedTuple):
+    """What a solve took, per lane (l)."""
+
+    nfe: Tensor  # evaluations of the field
+    accepted: Tensor
+    rejected: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What `solve` returns.
+
+    Attributes:
+        ys: states at the save times, (t, *y0) or with lanes "each" (b, t, *y0[1:]); without ``save_at`` the final
+            state in y0's shape.
+        ts: the save times, without ``save_at`` the final time.
+        status: `sciml.errors.Status` of every lane (l).
+        stats: evaluations and steps per lane.
+        mesh: the steps taken; ``solve(..., mesh=solution.mesh)`` takes them again.
+        folds: result of every fold by name.
+    """
+
+    ys: Any
+    ts: Tensor
+    status: Tensor
+    stats: SolveStats
+    mesh: Mesh
+    folds: dict[str, Any]
+    _end: State
+    _t1: Tensor
+    _span: Tensor
+    _again: Callable[..., "Solution"]
+
+    def __call__(self, t: Time) -> Any:
+        """The state at any times t (t) or (b, t) of the span, in any order, by dense output; a number gives one state.
+
+        Nothing but the mesh is stored: its steps are taken again, without the rejected ones. Gradients flow as in
+        `solve`.
+        """
+        times = torch.as_tensor(t, dtype=torch.float64)
+        saved = self._again(mesh=self.mesh, save_at=times.reshape(-1) if times.ndim == 0 else times).ys
+        if times.ndim:
+            return saved
+        return _map(saved, lambda y: y.squeeze(self.status.ndim))
+
+
+def solve(
+    term: Any,
+    y0: Tree | None,
+    t0: Time | None,
+    t1: Time,
+    solver: Solver | None = None,
+    *,
+    args: tuple[Tensor, ...] = (),
+    path: Path | None = None,
+    save_at: Time | list[float] | None = None,
+    folds: Mapping[str, Fold] | None = None,
+    mesh: Mesh | None = None,
+    resume: Solution | None = None,
+    progress: bool = False,
+    throw: bool = True,
+) -> Solution:
+    """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time.
+
+    Args:
+        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not.
+        y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
+        t0: start; a number or 0-d tensor, or (b) with lanes "each".
+        t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
+        solver: how to integrate; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
+        args: tensors handed to the term.
+        path: what drives the equation; None is time itself.
+        save_at: times to save at, (t) or (b, t), in any order; None saves the final state.
+        folds: what else to read of the steps, by name.
+        mesh: steps to take instead of choosing them.
+        resume: a solution to go on from, with its carry and step size; y0 and t0 are then None.
+        progress: show a progress bar.
+        throw: raise `SolveError` where a lane fails; otherwise failed lanes hold their last good state.
+
+    Returns:
+        The solution. A failure is a `Status` per lane.
+
+    Raises:
+        SolveError: a lane failed and ``throw`` is set.
+        ValueError: an argument does not fit.
+        TypeError: an argument is of a wrong type.
+
+    Example:
+        >>> import torch
+        >>> from sciml import solve
+        >>> solution = solve(lambda t, y: -y, torch.ones(2), 0.0, 1.0, save_at=[0.5, 1.0])
+        >>> solution.ys.shape
+        torch.Size([2, 2])
+    """
+    solver = solver or Solver()
+    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, resume)
+    mesh, results, end = task.run(mesh, resume, progress)
+    if throw:
+        raise_failures(task.march, task.const, end)
+    again = partial(solve, term, y0, t0, t1, solver, args=args, path=path, throw=throw)
+    return task.solution(mesh, results, end, again)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """The arguments of a solve in the form that the march takes."""
+
+    march: March
+    const: Const
+    y0: Tensor
+    names: tuple[str, ...]
+    layout: Layout | None
+    adjoint: Discrete
+
+    @classmethod
+    def of(
+        cls,
+        term: Any,
+        y0: Tree | None,
+        t0: Time | None,
+        t1: Time,
+        solver: Solver,
+        args: tuple[Tensor, ...],
+        path: Path | None,
+        save_at: Any,
+        folds: Mapping[str, Fold] | None,
+        resume: Solution | None,
+    ) -> "_Task":
+        """Check the arguments and pack them."""
+        if resume is not None:
+            if y0 is not None or t0 is not None:
+                raise ValueError("y0, t0: expected None with resume, since they are the end of the resumed solution")
+            y0, t0 = resume._end.y, resume._t1
+        elif y0 is None or t0 is None:
+            raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
+        stepper, controller = solver.stepper or Tsit5(), solver.controller or PID()
+        bound = as_term(term)
+        layout = None
+        if not isinstance(y0, Tensor):
+            layout = Layout.of(y0, solver.lanes)
+            bound, y0 = PackedTerm(bound, layout), layout.pack(y0)
+        if not isinstance(bound, stepper.needs):
+            name = type(stepper).__name__
+            raise ValueError(f"term: {name} expects a {stepper.needs.__name__} term, got {type(bound).__name__}")
+        _check_state(y0, solver.lanes)
+        _check_args(args)
+        start, end = _times(t0, t1, y0, solver.lanes)
+        grid = controller.thetas(start, end) if isinstance(controller, Grid) else torch.ones_like(start).reshape(-1)[:1]
+        named = dict(folds or {})
+        if save_at is not None:
+            named[""] = SaveAt(_save_times(save_at, y0, solver.lanes, stepper, grid, start, end))
+        used = tuple(fold if layout is None else fold.packed(layout) for fold in named.values())
+        prepared = tuple(fold.prepare(start, end, y0) for fold in used)
+        path = path or TimePath()
+        const = Const(start, end, grid, args, path.tensors(), prepared, stepper.constants(start.detach(), y0.detach()))
+        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, folds=used)
+        return cls(march, const, y0, tuple(named), layout, solver.adjoint or Discrete())
+
+    def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
+        """March, and differentiate where gradients are asked for."""
+        march, c, y0 = self.march, self.const, self.y0
+        if y0.numel() == 0 or bool((c.t0 == c.t1).all()):
+            return self._nothing()
+        parameters = declared_parameters(march.term, march.path, *march.folds)
+        gradients, graph = torch.is_grad_enabled(), self.adjoint.store == "graph"
+        if gradients and not graph:
+            refuse_undeclared(march, c, y0, parameters)
+            gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
+        recorded = gradients and graph and march.lanes == "joint" and not c.stops.requires_grad
+        keep = gradients and self.adjoint.store == "all"
+        with torch.set_grad_enabled(recorded):
+            mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
+        if recorded or not gradients or bool(mesh.failed.all()):
+            return mesh, done, end
+        calm, c, y0 = resting(mesh, c, y0)
+        if c.stops.requires_grad:
+            calm = calm._replace(theta=torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0))
+        if graph:
+            return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
+        if done.states is not None and calm is not mesh:
+            done = done._replace(states=torch.where(expand(mesh.failed, y0), y0.detach(), done.states))
+        return mesh, replay(self.adjoint, march, calm, c, y0, done, parameters), end
+
+    def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
+        march, c = self.march, self.const
+        s = march.start(c, self.y0)
+        if resume is not None and march.controller.adaptive:
+            dtheta = resume._end.dtheta * (resume._span / (c.t1 - c.t0)).detach().abs()
+            s = s._replace(dtheta=dtheta, memory=resume._end.memory)
+        tape = Tape(march.folds, keep)
+        run = march.run_joint if march.lanes == "joint" else march.run
+        with progress_bar(progress) as tick:
+            end = run(s, c, tape, tick)
+        return *freeze(march, c, end, tape), end
+
+    def _frozen(self, mesh: Mesh, keep: bool) -> tuple[Mesh, Pass, State]:
+        march, c = self.march, self.const
+        if mesh.theta.shape[1:] != c.t0.shape:
+            raise ValueError(
+                f"mesh: expected one of lanes {tuple(c.t0.shape)}, got one of lanes {tuple(mesh.theta.shape[1:])}"
+            )
+        done = over(march, mesh, c, self.y0, keep)
+        zero = torch.zeros_like(mesh.theta[-1])
+        return mesh, done, State(mesh.theta[-1], zero, done.y, (), (), (), mesh.count, mesh.count, mesh.status)
+
+    def _nothing(self) -> tuple[Mesh, Pass, State]:
+        """A solve over no time, or of no state."""
+        march, c, y0 = self.march, self.const, self.y0
+        zero = torch.zeros_like(c.t0.detach())
+        none = zero.long()
+        end = State(zero, zero + 1, y0, (), (), (), none, none, none + Status.DONE.value)
+        mesh = Mesh(zero[None], none, end.status)
+        return mesh, close(march, c, end, Tape(march.folds, keep=False)), end
+
+    def solution(self, mesh: Mesh, results: Pass, end: State, again: Callable[..., Solution]) -> Solution:
+        """The results as the user sees them."""
+        march, c = self.march, self.const
+        unpack = self.layout.unpack if self.layout else lambda y: y
+        span = c.t1 - c.t0
+        found = {
+            name: fold.finish(value, mesh, c.t0, c.t1, unpack)
+            for name, fold, value in zip(self.names, march.folds, results.values, strict=True)
+        }
+        ys, ts = unpack(results.y), c.t0 + span * mesh.theta[-1]
+        for name, fold in zip(self.names, march.folds, strict=True):
+            if name == "" and isinstance(fold, SaveAt):
+                ys, ts = found.pop(""), fold.ts
+        again_at = end._replace(y=results.y)
+        return Solution(ys, ts, mesh.status, self._stats(end), mesh, found, again_at, c.t1, span.detach(), again)
+
+    def _stats(self, end: State) -> SolveStats:
+        march = self.march
+        controller = march.controller
+        first = int(isinstance(controller, PID) and controller.dt0 is None)
+        nfe = march.stepper.starts + first + end.trials * march.stepper.evaluations
+        return SolveStats(torch.where(end.trials > 0, nfe, 0), end.accepted, end.trials - end.accepted)
+
+
+def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: _map(part, function) for key, part in tree.items()}
+    return type(tree)(_map(part, function) for part in tree)
+
+
+def _check_state(y0: Tensor, lanes: Lanes) -> None:
+    if not (y0.is_floating_point() or y0.is_complex()):
+        raise TypeError(f"y0: expected a real or complex floating-point tensor, got {y0.dtype}")
+    if y0.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"y0: expected float32 or float64, since error control needs them, got {y0.dtype}")
+    if lanes == "each" and y0.ndim == 0:
+        raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
+
+
+def _check_args(args: Any) -> None:
+    if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
+        kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
+        raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
+
+
+def _times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
+    """Start and end (l), float64; for joint lanes on the CPU, where the march reads them without waiting."""
+    shape = () if lanes == "joint" else y0.shape[:1]
+    device = torch.device("cpu") if lanes == "joint" else y0.device
+    ends = []
+    for name, given in (("t0", t0), ("t1", t1)):
+        t = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64)  # not the default dtype
+        t = t.to(device=device, dtype=torch.float64)
+        if t.shape not in ((), shape):
+            raise ValueError(
+                f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
+            )
+        if not bool(t.isfinite().all()):
+            raise ValueError(f"{name}: expected a finite time, got {given}")
+        ends.append(t.expand(shape))
+    return ends[0], ends[1]
+
+
+def _save_times(
+    save_at: Any, y0: Tensor, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor
+) -> Tensor:
+    """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
+    ts = save_at if isinstance(save_at, Tensor) else torch.as_tensor(save_at, dtype=torch.float64)
+    batch = tuple(t0.shape)
+    if ts.ndim == 0 or ts.ndim > 1 + t0.ndim or (ts.ndim == 2 and ts.shape[:1] != batch):
+        each = f" or ({batch[0]}, t)" if lanes == "each" else ""
+        raise ValueError(f"save_at: expected times of shape (t){each}, got shape {tuple(ts.shape)}")
+    ts = ts.to(t0.device)
+    if stepper.dense:
+        return ts
+    name = type(stepper).__name__
+    if ts.requires_grad:
+        raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
+    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1)
+    span = (t1 - t0)[..., None]
+    theta = (ts.to(torch.float64) - t0[..., None]) / span
+    nearest = nodes[(theta * (nodes.shape[-1] - 1)).round().long().clamp(0, nodes.shape[-1] - 1)]
+    off = (theta - nearest).abs() > 1e-6 / (nodes.shape[-1] - 1)
+    if bool(off.any()):
+        step = (span / (nodes.shape[-1] - 1)).reshape(-1)[0].item()
+        raise ValueError(
+            f"save_at: {name} has no dense output, so expected multiples of its step {step:g} after t0, "
+            f"got {ts.expand(theta.shape)[off][0].item():g}"
+        )
+    return t0[..., None] + span * nearest

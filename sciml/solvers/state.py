@@ -1,0 +1,71 @@
+"""What a march carries: its constants, its state and what it keeps of a trial."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.control import Number
+from sciml.typing import Args
+
+
+class Const(NamedTuple):
+    """What stays the same during a march; every tensor in it may be a differentiable input."""
+
+    t0: Tensor  # (l) float64
+    t1: Tensor  # (l) float64
+    stops: Tensor  # (s) or (l, s) thetas that a step may not pass, increasing, the last one 1
+    args: Args = ()
+    path: tuple[Tensor, ...] = ()
+    folds: tuple[tuple[Tensor, ...], ...] = ()  # what each fold made in `prepare`
+    stepper: tuple[Tensor, ...] = ()  # its coefficients
+
+    def leaves(self) -> tuple[Tensor, ...]:
+        """All its tensors in a fixed order."""
+        return (self.t0, self.t1, self.stops, *self.args, *self.path, *chain(*self.folds), *self.stepper)
+
+    def with_leaves(self, leaves: Sequence[Tensor]) -> "Const":
+        """The same structure of other tensors."""
+        rest = iter(leaves)
+        take = lambda like: tuple(next(rest) for _ in like)  # noqa: E731
+        t0, t1, stops = next(rest), next(rest), next(rest)
+        return Const(t0, t1, stops, take(self.args), take(self.path), tuple(map(take, self.folds)), take(self.stepper))
+
+
+class State(NamedTuple):
+    """Where every lane stands: the state and the books, which are plain numbers while joint lanes march."""
+
+    theta: Number  # (l) float64, fraction of the span
+    dtheta: Number  # (l) float64, the size to try next
+    y: Tensor
+    carry: tuple[Tensor, ...]  # the stepper's
+    memory: tuple[Number, ...]  # the controller's, (l) each
+    marks: tuple[Tensor, ...]  # value of each event function (l)
+    trials: Number  # (l) int64
+    accepted: Number  # (l) int64
+    status: Number  # (l) int64
+
+
+def on_host(s: State) -> State:
+    """The books of joint lanes as numbers."""
+    memory = tuple(m.item() for m in s.memory)
+    theta, dtheta, counts = s.theta.item(), s.dtheta.item(), [n.item() for n in s[-3:]]
+    return State(theta, dtheta, s.y, s.carry, memory, s.marks, *counts)
+
+
+def on_device(s: State, like: Tensor) -> State:
+    """The books of joint lanes as tensors."""
+    memory = tuple(like.new_tensor(m) for m in s.memory)
+    counts = [like.new_tensor(n, dtype=torch.int64) for n in s[-3:]]
+    return State(like.new_tensor(s.theta), like.new_tensor(s.dtheta), s.y, s.carry, memory, s.marks, *counts)
+
+
+class Row(NamedTuple):
+    """What is kept of one trial."""
+
+    theta: Tensor  # (l) where it started
+    taken: Tensor  # (l) bool
+    y: Tensor  # the state there
+    emits: tuple[Any, ...]  # by fold

@@ -1,0 +1,174 @@
+"""What a stepper is: one step of a method, as a pure function."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.term import Term, expand, real_dtype
+from sciml.typing import Args, Lanes
+
+if TYPE_CHECKING:
+    from sciml.solvers.march import Segment
+
+
+class Interval(NamedTuple):
+    """Where a step goes: from t to t + h."""
+
+    t: Tensor  # (l) float64
+    h: Tensor  # (l) float64
+    scale: float | Tensor  # h as stages are multiplied with it: a float, or in the state's dtype and broadcastable
+
+    @classmethod
+    def of(cls, t: Tensor, h: Tensor, y: Tensor, host: bool) -> "Interval":
+        """The interval with the cheapest scale.
+
+        With ``host`` a size that needs no gradient is read as a float: `torch.add(y, k, alpha=h * a)` is then one
+        kernel without a temporary. Reading waits for the device that h lives on, so compiled code never asks for it.
+        """
+        if host and not h.requires_grad:
+            return cls(t, h, h.item())
+        return cls(t, h, expand(h.to(device=y.device, dtype=real_dtype(y)), y))
+
+
+class Field(NamedTuple):
+    """A term bound to its arguments, as a stepper sees it."""
+
+    term: Any
+    args: Args
+    lanes: Lanes
+    constants: tuple[Tensor, ...]  # the stepper's
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The drift; t as made by `clock` or `clocks`."""
+        return self.term.drift(t, y, self.args)
+
+    def checked(self, t: Tensor, y: Tensor) -> Tensor:
+        """The drift at float64 times t (l), refused where it does not fit the state."""
+        dy = self(self.clock(t, y), y)
+        for what in ("shape", "dtype", "device"):
+            found, expected = getattr(dy, what, type(dy).__name__), getattr(y, what)
+            if found != expected:
+                raise ValueError(
+                    f"term: expected a drift of the state's {what} {_plain(expected)}, got {_plain(found)}"
+                )
+        return dy
+
+    def clock(self, t: Tensor, y: Tensor) -> Tensor:
+        """Float64 times (l), rounded once to the state's dtype and shaped as the term sees them."""
+        t = t.to(device=y.device, dtype=real_dtype(y))
+        return t if self.lanes == "joint" else expand(t, y)
+
+    def clocks(self, interval: Interval, nodes: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """The times t + c h of all nodes c (s), float64, at once, each as from `clock`."""
+        nodes = nodes.reshape(-1, *(1,) * interval.h.ndim)
+        times = (interval.t + nodes * interval.h).to(device=y.device, dtype=real_dtype(y))  # (s, l)
+        return (times if self.lanes == "joint" else times.reshape(*times.shape, *(1,) * (y.ndim - 1))).unbind()
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, torch.Size) else value
+
+
+class Step(NamedTuple):
+    """The outcome of one step."""
+
+    y: Tensor
+    error: Tensor | None  # estimate of the local error, of y's shape
+    stages: tuple[Tensor, ...]  # what dense output and heuristics are derived from
+    carry: tuple[Tensor, ...]  # handed to the next step
+    status: Tensor | None = None  # (l) of Status.RUNNING or the cause why the step could not be taken
+
+
+class Stepper(ABC):
+    """One step of a numerical method; a frozen dataclass without state of its own.
+
+    What survives a step goes through the carry: tensors that `init` can recompute to round-off from (t, y).
+
+    Attributes:
+        order: order of convergence of the state.
+        evaluations: evaluations of the field per step.
+        adaptive: whether a step estimates its error.
+        dense: whether `interpolate` gives the state within a step.
+        uniform: whether all steps of a solve must have the same size.
+        needs: the class of terms that the method integrates.
+    """
+
+    order: ClassVar[int]
+    evaluations: ClassVar[int]
+    adaptive: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
+    uniform: ClassVar[bool] = False
+    needs: ClassVar[type[Term]] = Term
+    starts: ClassVar[int] = 1  # evaluations of `init`
+
+    def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Its coefficients as tensors, made once per solve: times like t0 (l), the rest like y.
+
+        Nothing in a step may make a tensor out of numbers: on a GPU that waits for a copy, in a compiled loop it is
+        refused.
+        """
+        return ()
+
+    @abstractmethod
+    def init(self, field: Field, t: Tensor, y: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
+        """The carry at (t, y).
+
+        Args:
+            field: the bound term.
+            t: time (l), float64.
+            y: state.
+            h: size of the coming step (l), float64; None where a controller has still to choose it.
+        """
+
+    @abstractmethod
+    def step(
+        self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
+    ) -> Step:
+        """One step over the interval.
+
+        Args:
+            field: the bound term.
+            interval: start and size.
+            y: state at the start.
+            carry: as left by `init` or by the last accepted step.
+            dx: the increment of the path over the interval; None where the path is time itself.
+            full: False where nobody reads the error, the last stage or the carry.
+        """
+
+    def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
+        """The state at fractions s (l, k) of the step, as (l, k, ...) with l left out for joint lanes.
+
+        A method without dense output knows the two ends only: its save times are stops.
+        """
+        lane = segment.theta0.ndim
+        y0, y1 = segment.y0.unsqueeze(lane), segment.y1.unsqueeze(lane)
+        return torch.where(s.reshape(s.shape + (1,) * (segment.y0.ndim - lane)) < 0.5, y0, y1)
+
+
+def combine(row: Sequence[float], ks: Sequence[Tensor], h: float | Tensor) -> Tensor:
+    """The increment h sum_i row_i k_i; zero weights cost nothing."""
+    scale = h if isinstance(h, float) else 1.0
+    total = None
+    for a, k in zip(row, ks, strict=False):
+        if a:
+            total = k * (a * scale) if total is None else torch.add(total, k, alpha=a * scale)
+    if total is None:
+        raise ValueError("row: expected a nonzero weight, got none")
+    return total if isinstance(h, float) else h * total
+
+
+def displace(y: Tensor, row: Sequence[float], ks: Sequence[Tensor], h: float | Tensor) -> Tensor:
+    """The stage state y + h sum_i row_i k_i, in the fewest kernels.
+
+    With a float h every addition rounds at the size of y, which a stage can bear; for the solution itself add
+    `combine`.
+    """
+    if not isinstance(h, float):
+        return torch.addcmul(y, h, combine(row, ks, 1.0))
+    for a, k in zip(row, ks, strict=False):
+        if a:
+            y = torch.add(y, k, alpha=a * h)
+    return y

@@ -1,0 +1,123 @@
+"""Terms: the right-hand sides of differential equations, dy = f(t, y, args) dt."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sciml.typing import Args
+
+
+class Term(ABC):
+    """A right-hand side. Subclass it, or hand any ``f(t, y)`` or ``f(t, y, args)`` to `solve`."""
+
+    @abstractmethod
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """dy/dt, of y's shape.
+
+        Args:
+            t: time; 0-d with joint lanes, (b, 1, .., 1) where each sample steps by itself.
+            y: state.
+            args: the tensors given to `solve` as ``args``.
+        """
+
+
+class Semilinear(Term):
+    """dy/dt = L y + N(t, y) with a constant diagonal L: what exponential steppers integrate exactly.
+
+    In Fourier space every constant-coefficient PDE on a periodic domain has this form.
+    """
+
+    @abstractmethod
+    def linear(self, args: Args) -> Tensor:
+        """The diagonal of L, real or complex, broadcastable against the state."""
+
+    @abstractmethod
+    def remainder(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """N(t, y), of y's shape."""
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """L y + N(t, y)."""
+        return self.linear(args) * y + self.remainder(t, y, args)
+
+
+class FunctionTerm(Term):
+    """A plain callable ``f(t, y)`` or ``f(t, y, args)`` as a term."""
+
+    def __init__(self, function: Callable[..., Tensor], takes_args: bool):
+        self.function, self.takes_args = function, takes_args
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The function's value."""
+        return self.function(t, y, args) if self.takes_args else self.function(t, y)
+
+
+def as_term(term: Any) -> Term:
+    """``term`` itself, or a callable wrapped as one.
+
+    Raises:
+        TypeError: ``term`` is neither a `Term` nor a callable of two or three positional arguments.
+    """
+    if isinstance(term, Term):
+        return term
+    if not callable(term):
+        raise TypeError(f"term: expected a Term or a callable f(t, y) or f(t, y, args), got {type(term).__name__}")
+    count = _positional(term)
+    if not 2 <= count <= 3:
+        raise TypeError(f"term: expected a callable f(t, y) or f(t, y, args), got one of {count} positional arguments")
+    return FunctionTerm(term, takes_args=count == 3)
+
+
+def _positional(function: Callable[..., Any]) -> int:
+    """How many of (t, y, args) a callable takes: those it requires, at least two where it can."""
+    target = function.forward if isinstance(function, nn.Module) else function
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return 2
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return 2
+    named = [p for p in parameters if p.kind in kinds]
+    required = sum(p.default is inspect.Parameter.empty for p in named)
+    return required if required >= 2 else min(2, len(named))
+
+
+def declared_parameters(*things: Any) -> list[nn.Parameter]:
+    """The parameters of every module among ``things``, in a fixed order, each once.
+
+    A thing is looked into where that is unambiguous: a module, a wrapped function, a bound method of a module, a
+    `functools.partial`, or a plain object that holds modules or parameters as attributes.
+    """
+    found = {id(p): p for thing in things for p in _parameters(thing)}
+    return list(found.values())
+
+
+def _parameters(thing: Any) -> Iterator[nn.Parameter]:
+    if isinstance(thing, nn.Module):
+        yield from thing.parameters()
+    elif isinstance(thing, nn.Parameter):
+        yield thing
+    elif isinstance(thing, partial):
+        for part in (thing.func, *thing.args, *thing.keywords.values()):
+            yield from _parameters(part)
+    elif inspect.ismethod(thing):
+        yield from _parameters(thing.__self__)
+    elif not inspect.isfunction(thing):
+        for value in getattr(thing, "__dict__", {}).values():
+            if isinstance(value, nn.Module | nn.Parameter | Term | partial) or inspect.ismethod(value):
+                yield from _parameters(value)  # a function's own attributes and closure are not looked into
+
+
+def real_dtype(y: Tensor) -> torch.dtype:
+    """The dtype of y's real part: what times, step sizes and norms are rounded to."""
+    return y.real.dtype if y.is_complex() else y.dtype
+
+
+def expand(a: Tensor, y: Tensor) -> Tensor:
+    """A per-lane tensor (l) with trailing axes of one, so that it broadcasts against the state."""
+    return a.reshape(a.shape + (1,) * (y.ndim - a.ndim))
