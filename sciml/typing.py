@@ -8,6 +8,9 @@ from torch import Tensor
 Lanes = Literal["joint", "each"]
 """``"joint"``: the whole state is one system; ``"each"``: every sample of the first axis steps by itself."""
 
+Number = Any
+"""A tensor (l) over the lanes, or a plain number where joint lanes are marched on the host."""
+
 Args = tuple[Tensor, ...]
 Time = float | Tensor
 State = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]

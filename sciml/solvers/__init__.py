@@ -18,7 +18,7 @@ _HOMES = {
     "exponential": ("ETDRK2", "ETDRK4"),
     "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
     "mesh": ("Mesh",),
-    "path": ("Path", "TimePath"),
+    "path": ("Path",),
     "stepper": ("Stepper",),
     "term": ("Semilinear", "Term"),
 }

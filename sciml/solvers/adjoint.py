@@ -89,8 +89,8 @@ def _states(march: March, mesh: Mesh, c: Const, y: Tensor, start: int, end: int)
     for j in range(start, end):
         yield y
         if j + 1 < end:
-            key, (theta0, theta1) = torch.full_like(mesh.count, j), mesh.theta[j : j + 2]
-            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, key, host=march.lanes == "joint")
+            theta0, theta1 = march.ends(mesh.theta, j)
+            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
 
 
 class _Replay(torch.autograd.Function):
@@ -121,9 +121,8 @@ class _Replay(torch.autograd.Function):
                 ends = theta[j : j + 2].detach().requires_grad_(needs[0])
                 leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
                 key = torch.full_like(mesh.count, j)
-                segment, after, _, _ = march.segment(
-                    like.with_leaves(leaves), ends[0], ends[1], y, None, key, reads, host=march.lanes == "joint"
-                )
+                theta0, theta1 = march.ends(ends, 0)
+                segment, after, _, _ = march.segment(like.with_leaves(leaves), theta0, theta1, y, None, key, reads)
                 emits = march.emit(segment)
             pairs = [(after, grad_y), *_cotangents(march, mesh, emits, grad_values, ctx.best, j)]
             pairs = [(out, grad) for out, grad in pairs if out.requires_grad]

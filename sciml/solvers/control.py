@@ -15,11 +15,9 @@ from torch import Tensor
 
 from sciml.solvers.stepper import Field, Stepper
 from sciml.solvers.term import expand, real_dtype
-from sciml.typing import Lanes
+from sciml.typing import Lanes, Number
 
 Norm = Callable[[Tensor], Tensor]
-Number = Any
-"""A tensor (l), or a float where a march of joint lanes keeps its books on the host."""
 
 
 class Arithmetic(NamedTuple):
@@ -27,11 +25,13 @@ class Arithmetic(NamedTuple):
 
     where: Callable[[Any, Any, Any], Any]
     isfinite: Callable[[Any], Any]
+    number: Callable[[Tensor, Any], Any]  # a norm (l) as a number like another one
 
 
-TENSORS = Arithmetic(torch.where, torch.isfinite)
-NUMBERS = Arithmetic(lambda condition, yes, no: yes if condition else no, math.isfinite)
+TENSORS = Arithmetic(torch.where, torch.isfinite, lambda norm, like: norm.to(like))
+NUMBERS = Arithmetic(lambda condition, yes, no: yes if condition else no, math.isfinite, lambda norm, like: norm.item())
 
+TINY = 1e-300  # keeps a division by zero from raising, and changes nothing else
 FLOOR = 2.0**-48  # the smallest dtheta: 32 units in the last place of theta near 1
 
 
@@ -61,14 +61,14 @@ class Controller(ABC):
     adaptive: ClassVar[bool]
 
     @abstractmethod
-    def start(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, carry: tuple[Tensor, ...], order: int) -> Tensor:
-        """The first dtheta (l)."""
+    def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
+        """The first dtheta (l), from the field k at (t0, y)."""
 
     def limit(self, span: Tensor) -> Tensor | None:
         """The largest dtheta (l), None where there is no limit."""
         return None
 
-    def memory(self, like: Tensor) -> tuple[Tensor, ...]:
+    def memory(self, like: Number) -> tuple[Number, ...]:
         """What it remembers at the start, each shaped like ``like`` (l)."""
         return ()
 
@@ -157,37 +157,39 @@ class PID(Controller):
         scale = torch.maximum(y0.abs(), y1.abs()) * self.rtol + self.atol
         return self._norm(error / scale, lanes)
 
-    def start(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, carry: tuple[Tensor, ...], order: int) -> Tensor:
+    def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
         """``dt0``, or the starting size of Hairer, Norsett and Wanner; one evaluation of the field."""
-        length = span.abs()
-        if self.dt0 is not None:
-            dt = torch.full_like(length, self.dt0)
-        else:
-            dt = self._first(field, t0, span, y, carry[0], order)
-        dtheta = torch.where(length > 0, dt.minimum(length) / length, 1.0)
-        return dtheta.nan_to_num(nan=1e-3).clamp_min(2 * FLOOR)
+        length = abs(span)
+        dt = self._first(field, t0, span, y, k, order, xp) if self.dt0 is None else self.dt0 + 0 * length
+        dtheta = xp.where(dt < length, dt / (length + TINY), 1.0)
+        return xp.where(dtheta > 2 * FLOOR, dtheta, 2 * FLOOR)
 
     def limit(self, span: Tensor) -> Tensor | None:
         """``dtmax`` as a fraction of the span."""
         return None if self.dtmax is None else self.dtmax / span.abs()
 
-    def _first(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, k: Tensor, order: int) -> Tensor:
-        scale, length = y.abs() * self.rtol + self.atol, span.abs()
-        size = lambda x: self._norm(x / scale, field.lanes).to(span)  # noqa: E731
+    def _first(
+        self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic
+    ) -> Number:
+        scale, length = y.abs() * self.rtol + self.atol, abs(span)
+        size = lambda x: xp.number(self._norm(x / scale, field.lanes), span)  # noqa: E731
         d0, d1 = size(y), size(k)
-        guess = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-        h = guess.minimum(length) * span.sign()
-        probe = y + expand(h.to(device=y.device, dtype=real_dtype(y)), y) * k
-        d2 = size(field(field.clock(t0 + h, y), probe) - k) / h.abs()
-        steepest = torch.maximum(d1, d2)
-        refined = torch.where(steepest <= 1e-15, (guess * 1e-3).clamp_min(1e-6), (0.01 / steepest) ** (1 / order))
-        return torch.minimum(100 * guess, refined)
+        guess = xp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / (d1 + TINY))
+        h = xp.where(guess < length, guess, length)
+        forward = h * xp.where(span < 0, -1.0, 1.0)
+        step = forward if isinstance(forward, float) else expand(forward.to(y.device, real_dtype(y)), y)
+        d2 = size(field(field.clock(t0 + forward, y), y + step * k) - k) / (h + TINY)
+        steepest = xp.where(d1 > d2, d1, d2)
+        small = xp.where(guess > 1e-3, guess * 1e-3, 1e-6)
+        refined = xp.where(steepest <= 1e-15, small, (0.01 / (steepest + TINY)) ** (1 / order))
+        first = xp.where(100 * guess < refined, 100 * guess, refined)
+        return xp.where(xp.isfinite(first), first, 1e-3 * length)
 
-    def memory(self, like: Tensor) -> tuple[Tensor, ...]:
+    def memory(self, like: Number) -> tuple[Number, ...]:
         """The last two accepted errors; none for the I controller."""
         if self.pcoeff == 0 and self.dcoeff == 0:
             return ()
-        return (torch.ones_like(like), torch.ones_like(like))
+        return (like * 0 + 1.0, like * 0 + 1.0)
 
     def decide(
         self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
@@ -266,9 +268,9 @@ class Grid(Controller):
             [inner, torch.ones_like(inner[..., :1]) if inner.shape[-1] else torch.ones_like(t0)[..., None]], -1
         )
 
-    def start(self, field: Field, t0: Tensor, span: Tensor, y: Tensor, carry: tuple[Tensor, ...], order: int) -> Tensor:
+    def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
         """Infinite: the stops do the rest."""
-        return torch.full_like(span, torch.inf)
+        return abs(span) + math.inf
 
     def decide(
         self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic

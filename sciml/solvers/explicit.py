@@ -9,6 +9,7 @@ from torch import Tensor
 from sciml.solvers import tableau as tab
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine, displace
 from sciml.solvers.term import real_dtype
+from sciml.typing import Number
 
 if TYPE_CHECKING:
     from sciml.solvers.march import Segment
@@ -37,7 +38,7 @@ class RungeKutta(Stepper):
             return (nodes,)
         return nodes, torch.tensor(self.tableau.dense, dtype=real_dtype(y), device=y.device).mT.contiguous()
 
-    def init(self, field: Field, t: Tensor, y: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
+    def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The field at (t, y)."""
         return (field.checked(t, y),)
 
@@ -59,7 +60,7 @@ class RungeKutta(Stepper):
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The state at fractions s (l, k): the tableau's dense output, or the cubic Hermite interpolant."""
-        y0, ks, lane = segment.y0, segment.stages, segment.theta0.ndim
+        y0, ks, lane = segment.y0, segment.stages, int(segment.march.lanes == "each")
         scale = segment.interval.scale
         h = scale if isinstance(scale, float) or not lane else scale.unsqueeze(lane)
         start = y0.unsqueeze(lane)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sciml.solvers.stepper import Field, Interval, Step, Stepper
 from sciml.solvers.term import Semilinear, Term, expand
+from sciml.typing import Number
 
 if TYPE_CHECKING:
     from sciml.solvers.march import Segment  # noqa: F401
@@ -48,11 +49,11 @@ class _Exponential(Stepper):
     uniform: ClassVar[bool] = True
     starts: ClassVar[int] = 0
 
-    def init(self, field: Field, t: Tensor, y: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
+    def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The coefficients, computed in float64 and rounded once."""
         linear = cast(Semilinear, field.term).linear(field.args)
         wide = linear.to(torch.complex128 if linear.is_complex() else torch.float64)
-        size = torch.as_tensor(h, device=y.device)
+        size = h.to(y.device) if isinstance(h, Tensor) else torch.tensor(h, dtype=torch.float64, device=y.device)
         coefficients = self.coefficients(expand(size, y) * wide, expand(size, y))
         dtype = y.dtype if linear.is_complex() else y.real.dtype if y.is_complex() else y.dtype
         return tuple(c.to(dtype) for c in coefficients)

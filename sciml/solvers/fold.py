@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.term import expand, real_dtype
-from sciml.typing import Args
+from sciml.typing import Args, Number
 
 if TYPE_CHECKING:
     from sciml.solvers.march import Segment
@@ -93,25 +93,25 @@ class SaveAt(Fold):
 
     def window(self, theta: Tensor, theta0: Tensor, theta1: Tensor) -> tuple[Tensor, Tensor]:
         """Index of the first save in (theta0, theta1], or in [0, theta1], and of the first one after it; (l) each."""
-        theta = theta.detach()
-        ends = torch.searchsorted(theta, torch.stack([theta0, theta1], -1), right=True)
+        ends = torch.searchsorted(theta.detach(), torch.stack([theta0, theta1], -1), right=True)
         first, end = ends.unbind(-1)
         return torch.where(theta0 > 0, first, 0), end
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Writes | None:
         """The states at the save times of this step; None where it is known to have none."""
         (theta,) = inputs
-        first, end = self.window(theta, segment.theta0, segment.theta1)
+        theta0, theta1 = (torch.as_tensor(t, dtype=theta.dtype) for t in (segment.theta0, segment.theta1))
+        first, end = self.window(theta, theta0, theta1)
         if saves is None:
             saves = int((end - first).amax())
             if saves == 0:
                 return None
         place = first[..., None] + torch.arange(saves, device=theta.device)
-        width = (segment.theta1 - segment.theta0)[..., None]
+        width = (theta1 - theta0)[..., None]
         hit = (place < end[..., None]) & (width > 0)
         place = place.clamp_max(theta.shape[-1] - 1)
         at = theta.gather(-1, place)
-        s = torch.where(hit, (at - segment.theta0[..., None]) / torch.where(width > 0, width, 1), 0)
+        s = torch.where(hit, (at - theta0[..., None]) / torch.where(width > 0, width, 1), 0)
         return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
 
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
@@ -182,7 +182,7 @@ class Stats(Fold):
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """(l, 2)."""
-        h = segment.interval.h
+        h = torch.as_tensor(segment.interval.h, dtype=torch.float64)
         error = torch.zeros_like(h) if segment.error is None else segment.scaled_error().to(h)
         return torch.stack([h, error], -1)
 
@@ -223,12 +223,13 @@ class Quadrature(Fold):
         s, weights = self.rule
         y0, (t, h, _) = segment.y0, segment.interval
         bound = segment.march.field(segment.const)
-        fractions = torch.tensor(s, dtype=real_dtype(y0), device=y0.device).expand(*t.shape, self.nodes)
-        states = segment.dense(fractions).unbind(t.ndim)
+        lanes = () if segment.march.lanes == "joint" else y0.shape[:1]
+        fractions = torch.tensor(s, dtype=real_dtype(y0), device=y0.device).expand(*lanes, self.nodes)
+        states = segment.dense(fractions).unbind(len(lanes))
         total: Any = 0
         for c, w, y in zip(s, weights, states, strict=True):
             total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
-        return total * expand(h.to(device=total.device, dtype=real_dtype(total)), total)
+        return total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
 
 
 class Best(NamedTuple):
@@ -243,12 +244,12 @@ class Tape:
 
     def __init__(self, folds: Sequence[Fold], keep: bool):
         self.folds, self.keep = tuple(folds), keep
-        self.theta: list[Tensor] = []
+        self.theta: list[Number] = []
         self.y: list[Tensor] = []
         self.taken: list[Tensor] = []
         self.values: list[Any] = [[] if fold.reduce in ("stack", "write") else None for fold in self.folds]
 
-    def add(self, step: Tensor, theta: Tensor, y: Tensor, emits: Sequence[Any], taken: Tensor | None = None) -> None:
+    def add(self, step: Number, theta: Number, y: Tensor, emits: Sequence[Any], taken: Tensor | None = None) -> None:
         """Keep a step.
 
         Args:
@@ -283,8 +284,8 @@ def _total(reduce: Reduce, total: Tensor | None, value: Tensor, taken: Tensor | 
     return value if total is None or reduce == "last" else total + value
 
 
-def _best(best: Best | None, value: Tensor, step: Tensor, taken: Tensor | None) -> Best:
-    step = expand(step.to(value.device), value).expand(value.shape)
+def _best(best: Best | None, value: Tensor, step: Number, taken: Tensor | None) -> Best:
+    step = expand(torch.as_tensor(step, device=value.device), value).expand(value.shape)
     if best is None:
         best = Best(torch.full_like(value, -torch.inf), step)
     better = value > best.value

@@ -6,7 +6,7 @@ it, eager or compiled, keep the rows. A lane at rest takes a step of length zero
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
-from sciml.solvers.control import FLOOR, NUMBERS, TENSORS, Arithmetic, Controller, Number
+from sciml.solvers.control import FLOOR, NUMBERS, TENSORS, Arithmetic, Controller
 from sciml.solvers.fold import Fold, Tape
-from sciml.solvers.path import Path, TimePath
-from sciml.solvers.state import Const, Row, State, on_device, on_host
+from sciml.solvers.path import Path
+from sciml.solvers.state import Const, Row, State, with_tensors
 from sciml.solvers.stepper import Field, Interval, Stepper
 from sciml.solvers.term import Term, expand
-from sciml.typing import Args, Lanes
+from sciml.typing import Args, Lanes, Number
 
 # torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
 RUNNING, DONE, EVENT = Status.RUNNING.value, Status.DONE.value, Status.EVENT.value
@@ -38,9 +38,9 @@ class Segment(NamedTuple):
 
     march: "March"
     const: Const
-    theta0: Tensor  # (l) float64
-    theta1: Tensor  # (l)
-    key: Tensor  # (l) number of the step in its lane
+    theta0: Number  # (l) float64
+    theta1: Number  # (l)
+    key: Number  # (l) number of the step in its lane
     interval: Interval
     y0: Tensor
     y1: Tensor  # at the end of the step, before any jump
@@ -67,7 +67,7 @@ class March:
     controller: Controller
     lanes: Lanes = "joint"
     max_steps: int = 10_000
-    path: Path = TimePath()  # noqa: RUF009 (it has no state)
+    path: Path | None = None  # None: time itself
     jumps: tuple[Jump, ...] = ()
     events: tuple[Event, ...] = ()
     folds: tuple[Fold, ...] = ()
@@ -76,44 +76,49 @@ class March:
         """The term bound to its arguments."""
         return Field(self.term, c.args, self.lanes, c.stepper)
 
-    def start(self, c: Const, y: Tensor) -> State:
+    def start(self, c: Const, y: Tensor, xp: Arithmetic = TENSORS) -> State:
         """The state before the first trial."""
-        field, span, zero = self.field(c), c.t1 - c.t0, torch.zeros_like(c.t0)
-        h = None if self.controller.adaptive else (span * c.stops[..., 0]).expand(c.t0.shape)
+        field, zero = self.field(c), torch.zeros_like(c.t0)
+        h = None if self.controller.adaptive else ((c.t1 - c.t0) * c.stops[..., 0]).expand(c.t0.shape)
         carry = self.stepper.init(field, c.t0, y, h)
-        with torch.no_grad():
-            dtheta = self.controller.start(field, c.t0, span, y, carry, self.stepper.order)
         marks = tuple(event(field.clock(c.t0, y), y, c.args) for event in self.events)
-        counts = torch.zeros(3, *zero.shape, dtype=torch.int64, device=zero.device)
-        return State(zero, dtheta, y, carry, self.controller.memory(zero), marks, *(n.clone() for n in counts))
+        with torch.no_grad():
+            t0, theta = xp.number(c.t0, zero), xp.number(zero, zero)
+            span = xp.number(c.t1, zero) - t0
+            k = carry[0] if self.controller.adaptive else y
+            dtheta = self.controller.start(field, t0, span, y, k, self.stepper.order, xp)
+        counts = (0, 0, RUNNING) if xp is NUMBERS else torch.zeros(3, *zero.shape, dtype=torch.int64).to(zero.device)
+        memory = self.controller.memory(theta)
+        return State(theta, dtheta, y, carry, memory, marks, *(n + 0 for n in counts))
 
     def segment(
         self,
         c: Const,
-        theta0: Tensor,
-        theta1: Tensor,
+        theta0: Number,
+        theta1: Number,
         y: Tensor,
         carry: tuple[Tensor, ...] | None,
-        key: Tensor,
+        key: Number,
         full: bool = True,
-        host: bool = False,
     ) -> tuple[Segment, Tensor, tuple[Tensor, ...], Tensor | None]:
         """The one step: a pure function of the ends of the step and the differentiable inputs.
 
         Returns:
             the segment, the state after any jump, the new carry, and the stepper's status (l) or None.
         """
-        field, span = self.field(c), c.t1 - c.t0
-        interval = Interval.of(c.t0 + span * theta0, span * (theta1 - theta0), y, host)
+        field, dx = self.field(c), None
+        interval = Interval.of(c.t0, c.t1, theta0, theta1, y)
         if carry is None:
             carry = self.stepper.init(field, interval.t, y, interval.h)
-        dx = self.path.increment(c.path, theta0, theta1, span)
+        if self.path is not None:
+            start, end = (torch.as_tensor(theta, dtype=c.t0.dtype, device=c.t0.device) for theta in (theta0, theta1))
+            dx = self.path.increment(c.path, start, end, c.t1 - c.t0)
         step = self.stepper.step(field, interval, y, carry, dx, full)
         segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
         after, carry = step.y, step.carry
         for jump in self.jumps:
-            t = c.t0 + span * theta1
-            after, changed = jump(field.clock(t, y), after, key, c.args)
+            t = interval.t + interval.h
+            after, changed = jump(field.clock(t, y), after, torch.as_tensor(key), c.args)
             fresh = self.stepper.init(field, t, after, interval.h)
             carry = tuple(torch.where(expand(changed, new), new, old) for new, old in zip(fresh, carry, strict=True))
         return segment, after, carry, step.status
@@ -164,11 +169,9 @@ class March:
 
     def error(self, segment: Segment, failure: Tensor | None) -> Tensor:
         """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
-        axes = tuple(range(segment.theta0.ndim, segment.y1.ndim))
+        axes = tuple(range(int(self.lanes == "each"), segment.y1.ndim))
         error = torch.linalg.vector_norm(segment.y1, torch.inf, axes) if axes else segment.y1.abs()
-        error = (error * 0).to(segment.theta0)
-        if self.controller.adaptive:
-            error = error + segment.scaled_error().to(segment.theta0)
+        error = error * 0 + segment.scaled_error() if self.controller.adaptive else error * 0
         return error if failure is None else torch.where(failure == RUNNING, error, torch.inf)
 
     def emit(self, segment: Segment, saves: int | None = None) -> tuple[Any, ...]:
@@ -187,7 +190,7 @@ class March:
         """
         theta1 = torch.where(s.status == RUNNING, self.propose(s, c), s.theta)
         segment, after, carry, failure = self.segment(c, s.theta, theta1, s.y, s.carry, s.accepted)
-        new = self.judge(s, segment, theta1, after, self.error(segment, failure), failure, TENSORS)
+        new = self.judge(s, segment, theta1, after, self.error(segment, failure).to(s.theta), failure, TENSORS)
         taken = new.accepted > s.accepted
         pick = lambda a, b: torch.where(expand(taken, a), a, b)  # noqa: E731
         carry = tuple(pick(a, b) for a, b in zip(carry, s.carry, strict=True))
@@ -202,31 +205,29 @@ class March:
         return s
 
     def run_joint(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
-        """`run` for joint lanes: reads the verdict instead of masking, and records a graph where gradients are on."""
+        """`run` for joint lanes, from books of numbers.
+
+        It reads the verdict instead of masking, and records a graph where gradients are on.
+        """
         reads = self.controller.adaptive or any(fold.stages for fold in self.folds)
         limit = self.controller.limit(c.t1 - c.t0)
         stops, limit = c.stops.tolist(), math.inf if limit is None else limit.item()
-        theta0, s = s.theta, on_host(s)
         while s.status == RUNNING:
             stop = stops[min(bisect_right(stops, s.theta), len(stops) - 1)]
-            end = min(s.theta + min(s.dtheta, limit), stop)
-            theta1 = theta0.new_tensor(end)
-            segment, after, carry, failure = self.segment(
-                c,
-                theta0,
-                theta1,
-                s.y,
-                s.carry,
-                theta0.new_tensor(s.accepted, dtype=torch.int64),
-                reads or end < 1,
-                host=True,
-            )
+            theta1 = min(s.theta + min(s.dtheta, limit), stop)
+            full = reads or theta1 < 1
+            segment, after, carry, failure = self.segment(c, s.theta, theta1, s.y, s.carry, s.accepted, full)
             with torch.no_grad():
                 error = self.error(segment, failure).item()
-                new = self.judge(s, segment, end, after, error, failure, NUMBERS)
+                new = self.judge(s, segment, theta1, after, error, failure, NUMBERS)
             if new.accepted > s.accepted:
-                tape.add(segment.key, theta0, s.y, self.emit(segment))
-                theta0, new = theta1, new._replace(y=after, carry=carry)
+                tape.add(s.accepted, s.theta, s.y, self.emit(segment))
+                new = new._replace(y=after, carry=carry)
             s = new
             tick(s)
-        return on_device(s, theta0)
+        return with_tensors(s, c.t0)
+
+    def ends(self, theta: Tensor, j: int) -> Sequence[Number]:
+        """The two ends of step j of a mesh, as numbers where joint lanes allow it."""
+        pair = theta[j : j + 2]
+        return pair.unbind() if self.lanes == "each" or theta.requires_grad else pair.tolist()

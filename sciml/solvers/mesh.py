@@ -50,7 +50,8 @@ class Pass(NamedTuple):
 def freeze(march: March, c: Const, s: State, tape: Tape) -> tuple[Mesh, Pass]:
     """The mesh and the results of a finished march, its rejected trials dropped."""
     if not tape.taken:  # nothing rejected was kept
-        return Mesh(torch.stack([*tape.theta, s.theta]), s.accepted, s.status), close(march, c, s, tape)
+        theta = s.theta.new_tensor([*tape.theta, s.theta.item()])
+        return Mesh(theta, s.accepted, s.status), close(march, c, s, tape)
     taken = torch.stack(tape.taken)
     steps = int(s.accepted.max())
     order = torch.argsort((~taken).to(torch.uint8), dim=0, stable=True)[:steps]  # (n, l): trials, accepted ones first
@@ -74,9 +75,11 @@ def over(march: March, mesh: Mesh, c: Const, y: Tensor, keep: bool = False) -> P
     reads = any(fold.stages for fold in march.folds)
     tape, carry = Tape(march.folds, keep), None
     for j in range(steps):
-        key, full = torch.full_like(mesh.count, j), reads or j < steps - 1
-        segment, after, carry, _ = march.segment(c, mesh.theta[j], mesh.theta[j + 1], y, carry, key, full, host=joint)
-        tape.add(key, mesh.theta[j], y, march.emit(segment), None if joint else key < mesh.count)
+        full = reads or j < steps - 1
+        theta0, theta1 = march.ends(mesh.theta, j)
+        key = j if joint else torch.full_like(mesh.count, j)
+        segment, after, carry, _ = march.segment(c, theta0, theta1, y, carry, key, full)
+        tape.add(key, theta0, y, march.emit(segment), None if joint else j < mesh.count)
         y = after
     end = State(mesh.theta[-1], mesh.theta[-1], y, (), (), (), mesh.count, mesh.count, mesh.status)
     return close(march, c, end, tape)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Path(ABC):
-    """A driving signal as a pure function of its own tensors and the ends of a step.
+    """A driving signal as a pure function of its own tensors and the ends of a step. Time itself needs none.
 
     Its increment over a step is handed to the stepper; a stepper asks again for the same ends and gets the same value,
     whatever was tried and rejected between.
@@ -27,11 +27,3 @@ class Path(ABC):
             theta1: its end (l).
             span: t1 - t0 (l).
         """
-
-
-class TimePath(Path):
-    """Time itself, dx = dt: an ordinary differential equation. Steppers know their own step size."""
-
-    def increment(self, tensors: tuple[Tensor, ...], theta0: Tensor, theta1: Tensor, span: Tensor) -> None:
-        """None."""
-        return

@@ -11,14 +11,14 @@ from torch import Tensor
 from sciml.errors import Status
 from sciml.solvers import control
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay
-from sciml.solvers.control import PID, Controller, Grid
+from sciml.solvers.control import NUMBERS, PID, TENSORS, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt, Tape
 from sciml.solvers.layout import Layout, PackedTerm
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
-from sciml.solvers.path import Path, TimePath
+from sciml.solvers.path import Path
 from sciml.solvers.progress import progress_bar
 from sciml.solvers.state import Const, State
 from sciml.solvers.stepper import Stepper
@@ -209,8 +209,15 @@ class _Task:
             named[""] = SaveAt(_save_times(save_at, y0, solver.lanes, stepper, grid, start, end))
         used = tuple(fold if layout is None else fold.packed(layout) for fold in named.values())
         prepared = tuple(fold.prepare(start, end, y0) for fold in used)
-        path = path or TimePath()
-        const = Const(start, end, grid, args, path.tensors(), prepared, stepper.constants(start.detach(), y0.detach()))
+        const = Const(
+            start,
+            end,
+            grid,
+            args,
+            path.tensors() if path else (),
+            prepared,
+            stepper.constants(start.detach(), y0.detach()),
+        )
         march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, folds=used)
         return cls(march, const, y0, tuple(named), layout, solver.adjoint or Discrete())
 
@@ -219,8 +226,8 @@ class _Task:
         march, c, y0 = self.march, self.const, self.y0
         if y0.numel() == 0 or bool((c.t0 == c.t1).all()):
             return self._nothing()
-        parameters = declared_parameters(march.term, march.path, *march.folds)
         gradients, graph = torch.is_grad_enabled(), self.adjoint.store == "graph"
+        parameters = declared_parameters(march.term, march.path, *march.folds) if gradients else []
         if gradients and not graph:
             refuse_undeclared(march, c, y0, parameters)
             gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
@@ -241,12 +248,15 @@ class _Task:
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
-        s = march.start(c, self.y0)
+        joint = march.lanes == "joint"
+        s = march.start(c, self.y0, NUMBERS if joint else TENSORS)
         if resume is not None and march.controller.adaptive:
             dtheta = resume._end.dtheta * (resume._span / (c.t1 - c.t0)).detach().abs()
-            s = s._replace(dtheta=dtheta, memory=resume._end.memory)
+            memory = resume._end.memory
+            s = s._replace(dtheta=dtheta, memory=memory)
+            s = s._replace(dtheta=dtheta.item(), memory=tuple(m.item() for m in memory)) if joint else s
         tape = Tape(march.folds, keep)
-        run = march.run_joint if march.lanes == "joint" else march.run
+        run = march.run_joint if joint else march.run
         with progress_bar(progress) as tick:
             end = run(s, c, tape, tick)
         return *freeze(march, c, end, tape), end

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sciml.solvers.control import Number
-from sciml.typing import Args
+from sciml.typing import Args, Number
 
 
 class Const(NamedTuple):
@@ -48,18 +47,11 @@ class State(NamedTuple):
     status: Number  # (l) int64
 
 
-def on_host(s: State) -> State:
-    """The books of joint lanes as numbers."""
-    memory = tuple(m.item() for m in s.memory)
-    theta, dtheta, counts = s.theta.item(), s.dtheta.item(), [n.item() for n in s[-3:]]
-    return State(theta, dtheta, s.y, s.carry, memory, s.marks, *counts)
-
-
-def on_device(s: State, like: Tensor) -> State:
-    """The books of joint lanes as tensors."""
-    memory = tuple(like.new_tensor(m) for m in s.memory)
-    counts = [like.new_tensor(n, dtype=torch.int64) for n in s[-3:]]
-    return State(like.new_tensor(s.theta), like.new_tensor(s.dtheta), s.y, s.carry, memory, s.marks, *counts)
+def with_tensors(s: State, like: Tensor) -> State:
+    """The same state with books of tensors (), where they are numbers."""
+    theta, dtheta, *memory = like.new_tensor([s.theta, s.dtheta, *s.memory]).unbind()
+    counts = like.new_tensor(s[-3:], dtype=torch.int64).unbind()
+    return State(theta, dtheta, s.y, s.carry, tuple(memory), s.marks, *counts)
 
 
 class Row(NamedTuple):

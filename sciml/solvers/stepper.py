@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.term import Term, expand, real_dtype
-from sciml.typing import Args, Lanes
+from sciml.typing import Args, Lanes, Number
 
 if TYPE_CHECKING:
     from sciml.solvers.march import Segment
@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 class Interval(NamedTuple):
     """Where a step goes: from t to t + h."""
 
-    t: Tensor  # (l) float64
-    h: Tensor  # (l) float64
-    scale: float | Tensor  # h as stages are multiplied with it: a float, or in the state's dtype and broadcastable
+    t: Number  # (l) float64
+    h: Number  # (l) float64
+    scale: Number  # h as stages are multiplied with it: in the state's dtype, broadcastable
 
     @classmethod
-    def of(cls, t: Tensor, h: Tensor, y: Tensor, host: bool) -> "Interval":
-        """The interval with the cheapest scale.
+    def of(cls, t0: Tensor, t1: Tensor, theta0: Number, theta1: Number, y: Tensor) -> "Interval":
+        """The part [theta0, theta1] of the span from t0 to t1.
 
-        With ``host`` a size that needs no gradient is read as a float: `torch.add(y, k, alpha=h * a)` is then one
-        kernel without a temporary. Reading waits for the device that h lives on, so compiled code never asks for it.
+        Where the thetas are plain numbers and the times need no gradient, all is plain numbers: with them
+        `torch.add(y, k, alpha=h * a)` is one kernel without a temporary.
         """
-        if host and not h.requires_grad:
-            return cls(t, h, h.item())
-        return cls(t, h, expand(h.to(device=y.device, dtype=real_dtype(y)), y))
+        if isinstance(theta0, float) and not (t0.requires_grad or t1.requires_grad):
+            start, end = t0.item(), t1.item()
+            h = (end - start) * (theta1 - theta0)
+            return cls(start + (end - start) * theta0, h, h)
+        span = t1 - t0
+        h = span * (theta1 - theta0)
+        return cls(t0 + span * theta0, h, expand(h.to(device=y.device, dtype=real_dtype(y)), y))
 
 
 class Field(NamedTuple):
@@ -45,7 +49,7 @@ class Field(NamedTuple):
         """The drift; t as made by `clock` or `clocks`."""
         return self.term.drift(t, y, self.args)
 
-    def checked(self, t: Tensor, y: Tensor) -> Tensor:
+    def checked(self, t: Number, y: Tensor) -> Tensor:
         """The drift at float64 times t (l), refused where it does not fit the state."""
         dy = self(self.clock(t, y), y)
         for what in ("shape", "dtype", "device"):
@@ -56,15 +60,21 @@ class Field(NamedTuple):
                 )
         return dy
 
-    def clock(self, t: Tensor, y: Tensor) -> Tensor:
+    def clock(self, t: Number, y: Tensor) -> Tensor:
         """Float64 times (l), rounded once to the state's dtype and shaped as the term sees them."""
+        if isinstance(t, float):
+            return torch.tensor(t, dtype=real_dtype(y), device=y.device)
         t = t.to(device=y.device, dtype=real_dtype(y))
         return t if self.lanes == "joint" else expand(t, y)
 
     def clocks(self, interval: Interval, nodes: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The times t + c h of all nodes c (s), float64, at once, each as from `clock`."""
-        nodes = nodes.reshape(-1, *(1,) * interval.h.ndim)
-        times = (interval.t + nodes * interval.h).to(device=y.device, dtype=real_dtype(y))  # (s, l)
+        t, h, _ = interval
+        if isinstance(h, float):
+            times = [t + c * h for c in nodes.tolist()]
+            return torch.tensor(times, dtype=real_dtype(y), device=y.device).unbind()
+        nodes = nodes.reshape(-1, *(1,) * h.ndim)
+        times = (t + nodes * h).to(device=y.device, dtype=real_dtype(y))  # (s, l)
         return (times if self.lanes == "joint" else times.reshape(*times.shape, *(1,) * (y.ndim - 1))).unbind()
 
 
@@ -113,7 +123,7 @@ class Stepper(ABC):
         return ()
 
     @abstractmethod
-    def init(self, field: Field, t: Tensor, y: Tensor, h: Tensor | None) -> tuple[Tensor, ...]:
+    def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The carry at (t, y).
 
         Args:
@@ -143,12 +153,12 @@ class Stepper(ABC):
 
         A method without dense output knows the two ends only: its save times are stops.
         """
-        lane = segment.theta0.ndim
+        lane = int(segment.march.lanes == "each")
         y0, y1 = segment.y0.unsqueeze(lane), segment.y1.unsqueeze(lane)
         return torch.where(s.reshape(s.shape + (1,) * (segment.y0.ndim - lane)) < 0.5, y0, y1)
 
 
-def combine(row: Sequence[float], ks: Sequence[Tensor], h: float | Tensor) -> Tensor:
+def combine(row: Sequence[float], ks: Sequence[Tensor], h: Number) -> Tensor:
     """The increment h sum_i row_i k_i; zero weights cost nothing."""
     scale = h if isinstance(h, float) else 1.0
     total = None
@@ -160,7 +170,7 @@ def combine(row: Sequence[float], ks: Sequence[Tensor], h: float | Tensor) -> Te
     return total if isinstance(h, float) else h * total
 
 
-def displace(y: Tensor, row: Sequence[float], ks: Sequence[Tensor], h: float | Tensor) -> Tensor:
+def displace(y: Tensor, row: Sequence[float], ks: Sequence[Tensor], h: Number) -> Tensor:
     """The stage state y + h sum_i row_i k_i, in the fewest kernels.
 
     With a float h every addition rounds at the size of y, which a stage can bear; for the solution itself add

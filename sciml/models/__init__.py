@@ -1,0 +1,25 @@
+"""Networks: maps between fields, and vector fields with weights."""
+
+from importlib import import_module
+from typing import Any
+
+if __name__ != "sciml.models":
+    raise ImportError(f"import sciml.models, not {__name__}: the folder at the root is only a link to it")
+
+_WHERE = {
+    "FNO": "fno",
+    "MLP": "mlp",
+    "SpectralConv": "fno",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
