@@ -9,7 +9,6 @@ if __name__ != "sciml.models":
 _WHERE = {
     "FNO": "fno",
     "MLP": "mlp",
-    "SpectralConv": "fno",
 }
 
 __all__ = sorted(_WHERE)

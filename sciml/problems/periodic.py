@@ -84,6 +84,12 @@ class PeriodicPDE(Problem, Semilinear):
         """N."""
         return self.nonlinear(y)
 
+    def times(self, count: int) -> Tensor:
+        """Multiples of ``dt``."""
+        steps = round(self.t1 / self.dt)
+        chosen = torch.linspace(0, steps, min(count, steps) + 1, dtype=torch.float64).round()
+        return chosen * (self.t1 / steps)
+
     def coordinates(self) -> tuple[Tensor, ...]:
         """The grid x_j = j length / points."""
         return (torch.arange(self.points, dtype=torch.float64) * (self.length / self.points),)

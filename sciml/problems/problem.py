@@ -48,6 +48,10 @@ class Problem(ABC):
         """The fields (.., c, *x) of the solver's state."""
         return y
 
+    def times(self, count: int) -> Tensor:
+        """At most ``count + 1`` times from 0 to ``t1``, about evenly spread, at which `evolve` can save; float64."""
+        return torch.linspace(0, self.t1, count + 1, dtype=torch.float64)
+
     def exact(self, u0: Tensor, ts: Tensor) -> Tensor | None:
         """The solution (b, t, c, *x) that started from u0 (b, c, *x), where it is known."""
         return None

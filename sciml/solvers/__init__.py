@@ -14,7 +14,7 @@ _HOMES = {
     "solve": ("Solution", "Solver", "solve"),
     "adjoint": ("Discrete",),
     "control": ("PID", "Controller", "Grid"),
-    "explicit": ("RK4", "Bosh3", "Dopri5", "Dopri8", "Euler", "Heun", "Midpoint", "RungeKutta", "Tsit5"),
+    "explicit": ("RK4", "Bosh3", "Dopri5", "Dopri8", "Euler", "Heun", "Midpoint", "Tsit5"),
     "exponential": ("ETDRK2", "ETDRK4"),
     "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
     "mesh": ("Mesh",),

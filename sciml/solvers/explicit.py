@@ -69,8 +69,10 @@ class RungeKutta(Stepper):
             rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
             return start + s * (rise + (s - 1) * ((1 - 2 * s) * rise + h * ((s - 1) * f0 + s * f1)))
         dense = segment.const.stepper[1]  # (p, stages)
-        powers = s[..., None] ** torch.arange(1, len(dense) + 1, device=s.device)  # (l, k, p)
-        weights = (powers @ dense).to(y0.dtype)  # (l, k, stages)
+        powers = [s]
+        while len(powers) < len(dense):
+            powers.append(powers[-1] * s)
+        weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages)
         stages = torch.stack(ks, lane)  # (l, stages, ...)
         rise = weights @ stages.reshape(*stages.shape[: lane + 1], -1)  # (l, k, -1)
         return start + h * rise.reshape(*s.shape, *y0.shape[lane:])

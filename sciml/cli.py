@@ -1,0 +1,257 @@
+"""The command line's front: it reads the command, and imports what is heavy only where a command needs it."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from sciml.training.config import PACKAGE, UsageError, among, config_name, examples, find_config
+from sciml.training.run_folder import RunFolder
+
+HELP = """
+A configuration is a YAML file or the name of an example (`sciml list examples`).
+Any of its keys can be given on the command line as well: --trainer.max_epochs 3
+"""
+
+
+def fit(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Train a configuration, or go on with a run that was interrupted."""
+    if (args.config is None) == (args.resume is None):
+        raise UsageError("fit: expected --config NAME_OR_PATH for a new run, or --resume RUN to go on with one")
+    if args.resume is not None:
+        run = find_run(args.resume)
+        from sciml.training import trainer_cli
+
+        return trainer_cli.resume(run, overrides)
+    config = find_config(args.config)
+    run = RunFolder(args.run) if args.run else RunFolder.next(config_name(config))
+    if run.last.is_file():
+        raise UsageError(f"{run.path} holds a run already; go on with it by `sciml fit --resume {run.path}`")
+    from sciml.training import trainer_cli
+
+    trainer_cli.fit(config, run, overrides)
+
+
+def validate(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Print a run's metrics on the validation data."""
+    run = find_run(args.run, trained=True)
+    from sciml.training import trainer_cli
+
+    trainer_cli.evaluate(run, "validate", overrides)
+
+
+def test(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Print a run's metrics on the test data."""
+    run = find_run(args.run, trained=True)
+    from sciml.training import trainer_cli
+
+    trainer_cli.evaluate(run, "test", overrides)
+
+
+def predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write a run's predictions for the test data to RUN/predictions.h5."""
+    run = find_run(args.run, trained=True)
+    from sciml.training import trainer_cli
+
+    trainer_cli.predict(run, overrides)
+
+
+def plot(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Draw a run's figures into RUN/figures."""
+    run = find_run(args.run, trained=True)
+    from sciml.training import trainer_cli
+
+    trainer_cli.plot(run, overrides)
+
+
+def export(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write a run's model as a file that torch.export.load reads, without sciml."""
+    run = find_run(args.run, trained=True)
+    from sciml.training import trainer_cli
+
+    trainer_cli.export(run, Path(args.output) if args.output else run.path / "model.pt2", overrides)
+
+
+def solve(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Integrate a configuration's problem; writes the solution, figures and errors into a folder."""
+    config = find_config(args.config)
+    run = RunFolder(args.run) if args.run else RunFolder.next(f"{config_name(config)}_solve")
+    from sciml.training import trainer_cli
+
+    trainer_cli.solve(config, run, overrides)
+
+
+def data(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Fill the cache with a configuration's data (`sciml data generate NAME_OR_PATH`)."""
+    config = find_config(args.config)
+    from sciml.training import trainer_cli
+
+    trainer_cli.generate(config, overrides)
+
+
+def show_list(args: argparse.Namespace, overrides: list[str]) -> None:
+    """List the examples, steppers, problems and models that there are."""
+    for kind in [args.kind] if args.kind else LISTS:
+        if not args.kind:
+            print(f"{kind}:")
+        names = LISTS[kind]()
+        width = max(map(len, names), default=0)
+        for name, summary in names.items():
+            print(f"{'' if args.kind else '  '}{name:{width}}  {summary}".rstrip())
+
+
+def show(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Print an example's configuration: a complete one to start from."""
+    print(find_config(args.name).read_text(), end="")
+
+
+class Argument(NamedTuple):
+    """What `argparse` is told about an argument."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+class Command(NamedTuple):
+    """A command: what runs it (its docstring is the help), its arguments, and whether it takes `--key value`."""
+
+    run: Callable[[argparse.Namespace, list[str]], None]
+    arguments: tuple[Argument, ...]
+    overrides: bool = True
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument as `ArgumentParser.add_argument` takes it."""
+    return Argument(names, options)
+
+
+RUN = argument("run", metavar="RUN", help="run folder")
+COMMANDS = {
+    "fit": Command(
+        fit,
+        (
+            argument("--config", metavar="NAME_OR_PATH", help="configuration to train"),
+            argument("--run", metavar="DIR", help="run folder (default: runs/NAME/1, or the next free number)"),
+            argument("--resume", metavar="RUN", help="go on with this run, from its last checkpoint"),
+        ),
+    ),
+    "validate": Command(validate, (RUN,)),
+    "test": Command(test, (RUN,)),
+    "predict": Command(predict, (RUN,)),
+    "plot": Command(plot, (RUN,)),
+    "export": Command(
+        export, (RUN, argument("-o", "--output", metavar="FILE", help="default: RUN/model.pt2")), overrides=False
+    ),
+    "solve": Command(
+        solve,
+        (
+            argument("config", metavar="NAME_OR_PATH", help="configuration whose problem to solve"),
+            argument("--run", metavar="DIR", help="folder to write to (default: runs/NAME_solve/1, or the next free)"),
+        ),
+    ),
+    "data": Command(
+        data,
+        (
+            argument("action", choices=("generate",), help="what to do"),
+            argument("config", metavar="NAME_OR_PATH", help="configuration whose data to generate"),
+        ),
+    ),
+    "list": Command(show_list, (argument("kind", nargs="?", metavar="KIND"),), overrides=False),
+    "show": Command(show, (argument("name", metavar="NAME", help="an example"),), overrides=False),
+}
+
+LISTS: dict[str, Callable[[], dict[str, str]]] = {
+    "examples": lambda: {name: first_comment(path) for name, path in examples().items()},
+    "steppers": lambda: exported("solvers", "Stepper"),
+    "problems": lambda: exported("problems", "Problem"),
+    "models": lambda: exported("models", "Module"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 for a mistake in the command or the configuration."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if "--help=all" in argv:
+            from sciml.training import trainer_cli
+
+            trainer_cli.print_help()
+            return 0
+        args, overrides = parser().parse_known_args(argv)
+        command = COMMANDS[args.command]
+        if overrides and not command.overrides:
+            raise UsageError(f"{args.command}: unexpected {' '.join(overrides)}")
+        command.run(args, overrides)
+    except UsageError as error:
+        print(f"sciml: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and reports a mistake as a `UsageError`."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `main` prints in one line."""
+        raise UsageError(f"{self.prog.removeprefix('sciml').strip()}: {message}".removeprefix(": "))
+
+
+def parser() -> Parser:
+    """The parser of all commands."""
+    main_parser = Parser(prog="sciml", description="Scientific machine learning: solve, train, evaluate.", epilog=HELP)
+    commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        summary = (command.run.__doc__ or "").strip()
+        epilog = HELP + "All keys: sciml fit --help=all\n" if command.overrides else None
+        sub = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
+        for names, options in command.arguments:
+            sub.add_argument(*names, **options)
+    return main_parser
+
+
+def find_run(path: str, trained: bool = False) -> RunFolder:
+    """An existing run folder; with `trained` one that has a checkpoint."""
+    run = RunFolder(path)
+    if not run.configs:
+        runs = [str(config.parent) for config in Path("runs").glob("*/*/config.yaml")]
+        raise UsageError(f"no run folder {path!r}: it has no config.yaml, and is not {among(path, runs)}")
+    if trained and not run.checkpoint.is_file():
+        raise UsageError(f"{path} has no checkpoint yet; train it by `sciml fit --resume {path}`")
+    return run
+
+
+def exported(package: str, base: str) -> dict[str, str]:
+    """The public classes of a subpackage that derive from a base class, each with its docstring's first line.
+
+    They are read from the source: importing it would import torch, which takes longer than a list may.
+    """
+    folder = PACKAGE / package
+    classes = {
+        node.name: node
+        for path in sorted(folder.glob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def derives(name: str) -> bool:
+        bases = [ast.unparse(node).rpartition(".")[2] for node in classes[name].bases]
+        return base in bases or any(derives(parent) for parent in bases if parent in classes)
+
+    public = (folder / "__init__.py").read_text() if classes else ""
+    names = {node.value for node in ast.walk(ast.parse(public)) if isinstance(node, ast.Constant)}
+    return {
+        name: (ast.get_docstring(node) or "").partition("\n")[0]
+        for name, node in classes.items()
+        if name in names and derives(name)
+    }
+
+
+def first_comment(path: Path) -> str:
+    """The comment that a configuration starts with."""
+    line = path.read_text().partition("\n")[0]
+    return line.lstrip("# ") if line.startswith("#") else ""

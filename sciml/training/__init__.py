@@ -1,0 +1,29 @@
+"""Training: Lightning modules for each kind of model, and what makes a run resumable."""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "AtomicCheckpointIO": "checkpoint",
+    "Checkpoints": "checkpoint",
+    "Figures": "callbacks",
+    "MetricsLogger": "metrics",
+    "OperatorModule": "operator",
+    "RelativeL2": "losses",
+    "RunFolder": "run_folder",
+    "TrainingModule": "module",
+    "load": "load",
+    "relative_l2": "losses",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

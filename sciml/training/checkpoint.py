@@ -1,0 +1,176 @@
+"""Checkpoints that are whole or not there, and from which a run goes on bit by bit.
+
+A checkpoint is taken between two steps: when the next batch is about to be trained, everything that belongs to the last
+one (its metrics row, schedulers, a validation) is done, and nothing of the next one has happened.
+"""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from sciml.data.atomic import replacing
+from sciml.training.metrics import MetricsLogger
+from sciml.training.run_folder import RunFolder
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the old one, syncs it and only then takes the old one's place.
+
+    Loading accepts plain data and tensors only.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint, whole or not at all."""
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; one that holds code is refused, unless `weights_only=False`."""
+        return torch.load(path, map_location, weights_only=weights_only is not False)
+
+
+class Interrupted(SystemExit):
+    """The run was asked by a signal to stop and has saved its state; exits with 128 + the signal's number."""
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` and `best.ckpt` in the trainer's `default_root_dir`.
+
+    The last one is written in intervals of steps or time, at the end of training, and when SIGTERM or SIGINT arrives:
+    the run then stops with exit code 143 or 130. A second signal stops it at once. The best one is written when a
+    validation improves on the metric that the module names in `monitor`.
+
+    Args:
+        every_n_steps: optimiser steps from one checkpoint to the next; None for no limit.
+        every_seconds: seconds from one checkpoint to the next; None for no limit.
+
+    Attributes:
+        config: the resolved configuration as plain data, put into each checkpoint.
+    """
+
+    config: dict[str, Any] | None = None
+
+    def __init__(self, every_n_steps: int | None = None, every_seconds: float | None = 60.0):
+        super().__init__()
+        self.every_n_steps, self.every_seconds = every_n_steps, every_seconds
+        self.best: float | None = None
+        self._improved = False
+        self._finished = False
+        self._signal: int | None = None
+        self._saved_at = (0, 0.0)  # step and time
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and whether it has no checkpoint yet."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best value of the resumed run."""
+        self.best = state_dict["best"]
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Find the run's files."""
+        self.run = RunFolder(trainer.default_root_dir)
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the metrics back to where the checkpoint stands."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsLogger):
+                logger.rewind(checkpoint["global_step"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Listen to signals; Lightning puts the old handlers back when it leaves `fit`."""
+        self._saved_at = trainer.global_step, time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save what is due, between two steps."""
+        # Lightning clears this flag at the end of the resumed epoch only, and so leaves out a step of ReduceLROnPlateau.
+        trainer.fit_loop._restarting = False
+        if batch_idx % trainer.accumulate_grad_batches != 0:
+            return  # gradients are not part of a checkpoint
+        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        self._save_best(trainer)
+        if stop or trainer.strategy.reduce_boolean_decision(self._due(trainer), all=False):
+            self._save(trainer, self.run.last)
+        if stop:
+            raise Interrupted(128 + (self._signal or signal.SIGTERM))
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Note whether the monitored metric got better."""
+        value = trainer.callback_metrics.get(getattr(pl_module, "monitor", ""))
+        if value is None or trainer.sanity_checking:
+            return
+        if self.best is None or value.item() < self.best:
+            self.best, self._improved = value.item(), True
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save the end of the run."""
+        self._save_best(trainer)
+        self._finished = True
+        self._save(trainer, self.run.last)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the configuration, and state the position so that Lightning resumes exactly there."""
+        checkpoint["sciml"] = {"config": self.config, "finished": self._finished}
+        state_position(trainer, checkpoint["loops"]["fit_loop"])
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def _due(self, trainer: lightning.Trainer) -> bool:
+        steps, seconds = trainer.global_step - self._saved_at[0], time.monotonic() - self._saved_at[1]
+        if steps == 0:
+            return False
+        return (self.every_n_steps is not None and steps >= self.every_n_steps) or (
+            self.every_seconds is not None and seconds >= self.every_seconds
+        )
+
+    def _save_best(self, trainer: lightning.Trainer) -> None:
+        if self._improved:
+            trainer.save_checkpoint(self.run.best)
+            self._improved = False
+
+    def _save(self, trainer: lightning.Trainer, path: Path) -> None:
+        trainer.save_checkpoint(path)
+        self._saved_at = trainer.global_step, time.monotonic()
+
+
+def state_position(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
+    """Write the present position into a saved state of Lightning's fit loop, in the one form that it resumes exactly.
+
+    Lightning's own record depends on the hook it is taken in, and restarting from some of them trains a batch twice,
+    validates again or leaves an epoch out. The form written here is that of its hook `on_train_batch_end` with the last
+    batch's end still to be counted, for any batch of the epoch, the zeroth included.
+    """
+    epochs, batches = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
+    epoch, batch, total = epochs.current.ready - 1, batches.current.processed, batches.total.processed
+    if batch >= trainer.num_training_batches:
+        epoch, batch = epoch + 1, 0
+
+    begun = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
+    loop["epoch_progress"] = {"total": begun, "current": begun}
+    loop["epoch_loop.batch_progress"] = {
+        "total": {"ready": total, "started": total, "processed": total, "completed": total - 1},
+        "current": {"ready": batch, "started": batch, "processed": batch, "completed": batch - 1},
+        "is_last_batch": False,
+    }
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - 1
+    if loaders := loop["state_dict"].get("combined_loader"):
+        loop["state_dict"]["combined_loader"] = [{"epoch": epoch, "batch": batch} for _ in loaders]

@@ -1,0 +1,77 @@
+"""Metrics as a table that a resumed run goes on with."""
+
+import csv
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from sciml.data.atomic import replacing
+
+
+class MetricsLogger(Logger):
+    """Logs to a CSV file: `epoch`, `step` (counted from 0) and a column for each metric, empty where it was not logged.
+
+    A row is appended in one write; a new column rewrites the file, in one step.
+
+    Args:
+        path: the file; rows that it has already are kept.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = Path(path)
+        self._columns = list(self.rows()[0]) if self.rows() else []
+
+    @property
+    def name(self) -> str:
+        """The file's stem."""
+        return self.path.stem
+
+    @property
+    def version(self) -> str:
+        """None: a run folder holds one run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the file."""
+        return str(self.path.parent)
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows written so far; a last line that was cut off is left out."""
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(line for line in file if line.endswith("\n")))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        row: dict[str, Any] = {"epoch": metrics.get("epoch"), "step": step, **metrics}
+        if new := [name for name in row if name not in self._columns]:
+            self._columns += new
+            self._write([*self.rows(), row])
+            return
+        with self.path.open("a", newline="") as file:
+            self._writer(file).writerow(row)
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drop the rows of this step and all later ones."""
+        if self._columns:
+            self._write([row for row in self.rows() if int(row["step"]) < step])
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they are in the run's config.yaml."""
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with replacing(self.path) as path, path.open("w", newline="") as file:
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _writer(self, file: TextIO) -> csv.DictWriter:
+        return csv.DictWriter(file, self._columns, lineterminator="\n")

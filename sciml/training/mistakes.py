@@ -1,0 +1,46 @@
+"""From jsonargparse's nested account of a mistake in a configuration to one line that names the nearest right word."""
+
+import re
+from importlib import import_module
+
+from jsonargparse import ArgumentParser
+
+from sciml.training.config import among
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """Say in one line what is wrong, and where.
+
+    jsonargparse reports a mistake once per level of nesting, with all alternatives of a union type and the whole value;
+    the innermost level says what is wrong. A message of another form is returned as it is, without line breaks.
+    """
+    place = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    where = f"{place}: " if place else ""
+    inner = message.rpartition("Parser key ")[2]
+    if found := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", inner):
+        return unknown_key(found[1], message, place, parser)
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", inner):
+        public = [name for name in dir(import_module(found[1])) if not name.startswith("_")]
+        return f"{where}{found[1]} has no {found[2]!r}; it is not {among(found[2], public)}"
+    if found := re.search(r"No module named '([\w.]+)'", inner):
+        return f"{where}no module {found[1]!r}; own modules are found in the configuration's folder and in this one"
+    if found := re.search(r"arguments are required: ([\w., ]+)", inner):
+        return f"{where}missing {found[1]}"
+    if found := re.search(r"(Expected a .*?)(?:Got|Given) value(?: type)?: (.*)", inner, re.DOTALL):
+        types = [name.removesuffix("Type") for name in re.findall(r"<class '(\w+)'>", found[1])]
+        value = re.search(r"(?:Got|Given) value: (.*)", inner)
+        if types and value:
+            return f"{where}expected {' or '.join(types)}, got {value[1]!r}"
+    return where + " ".join(inner.split())
+
+
+def unknown_key(key: str, message: str, place: str, parser: ArgumentParser) -> str:
+    """The message about a key that nothing accepts."""
+    classes = re.findall(r"class_path '([\w.]+)'", message) or re.findall(r"class_path='([\w.]+)'", message)
+    if classes:  # the innermost is the one that did not accept the key
+        module, _, name = classes[-1].rpartition(".")
+        choices = ArgumentParser().add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
+        return f"{place}.{key}: {name} has no such key; {key!r} is not {among(key, choices)}"
+    group = re.search(r"Group '(\w+)'", message)
+    full = f"{group[1]}.{key}" if group else key
+    return f"{full}: there is no such key; it is not {among(full, parser.get_defaults().keys())}"

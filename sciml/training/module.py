@@ -1,0 +1,71 @@
+"""What all training modules share."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import lightning
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from sciml.data.seeding import derive_seed, run_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class TrainingModule(lightning.LightningModule):
+    """A Lightning module whose runs can be resumed bit by bit.
+
+    Before each training step torch's global generator is seeded from (seed, epoch, batch, rank), for dropout and the
+    like. In `training_step`, log with `on_step=True` (the default): a mean over the epoch would miss, after a
+    resumption, the batches before it.
+
+    Args:
+        optimizer: makes the optimiser from the parameters.
+        scheduler: makes a learning-rate scheduler from the optimiser.
+        scheduler_interval: whether the scheduler counts epochs or steps.
+
+    Attributes:
+        monitor: the validation metric (lower is better) that says which checkpoint is the best.
+    """
+
+    monitor: ClassVar[str] = "val_loss"
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ):
+        super().__init__()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.scheduler_interval = scheduler_interval
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all parameters, and its scheduler."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = {
+            "scheduler": self.make_scheduler(optimizer),
+            "interval": self.scheduler_interval,
+            "monitor": self.monitor,
+        }
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make what the step draws a function of where it stands."""
+        torch.manual_seed(derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
+
+    def predictor(self) -> nn.Module:
+        """The trained map with its normaliser, free of Lightning: what `sciml.load` returns and `export` writes."""
+        raise NotImplementedError(f"{type(self).__name__} has no `predictor`: define it to load or export the model")
+
+    def example_inputs(self, data: Any) -> tuple[Tensor, ...]:
+        """Arguments of `predictor` to trace it with, at least two samples in the first axis."""
+        raise NotImplementedError(f"{type(self).__name__} has no `example_inputs`: define it to export the model")
+
+    def pictures(self, data: Any) -> Iterator[tuple[str, "Figure"]]:
+        """Pictures of what the model does on test data, with their names."""
+        return iter(())
