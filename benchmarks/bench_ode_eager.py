@@ -22,7 +22,7 @@ from sciml.typing import Lanes
 from timing import interleaved
 
 REPEATS = 25
-LADDER = [10 ** (-2 - 0.25 * i) for i in range(24)]
+LADDER = [10 ** (-2 - 0.1 * i) for i in range(60)]
 
 
 class Problem(NamedTuple):

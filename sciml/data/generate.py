@@ -152,4 +152,4 @@ class OperatorData(FieldData):
     def fields(self) -> tuple[Tensor, Tensor]:
         """Initial conditions and solutions."""
         fields = load(self.file()).fields
-        return fields[:, 0], fields[:, 1]
+        return fields[:, 0].contiguous(), fields[:, 1].contiguous()

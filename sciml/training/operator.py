@@ -135,7 +135,7 @@ class OperatorModule(TrainingModule):
 
     def example_inputs(self, data: FieldData) -> tuple[Tensor, ...]:
         """Two input fields."""
-        return (data.inputs[:2],)
+        return (data.inputs[:2].contiguous(),)
 
     def pictures(self, data: FieldData) -> Iterator[tuple[str, "Figure"]]:
         """Input, target, prediction and error of the first test sample."""
