@@ -104,9 +104,17 @@ class _Replay(torch.autograd.Function):
         return done.y.clone(), *done.values
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        grad_y, *grad_values = grad_outputs
+        with torch.no_grad():
+            grads = _Replay.recompute(ctx, *grad_outputs)
+        if not torch.is_grad_enabled():
+            return grads
+        inputs = [x for x in (*grad_outputs, *ctx.saved_tensors) if x.requires_grad]
+        return tuple(None if grad is None else _Once.apply(grad, *inputs) for grad in grads)
+
+    @staticmethod
+    def recompute(ctx: Any, grad_y: Any, *grad_values: Tensor) -> tuple[Any, ...]:
+        """The gradients of all inputs of `forward`."""
         march, mesh, like, every = ctx.plan
         states, _, theta, *rest = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]  # theta, the constants, the parameters
@@ -135,6 +143,18 @@ class _Replay(torch.autograd.Function):
         if needs[0]:
             total[0] = _spread(total[0], theta)
         return None, None, None, grad_y, *total
+
+
+class _Once(torch.autograd.Function):
+    """A gradient whose own derivative is refused instead of taken for zero."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise RuntimeError('this gradient cannot be differentiated again: only Discrete(store="graph") allows that')
 
 
 def _accumulate(total: list[Any], parts: list[Tensor | None], j: int) -> None:

@@ -1,6 +1,7 @@
 """Explicit Runge-Kutta methods: a tableau and an order each."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -74,7 +75,7 @@ class RungeKutta(Stepper):
             powers.append(powers[-1] * s)
         weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages)
         stages = torch.stack(ks, lane)  # (l, stages, ...)
-        rise = weights @ stages.reshape(*stages.shape[: lane + 1], -1)  # (l, k, -1)
+        rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
         return start + h * rise.reshape(*s.shape, *y0.shape[lane:])
 
 

@@ -86,6 +86,7 @@ class SaveAt(Fold):
         theta = torch.where(span[..., None] != 0, (ts - t0[..., None]) / torch.where(span == 0, 1, span)[..., None], 0)
         slack = 4 * max(torch.finfo(real_dtype(y0)).eps, _eps(self.ts))
         outside = (theta.detach() < -slack) | (theta.detach() > 1 + slack) | theta.detach().isnan()
+        outside = outside | ((span == 0)[..., None] & ~torch.isclose(ts, t0[..., None], rtol=slack, atol=0.0))
         if bool(outside.any()):
             worst = ts.expand(theta.shape)[outside][0].item()
             raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
@@ -183,7 +184,8 @@ class Stats(Fold):
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """(l, 2)."""
         h = torch.as_tensor(segment.interval.h, dtype=torch.float64)
-        error = torch.zeros_like(h) if segment.error is None else segment.scaled_error().to(h)
+        known = segment.error is not None and segment.march.controller.adaptive
+        error = segment.scaled_error().to(h) if known else torch.zeros_like(h)
         return torch.stack([h, error], -1)
 
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Sizes:
@@ -294,12 +296,12 @@ def _best(best: Best | None, value: Tensor, step: Number, taken: Tensor | None) 
     return Best(torch.where(better, value, best.value), torch.where(better, step, best.step))
 
 
-def write(writes: Sequence[Writes], rest: Tensor, lanes: int, places: int) -> Tensor:
-    """All written values in one output (l, places, ...), with l left out for joint lanes (``lanes`` = 0).
+def write(writes: Sequence[Writes], rest: Tensor, lanes: int | None, places: int) -> Tensor:
+    """All written values in one output (l, places, ...), with l left out for joint lanes (``lanes`` = None).
 
     Places that no step reached, since the lane failed before, hold ``rest``, the last state.
     """
-    if lanes == 0:  # in order, since time has one direction
+    if lanes is None:  # in order, since time has one direction
         done = [w.values for w in writes]
         missing = places - sum(len(values) for values in done)
         return torch.cat([*done, rest.expand(missing, *rest.shape)])

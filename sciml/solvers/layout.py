@@ -26,21 +26,21 @@ class Layout(NamedTuple):
             TypeError: a leaf is not a tensor, or the leaves differ in dtype or device.
         """
         leaves: list[Tensor] = []
-        tree = _number(state, leaves)
+        tree = _number(state, leaves, "y0")
         if not leaves:
             raise TypeError("y0: expected at least one tensor, got an empty tree")
         if len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
             kinds = ", ".join(f"{leaf.dtype} on {leaf.device}" for leaf in leaves)
             raise TypeError(f"y0: expected tensors of one dtype on one device, got {kinds}")
         each = lanes == "each"
-        if each and len({leaf.shape[:1] for leaf in leaves}) > 1:
+        if each and (leaves[0].ndim == 0 or len({leaf.shape[:1] for leaf in leaves}) > 1):
             raise ValueError(f"y0: lanes='each' expects one batch size, got {[tuple(leaf.shape) for leaf in leaves]}")
         return cls(tree, tuple(leaf.shape[each:] for leaf in leaves), lanes)
 
     def pack(self, state: State) -> Tensor:
         """All leaves in one tensor."""
         leaves: list[Tensor] = []
-        tree = _number(state, leaves)
+        tree = _number(state, leaves, "term")
         if tree != self.tree:
             raise ValueError(f"term: expected a drift in the structure of the state, got {type(state).__name__}")
         keep = int(self.lanes == "each")
@@ -83,16 +83,16 @@ class PackedFunction:
         return self.function(t, self.layout.unpack(y), args)
 
 
-def _number(tree: Any, leaves: list[Tensor]) -> Any:
+def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:
     if isinstance(tree, Tensor):
         leaves.append(tree)
         return len(leaves) - 1
     if isinstance(tree, dict):
-        return {key: _number(tree[key], leaves) for key in sorted(tree)}
+        return {key: _number(tree[key], leaves, name) for key in sorted(tree)}
     if isinstance(tree, tuple | list):
-        parts = [_number(part, leaves) for part in tree]
+        parts = [_number(part, leaves, name) for part in tree]
         return parts if isinstance(tree, list) else tuple(parts)
-    raise TypeError(f"y0: expected a tensor, or a tuple, list or dict of tensors, got {type(tree).__name__}")
+    raise TypeError(f"{name}: expected a tensor, or a tuple, list or dict of tensors, got {type(tree).__name__}")
 
 
 def _fill(tree: Any, leaves: Sequence[Tensor]) -> Any:

@@ -73,12 +73,15 @@ def over(march: March, mesh: Mesh, c: Const, y: Tensor, keep: bool = False) -> P
     """
     joint, steps = march.lanes == "joint", len(mesh.theta) - 1
     reads = any(fold.stages for fold in march.folds)
-    tape, carry = Tape(march.folds, keep), None
+    tape, carry, held = Tape(march.folds, keep), None, not joint and bool(mesh.failed.any())
     for j in range(steps):
         full = reads or j < steps - 1
         theta0, theta1 = march.ends(mesh.theta, j)
         key = j if joint else torch.full_like(mesh.count, j)
         segment, after, carry, _ = march.segment(c, theta0, theta1, y, carry, key, full)
+        if held:  # a step of length zero is the identity only where the field is finite
+            stays = expand(mesh.failed & (j >= mesh.count), y)
+            segment, after = segment._replace(y1=torch.where(stays, y, segment.y1)), torch.where(stays, y, after)
         tape.add(key, theta0, y, march.emit(segment), None if joint else j < mesh.count)
         y = after
     end = State(mesh.theta[-1], mesh.theta[-1], y, (), (), (), mesh.count, mesh.count, mesh.status)
@@ -92,11 +95,13 @@ def close(
 
     Where no step was taken, or to pad a stack, a step of length zero is emitted.
     """
-    lanes = s.theta.numel() if s.theta.ndim else 0
+    lanes = s.theta.numel() if s.theta.ndim else None
+    idle = lanes is not None and bool((s.accepted == 0).any())
 
     @cache
     def rest() -> tuple[Any, ...]:
-        return march.emit(march.segment(c, s.theta, s.theta, s.y, None, s.accepted)[0], saves=1)
+        segment, *_ = march.segment(c, s.theta, s.theta, s.y, None, s.accepted)
+        return march.emit(segment._replace(y1=s.y), saves=1)  # also where the field is not finite
 
     values, best = [], []
     for i, (fold, value) in enumerate(zip(march.folds, tape.values, strict=True)):
@@ -105,11 +110,14 @@ def close(
             value = write(value, s.y, lanes, c.folds[i][0].shape[-1])
         elif fold.reduce == "stack":
             value = torch.stack(value) if value else rest()[i][None][:0]
-            value = value if compact is None or not len(value) else compact(value, rest()[i])
+            if compact is not None and len(value):
+                value = compact(value, rest()[i] if bool((s.accepted < len(tape.theta)).any()) else value[0])
         elif value is None:
-            value = rest()[i]
+            value = torch.zeros_like(rest()[i]) if fold.reduce == "sum" else rest()[i]
         elif fold.reduce == "max":
             value, step = value
+        if idle and fold.reduce in ("last", "max"):
+            value = torch.where(expand(s.accepted > 0, value), value, rest()[i])
         values.append(value)
         best.append(step)
     return Pass(s.y, tuple(values), tuple(best), torch.stack([*tape.y, s.y]) if tape.keep else None)

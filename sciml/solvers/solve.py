@@ -1,13 +1,15 @@
 """The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay
@@ -84,9 +86,10 @@ class Solution:
     stats: SolveStats
     mesh: Mesh
     folds: dict[str, Any]
-    _end: State
-    _t1: Tensor
-    _span: Tensor
+    _y: Any  # the final state
+    _t: Tensor  # the time that it belongs to (l)
+    _dt: Tensor  # the size of the step to come (l); 0 where that is not known
+    _memory: tuple[Tensor, ...]  # the controller's
     _again: Callable[..., "Solution"]
 
     def __call__(self, t: Time) -> Any:
@@ -107,11 +110,11 @@ def solve(
     y0: Tree | None,
     t0: Time | None,
     t1: Time,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     *,
     args: tuple[Tensor, ...] = (),
     path: Path | None = None,
-    save_at: Time | list[float] | None = None,
+    save_at: Tensor | Sequence[float] | None = None,
     folds: Mapping[str, Fold] | None = None,
     mesh: Mesh | None = None,
     resume: Solution | None = None,
@@ -125,7 +128,8 @@ def solve(
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
-        solver: how to integrate; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
+        solver: how to integrate; the name of a stepper in lower case, as "dopri5", takes it with the defaults of
+            `Solver`; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         args: tensors handed to the term.
         path: what drives the equation; None is time itself.
         save_at: times to save at, (t) or (b, t), in any order; None saves the final state.
@@ -150,13 +154,20 @@ def solve(
         >>> solution.ys.shape
         torch.Size([2, 2])
     """
-    solver = solver or Solver()
-    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, resume)
+    solver = _solver(solver)
+    if resume is not None:
+        if y0 is not None or t0 is not None:
+            raise ValueError("y0, t0: expected None with resume, since they are the end of the resumed solution")
+        y0, t0 = resume._y, resume._t
+    if y0 is None or t0 is None:
+        raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
+    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds)
+    frozen = mesh is not None
     mesh, results, end = task.run(mesh, resume, progress)
     if throw:
         raise_failures(task.march, task.const, end)
     again = partial(solve, term, y0, t0, t1, solver, args=args, path=path, throw=throw)
-    return task.solution(mesh, results, end, again)
+    return task.solution(mesh, results, end, again, frozen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,23 +185,16 @@ class _Task:
     def of(
         cls,
         term: Any,
-        y0: Tree | None,
-        t0: Time | None,
+        y0: Tree,
+        t0: Time,
         t1: Time,
         solver: Solver,
         args: tuple[Tensor, ...],
         path: Path | None,
         save_at: Any,
         folds: Mapping[str, Fold] | None,
-        resume: Solution | None,
     ) -> "_Task":
         """Check the arguments and pack them."""
-        if resume is not None:
-            if y0 is not None or t0 is not None:
-                raise ValueError("y0, t0: expected None with resume, since they are the end of the resumed solution")
-            y0, t0 = resume._end.y, resume._t1
-        elif y0 is None or t0 is None:
-            raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
         stepper, controller = solver.stepper or Tsit5(), solver.controller or PID()
         bound = as_term(term)
         layout = None
@@ -239,7 +243,8 @@ class _Task:
             return mesh, done, end
         calm, c, y0 = resting(mesh, c, y0)
         if c.stops.requires_grad:
-            calm = calm._replace(theta=torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0))
+            theta = torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0)
+            calm, mesh = calm._replace(theta=theta), mesh._replace(theta=torch.where(mesh.failed, mesh.theta, theta))
         if graph:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
         if done.states is not None and calm is not mesh:
@@ -250,11 +255,14 @@ class _Task:
         march, c = self.march, self.const
         joint = march.lanes == "joint"
         s = march.start(c, self.y0, NUMBERS if joint else TENSORS)
-        if resume is not None and march.controller.adaptive:
-            dtheta = resume._end.dtheta * (resume._span / (c.t1 - c.t0)).detach().abs()
-            memory = resume._end.memory
+        if resume is not None and march.controller.adaptive and resume._dt.shape == c.t0.shape:
+            dtheta = (resume._dt / (c.t1 - c.t0).detach().abs()).clamp_min(2 * control.FLOOR)
+            known = (resume._dt > 0) & dtheta.isfinite()
+            dtheta = torch.where(known, dtheta, torch.as_tensor(s.dtheta, dtype=dtheta.dtype))
+            memory = resume._memory if len(resume._memory) == len(s.memory) else s.memory
+            if joint:
+                dtheta, memory = dtheta.item(), tuple(float(m) for m in memory)
             s = s._replace(dtheta=dtheta, memory=memory)
-            s = s._replace(dtheta=dtheta.item(), memory=tuple(m.item() for m in memory)) if joint else s
         tape = Tape(march.folds, keep)
         run = march.run_joint if joint else march.run
         with progress_bar(progress) as tick:
@@ -280,8 +288,8 @@ class _Task:
         mesh = Mesh(zero[None], none, end.status)
         return mesh, close(march, c, end, Tape(march.folds, keep=False)), end
 
-    def solution(self, mesh: Mesh, results: Pass, end: State, again: Callable[..., Solution]) -> Solution:
-        """The results as the user sees them."""
+    def solution(self, mesh: Mesh, results: Pass, end: State, again: Callable[..., Solution], frozen: bool) -> Solution:
+        """The results as the user sees them; ``frozen``: of a mesh that was given."""
         march, c = self.march, self.const
         unpack = self.layout.unpack if self.layout else lambda y: y
         span = c.t1 - c.t0
@@ -289,19 +297,25 @@ class _Task:
             name: fold.finish(value, mesh, c.t0, c.t1, unpack)
             for name, fold, value in zip(self.names, march.folds, results.values, strict=True)
         }
-        ys, ts = unpack(results.y), c.t0 + span * mesh.theta[-1]
+        ys, ts = last = unpack(results.y), torch.where(mesh.theta[-1] == 1, c.t1, c.t0 + span * mesh.theta[-1])
         for name, fold in zip(self.names, march.folds, strict=True):
             if name == "" and isinstance(fold, SaveAt):
                 ys, ts = found.pop(""), fold.ts
-        again_at = end._replace(y=results.y)
-        return Solution(ys, ts, mesh.status, self._stats(end), mesh, found, again_at, c.t1, span.detach(), again)
+        dt = torch.where(mesh.failed | end.dtheta.isinf(), 0, end.dtheta * span.detach().abs())
+        mesh = mesh._replace(theta=mesh.theta.detach())
+        return Solution(ys, ts, mesh.status, self._stats(end, frozen), mesh, found, *last, dt, end.memory, again)
 
-    def _stats(self, end: State) -> SolveStats:
-        march = self.march
-        controller = march.controller
-        first = int(isinstance(controller, PID) and controller.dt0 is None)
-        nfe = march.stepper.starts + first + end.trials * march.stepper.evaluations
-        return SolveStats(torch.where(end.trials > 0, nfe, 0), end.accepted, end.trials - end.accepted)
+    def _stats(self, end: State, frozen: bool) -> SolveStats:
+        march, trials = self.march, end.trials
+        controller, stepper = march.controller, march.stepper
+        first = int(isinstance(controller, PID) and controller.dt0 is None and not frozen)
+        nfe = stepper.starts + first + trials * stepper.evaluations
+        reads = any(fold.stages for fold in march.folds)
+        if not reads and (
+            frozen or (march.lanes == "joint" and not controller.adaptive)
+        ):  # the last step is not `full`
+            nfe = nfe - stepper.starts * (end.theta == 1)
+        return SolveStats(torch.where(trials > 0, nfe, 0), end.accepted, trials - end.accepted)
 
 
 def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -310,6 +324,20 @@ def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, dict):
         return {key: _map(part, function) for key, part in tree.items()}
     return type(tree)(_map(part, function) for part in tree)
+
+
+def _solver(given: Solver | str | None) -> Solver:
+    """The solver itself, or the default one with the stepper of that name."""
+    if given is None or isinstance(given, Solver):
+        return given or Solver()
+    if not isinstance(given, str):
+        raise TypeError(f"solver: expected a Solver or a name, got {type(given).__name__}; try Solver({given})")
+    public = {name.lower(): getattr(solvers, name) for name in solvers.__all__}
+    steppers = {name: kind for name, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
+    if given not in steppers:
+        nearest = get_close_matches(given.lower(), steppers, 1, 0.0)[0]
+        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {given!r}; maybe {nearest!r}?")
+    return Solver(steppers[given]())
 
 
 def _check_state(y0: Tensor, lanes: Lanes) -> None:

@@ -91,26 +91,30 @@ def declared_parameters(*things: Any) -> list[nn.Parameter]:
     """The parameters of every module among ``things``, in a fixed order, each once.
 
     A thing is looked into where that is unambiguous: a module, a wrapped function, a bound method of a module, a
-    `functools.partial`, or a plain object that holds modules or parameters as attributes.
+    `functools.partial`, or a plain object that holds modules, parameters or such things as attributes.
     """
-    found = {id(p): p for thing in things for p in _parameters(thing)}
+    seen: set[int] = set()
+    found = {id(p): p for thing in things for p in _parameters(thing, seen)}
     return list(found.values())
 
 
-def _parameters(thing: Any) -> Iterator[nn.Parameter]:
+def _parameters(thing: Any, seen: set[int]) -> Iterator[nn.Parameter]:
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
     if isinstance(thing, nn.Module):
         yield from thing.parameters()
     elif isinstance(thing, nn.Parameter):
         yield thing
     elif isinstance(thing, partial):
         for part in (thing.func, *thing.args, *thing.keywords.values()):
-            yield from _parameters(part)
+            yield from _parameters(part, seen)
     elif inspect.ismethod(thing):
-        yield from _parameters(thing.__self__)
-    elif not inspect.isfunction(thing):
+        yield from _parameters(thing.__self__, seen)
+    elif not inspect.isfunction(thing) and not inspect.isclass(thing):
         for value in getattr(thing, "__dict__", {}).values():
-            if isinstance(value, nn.Module | nn.Parameter | Term | partial) or inspect.ismethod(value):
-                yield from _parameters(value)  # a function's own attributes and closure are not looked into
+            if isinstance(value, nn.Parameter | Term) or callable(value):
+                yield from _parameters(value, seen)  # a function's own attributes and closure are not looked into
 
 
 def real_dtype(y: Tensor) -> torch.dtype:
