@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 
 class Status(IntEnum):
@@ -42,3 +43,7 @@ class SolveError(RuntimeError):
     def __init__(self, message: str, status: Sequence[Status], samples: Sequence[int], times: Sequence[float]):
         super().__init__(message)
         self.status, self.samples, self.times = tuple(status), tuple(samples), tuple(times)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with all arguments, so that it crosses process borders."""
+        return type(self), (str(self), self.status, self.samples, self.times)

@@ -220,27 +220,32 @@ def _read(written: Writes, grad: Tensor) -> Tensor:
 def refuse_undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Refuse a field that reads a tensor which needs a gradient and is not an input of the solve.
 
-    One evaluation's graph is walked (one step's, where folds read more than states).
-
     Raises:
         ValueError: naming the tensor.
+    """
+    leaf = undeclared(march, c, y0, parameters)
+    if leaf is not None:
+        raise ValueError(
+            f"term: it reads {_name(march, leaf)}, which needs a gradient but is not declared; pass it in "
+            'args, make it a parameter of the module, or use Discrete(store="graph")'
+        )
+
+
+def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor | None:
+    """A tensor that needs a gradient and is read without being an input of the solve, or None.
+
+    One evaluation's graph is walked (one step's, where folds read more than states).
     """
     with torch.enable_grad():
         frozen = c.with_leaves([x.detach() for x in c.leaves()])
         y = y0.detach().requires_grad_()
-        field = march.field(frozen)
-        roots = [field(field.clock(frozen.t0, y), y)]
+        roots = [march.field(frozen).checked(frozen.t0, y)]
         if any(fold.reduce != "write" for fold in march.folds):
             zero = torch.zeros_like(c.t0)
             segment, *_ = march.segment(frozen, zero, zero, y, None, zero.long())
             roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
     known = {id(p) for p in parameters} | {id(y)}
-    for leaf in _graph_leaves(roots):
-        if id(leaf) not in known:
-            raise ValueError(
-                f"term: it reads {_name(march, leaf)}, which needs a gradient but is not declared; pass it in "
-                'args, make it a parameter of the module, or use Discrete(store="graph")'
-            )
+    return next((leaf for leaf in _graph_leaves(roots) if id(leaf) not in known), None)
 
 
 def _graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:

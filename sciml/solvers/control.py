@@ -244,12 +244,12 @@ class Grid(Controller):
         return torch.arange(1, n + 1, dtype=torch.float64, device=t0.device) / n
 
     def _count(self, length: Tensor, dt: float) -> int:
-        counts = (length / dt).detach().reshape(-1)
+        counts = (length[length > 0] / dt).detach()  # a lane of no time fits any grid
         n = int(counts[0].round())
         if n < 1 or not torch.allclose(counts, torch.full_like(counts, n), rtol=1e-6, atol=0.0):
             raise ValueError(
                 f"dt: expected a step that divides t1 - t0, got dt={dt} for a span of "
-                f"{length.reshape(-1)[0].item():g} ({counts[0].item():g} steps); Grid(n=...) divides any span"
+                f"{length[length > 0][0].item():g} ({counts[0].item():g} steps); Grid(n=...) divides any span"
             )
         return n
 

@@ -137,7 +137,7 @@ class Tsit5(RungeKutta):
 
 @dataclass(frozen=True)
 class Dopri8(RungeKutta):
-    """Prince and Dormand's 8(7) pair (1981); its dense output is of lower order than its steps."""
+    """Prince and Dormand's 8(7) pair (1981); its dense output is of order 5."""
 
     order: ClassVar[int] = 8
     tableau: ClassVar[tab.Tableau] = tab.DOPRI8

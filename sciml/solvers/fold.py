@@ -39,10 +39,12 @@ class Fold(ABC):
         reduce: how the steps' emissions are combined: their sum, their elementwise maximum, the last one, all of them
             stacked (padded with steps of length zero), or written to given places.
         stages: whether `emit` reads more of a step than its two ends.
+        dense: whether it cannot do without the states within a step.
     """
 
     reduce: ClassVar[Reduce]
     stages: ClassVar[bool] = True
+    dense: ClassVar[bool] = False
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""
@@ -90,7 +92,8 @@ class SaveAt(Fold):
         if bool(outside.any()):
             worst = ts.expand(theta.shape)[outside][0].item()
             raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
-        return (theta.clamp(0, 1).sort(-1).values,)
+        inside = theta + (theta.clamp(0, 1) - theta).detach()  # round-off at the ends is no reason to lose a gradient
+        return (inside.sort(-1).values,)
 
     def window(self, theta: Tensor, theta0: Tensor, theta1: Tensor) -> tuple[Tensor, Tensor]:
         """Index of the first save in (theta0, theta1], or in [0, theta1], and of the first one after it; (l) each."""
@@ -206,6 +209,7 @@ class Quadrature(Fold):
     """
 
     reduce: ClassVar[Reduce] = "sum"
+    dense: ClassVar[bool] = True
 
     integrand: Callable[[Tensor, Tensor, Args], Tensor]
     nodes: int = 3
@@ -220,14 +224,17 @@ class Quadrature(Fold):
         """The same integral with an integrand of packed states."""
         return Quadrature(PackedFunction(self.integrand, layout), self.nodes)
 
+    def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
+        """The nodes (k) as fractions of a step."""
+        return (torch.tensor(self.rule[0], dtype=real_dtype(y0), device=y0.device),)
+
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """The integral over the step."""
         s, weights = self.rule
         y0, (t, h, _) = segment.y0, segment.interval
         bound = segment.march.field(segment.const)
         lanes = () if segment.march.lanes == "joint" else y0.shape[:1]
-        fractions = torch.tensor(s, dtype=real_dtype(y0), device=y0.device).expand(*lanes, self.nodes)
-        states = segment.dense(fractions).unbind(len(lanes))
+        states = segment.dense(inputs[0].expand(*lanes, self.nodes)).unbind(len(lanes))
         total: Any = 0
         for c, w, y in zip(s, weights, states, strict=True):
             total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)

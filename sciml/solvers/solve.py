@@ -12,7 +12,7 @@ from torch import Tensor
 from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control
-from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay
+from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
 from sciml.solvers.control import NUMBERS, PID, TENSORS, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
@@ -207,10 +207,20 @@ class _Task:
         _check_state(y0, solver.lanes)
         _check_args(args)
         start, end = _times(t0, t1, y0, solver.lanes)
-        grid = controller.thetas(start, end) if isinstance(controller, Grid) else torch.ones_like(start).reshape(-1)[:1]
+        grid = torch.ones(1, dtype=start.dtype, device=start.device)
+        if isinstance(controller, Grid) and bool((start != end).any()):
+            grid = controller.thetas(start, end)
+            if grid.shape[-1] > solver.max_steps:
+                raise ValueError(f"max_steps: expected at least the grid's {grid.shape[-1]}, got {solver.max_steps}")
         named = dict(folds or {})
         if save_at is not None:
-            named[""] = SaveAt(_save_times(save_at, y0, solver.lanes, stepper, grid, start, end))
+            named[""] = SaveAt(save_at)
+        for name, fold in named.items():
+            if isinstance(fold, SaveAt):
+                named[name] = SaveAt(_save_times(fold.ts, solver.lanes, stepper, grid, start, end))
+            elif fold.dense and not stepper.dense:
+                kinds = f"{type(fold).__name__} reads the states within steps, but {type(stepper).__name__}"
+                raise ValueError(f"folds[{name!r}]: {kinds} has no dense output")
         used = tuple(fold if layout is None else fold.packed(layout) for fold in named.values())
         prepared = tuple(fold.prepare(start, end, y0) for fold in used)
         const = Const(
@@ -232,9 +242,12 @@ class _Task:
             return self._nothing()
         gradients, graph = torch.is_grad_enabled(), self.adjoint.store == "graph"
         parameters = declared_parameters(march.term, march.path, *march.folds) if gradients else []
+        declared = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
         if gradients and not graph:
             refuse_undeclared(march, c, y0, parameters)
-            gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
+            gradients = declared
+        elif gradients and march.lanes == "each":  # a second pass, only where it is needed
+            gradients = declared or undeclared(march, c, y0, parameters) is not None
         recorded = gradients and graph and march.lanes == "joint" and not c.stops.requires_grad
         keep = gradients and self.adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
@@ -311,10 +324,8 @@ class _Task:
         first = int(isinstance(controller, PID) and controller.dt0 is None and not frozen)
         nfe = stepper.starts + first + trials * stepper.evaluations
         reads = any(fold.stages for fold in march.folds)
-        if not reads and (
-            frozen or (march.lanes == "joint" and not controller.adaptive)
-        ):  # the last step is not `full`
-            nfe = nfe - stepper.starts * (end.theta == 1)
+        if not reads and (frozen or (march.lanes == "joint" and not controller.adaptive)):
+            nfe = nfe - stepper.starts * (end.theta == 1)  # the last step is not `full`
         return SolveStats(torch.where(trials > 0, nfe, 0), end.accepted, trials - end.accepted)
 
 
@@ -341,10 +352,8 @@ def _solver(given: Solver | str | None) -> Solver:
 
 
 def _check_state(y0: Tensor, lanes: Lanes) -> None:
-    if not (y0.is_floating_point() or y0.is_complex()):
-        raise TypeError(f"y0: expected a real or complex floating-point tensor, got {y0.dtype}")
-    if y0.dtype in (torch.float16, torch.bfloat16):
-        raise TypeError(f"y0: expected float32 or float64, since error control needs them, got {y0.dtype}")
+    if y0.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        raise TypeError(f"y0: expected a real or complex tensor of single or double precision, got {y0.dtype}")
     if lanes == "each" and y0.ndim == 0:
         raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
 
@@ -373,9 +382,7 @@ def _times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor
     return ends[0], ends[1]
 
 
-def _save_times(
-    save_at: Any, y0: Tensor, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor
-) -> Tensor:
+def _save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
     """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
     ts = save_at if isinstance(save_at, Tensor) else torch.as_tensor(save_at, dtype=torch.float64)
     batch = tuple(t0.shape)

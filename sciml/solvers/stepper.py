@@ -52,6 +52,14 @@ class Field(NamedTuple):
     def checked(self, t: Number, y: Tensor) -> Tensor:
         """The drift at float64 times t (l), refused where it does not fit the state."""
         dy = self(self.clock(t, y), y)
+        return self.fitting(dy, y)
+
+    def remainder(self, t: Tensor, y: Tensor) -> Tensor:
+        """N(t, y) of a semilinear term; refused where it does not fit the state."""
+        return self.fitting(self.term.remainder(t, y, self.args), y)
+
+    def fitting(self, dy: Tensor, y: Tensor) -> Tensor:
+        """A slope as it is; refused where it would change the state's shape, dtype or device."""
         for what in ("shape", "dtype", "device"):
             found, expected = getattr(dy, what, type(dy).__name__), getattr(y, what)
             if found != expected:

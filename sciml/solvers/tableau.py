@@ -123,8 +123,8 @@ TSIT5 = Tableau(
     ),
 )
 
-# Prince & Dormand (1981), doi:10.1016/0771-050X(81)90010-3; sixth-degree dense output of Bogacki & Shampine (1990),
-# doi:10.1016/0898-1221(90)90225-8
+# Prince & Dormand (1981), doi:10.1016/0771-050X(81)90010-3; dense output of degree six and order five from Bogacki &
+# Shampine, Interpolating high-order Runge-Kutta formulas (1990), in the coefficients of torchdiffeq and diffrax
 _DOPRI8_B = (
     14005451 / 335480064,
     0.0,

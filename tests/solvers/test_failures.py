@@ -1,3 +1,4 @@
+import pickle
 import re
 from itertools import product
 
@@ -6,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import Discrete, SolveError, Solver, Status, solve
-from sciml.solvers import ETDRK2, ETDRK4, PID, RK4, Euler, Final, Grid, Stats, Steps, Tsit5
+from sciml.solvers import ETDRK2, ETDRK4, PID, RK4, Euler, Final, Grid, Quadrature, SaveAt, Stats, Steps, Tsit5
 from tests.solvers.registry import STEPPERS, Case
 from tests.solvers.systems import DTYPE, Linked, coupled
 
@@ -116,6 +117,13 @@ def test_max_steps_counts_trials(kind: str):
     assert bool((s.stats.accepted + s.stats.rejected == 7).all())
 
 
+def test_grid_of_more_steps_than_allowed_is_refused_at_once():
+    with pytest.raises(ValueError, match="max_steps: expected at least the grid's 20000, got 10000"):
+        solve(coupled, torch.ones(2, dtype=DTYPE), 0.0, 3.0, Solver(RK4(), Grid(n=20_000)))
+    solver = Solver(RK4(), Grid(n=20), max_steps=20)
+    assert solve(coupled, torch.ones(2, dtype=DTYPE), 0.0, 3.0, solver).status == Status.DONE
+
+
 def test_max_steps_that_are_just_enough_do_not_fail():
     s = solve(coupled, torch.ones(2, dtype=DTYPE), 0.0, 3.0, Solver())
     trials = int(s.stats.accepted + s.stats.rejected)
@@ -136,7 +144,7 @@ def test_dt_underflow_names_time_sample_and_component():
 
 
 def test_many_failures_are_summed_up():
-    with pytest.raises(SolveError, match="7 of 8 samples.*and 2 more") as caught:
+    with pytest.raises(SolveError, match=r"7 of 8 samples.*and 2 more") as caught:
         solve(Square(), lanes([0.1, *[3.0] * 7]), 0.0, 1.0, EACH)
     assert caught.value.samples == tuple(range(1, 8))
 
@@ -156,15 +164,16 @@ def test_many_failures_are_summed_up():
     ],
 )
 @pytest.mark.parametrize("kind", ["each", "joint"])
-def test_field_that_does_not_fit_is_refused(field, error, message: str, kind: str):
+@pytest.mark.parametrize("adjoint", STORES, ids=lambda a: a.store)
+def test_field_that_does_not_fit_is_refused(field, error, message: str, kind: str, adjoint: Discrete):
     with pytest.raises(error, match=message):
-        solve(field, torch.ones(3, dtype=DTYPE), 0.0, 1.0, Solver(lanes=kind))
+        solve(field, torch.ones(3, dtype=DTYPE), 0.0, 1.0, Solver(adjoint=adjoint, lanes=kind))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float8_e5m2])
 def test_state_of_a_wrong_dtype_is_refused(dtype: torch.dtype):
     with pytest.raises(TypeError, match="y0: expected"):
-        solve(lambda t, y: y, torch.ones(3, dtype=dtype), 0.0, 1.0)
+        solve(lambda t, y: y, torch.empty(3, dtype=dtype), 0.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["each", "joint"])
@@ -295,6 +304,49 @@ def test_controller_that_needs_an_error_estimate_is_refused_without_one(stepper,
         Solver(stepper, controller)
 
 
+@pytest.mark.parametrize("stepper", [ETDRK2(), ETDRK4()])
+@pytest.mark.parametrize("kind", ["each", "joint"])
+@torch.no_grad()  # with gradients lanes "each" refuse the drift as a whole before
+def test_semilinear_term_that_does_not_fit_is_refused(stepper, kind: str):
+    y0 = torch.ones(2, 3, dtype=DTYPE)
+    solver = Solver(stepper, Grid(n=2), lanes=kind)
+    one = torch.ones(3, dtype=DTYPE)
+
+    class Narrow(Linked):
+        def remainder(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return y[:, :1]
+
+    with pytest.raises(ValueError, match=r"drift of the state's shape \(2, 3\), got \(2, 1\)"):
+        solve(Narrow(), y0, 0.0, 1.0, solver, args=(one, one))
+    with pytest.raises(ValueError, match="expected a real linear part"):
+        solve(Linked(), y0, 0.0, 1.0, solver, args=(1j * one, one))
+    with pytest.raises(ValueError, match=r"broadcasts against \(2, 3\), got shape \(4, 2, 3\)"):
+        solve(Linked(), y0, 0.0, 1.0, solver, args=(torch.ones(4, 2, 3, dtype=DTYPE), one))
+
+
+@pytest.mark.parametrize("stepper", [ETDRK2(), ETDRK4()])
+def test_fold_that_reads_within_steps_is_refused_without_dense_output(stepper):
+    args = (torch.ones(3, dtype=DTYPE), torch.ones(3, dtype=DTYPE))
+    y0, solver = torch.ones(3, dtype=DTYPE), Solver(stepper, Grid(n=10))
+    with pytest.raises(ValueError, match=r"folds\['q'\]: Quadrature reads the states within steps"):
+        solve(Linked(), y0, 0.0, 1.0, solver, args=args, folds={"q": Quadrature(lambda t, y, args: y)})
+    with pytest.raises(ValueError, match="multiples of its step"):
+        solve(Linked(), y0, 0.0, 1.0, solver, args=args, folds={"s": SaveAt(torch.tensor([0.25]))})
+
+
+@pytest.mark.parametrize("controller", [Grid(dt=0.3), Grid(ts=torch.linspace(0, 1, 3)), Grid(n=4)])
+def test_no_time_fits_any_grid(controller: Grid):
+    y0 = torch.ones(2, 2, dtype=DTYPE)
+    for kind in ("joint", "each"):
+        assert torch.equal(solve(coupled, y0, 1.0, 1.0, Solver(RK4(), controller, lanes=kind)).ys, y0)
+        empty = solve(coupled, y0[:0], 0.0, 0.6, Solver(RK4(), Grid(dt=0.3), lanes=kind)).ys
+        assert empty.shape == (0, 2)
+    t1 = torch.tensor([0.0, 0.6], dtype=DTYPE)
+    two = solve(coupled, y0, 0.0, t1, Solver(RK4(), Grid(dt=0.3), lanes="each"))
+    assert torch.equal(two.ys[0], y0[0])
+    assert torch.equal(two.ys[1], solve(coupled, y0[1:], 0.0, 0.6, Solver(RK4(), Grid(dt=0.3), lanes="each")).ys[0])
+
+
 def test_uniform_stepper_with_given_times_is_refused():
     with pytest.raises(ValueError, match="one size only"):
         Solver(ETDRK4(), Grid(ts=torch.linspace(0, 1, 3)))
@@ -365,3 +417,9 @@ def test_mesh_of_other_lanes_is_refused():
     s = solve(lambda t, y: y, torch.ones(3), 0.0, 1.0)
     with pytest.raises(ValueError, match="mesh"):
         solve(lambda t, y: y, torch.ones(3), 0.0, 1.0, Solver(lanes="each"), mesh=s.mesh)
+
+
+def test_solve_error_survives_pickling():
+    error = SolveError("why", [Status.MAX_STEPS], [3], [0.5])
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.status, copy.samples, copy.times) == ("why", (Status.MAX_STEPS,), (3,), (0.5,))

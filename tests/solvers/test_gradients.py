@@ -120,8 +120,10 @@ class Problem:
 @pytest.mark.parametrize("kind", KINDS)
 def test_replay_equals_backprop_and_finite_differences(kind: str, backward: bool):
     problem = Problem(kind, backward)
-    solver = partial(Solver, Tsit5(), PID(1e-4, 1e-6), lanes=kind)
-    mesh = problem.solve(solver(), problem.inputs).mesh
+    solver = partial(Solver, Tsit5(), PID(1e-4, 1e-6, dt0=0.9), lanes=kind)
+    first = problem.solve(solver(), problem.inputs)
+    assert bool((first.stats.rejected > 0).all())
+    mesh = first.mesh
     right = problem.grads(solver(GRAPH), mesh=mesh)
     for adjoint in REPLAYS:
         assert same(problem.grads(solver(adjoint), mesh=mesh), right), adjoint
@@ -277,6 +279,19 @@ def test_replay_in_float32_is_as_close_as_round_off(dtype: torch.dtype):
             assert (a - b).abs().max() <= 200 * torch.finfo(dtype).eps * b.abs().max().clamp_min(1)
 
 
+@pytest.mark.parametrize("adjoint", [GRAPH, *REPLAYS], ids=name)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_save_times_at_the_ends_have_a_gradient(kind: str, adjoint: Discrete, dtype: torch.dtype):
+    """Also where single precision puts them a little outside."""
+    ts = torch.tensor([0.1, 0.7], dtype=dtype, requires_grad=True)
+    y0 = torch.ones(1, 1, dtype=DTYPE)
+    solver = Solver(Tsit5(), Grid(n=30), adjoint, lanes=kind)
+    ys = solve(lambda t, y: -t * y, y0, 0.1, 0.7, solver, save_at=ts).ys.reshape(2)
+    (grad,) = torch.autograd.grad(ys.sum(), ts)
+    assert torch.allclose(grad, (-ts * ys).to(dtype), rtol=1e-6)  # 30 steps of order 5, and ts in single precision
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_has_second_derivatives(kind: str):
     def loss(y0: Tensor, t1: Tensor, linear: Tensor, coupling: Tensor) -> Tensor:
@@ -333,6 +348,20 @@ def test_undeclared_tensor_is_refused_by_name(kind: str, adjoint: Discrete):
     y0.requires_grad_()
     with pytest.raises(ValueError, match="not declared"):
         solve(lambda t, y: y * y0.sum(), y0, 0.0, 1.0, solver)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("adjoint", [GRAPH, *REPLAYS], ids=name)
+def test_nothing_to_differentiate_costs_nothing(kind: str, adjoint: Discrete):
+    calls = []
+
+    def counted(t: Tensor, y: Tensor) -> Tensor:
+        calls.append(t)
+        return -y
+
+    s = solve(counted, torch.ones(2, 2, dtype=DTYPE), 0.0, 1.0, Solver(adjoint=adjoint, lanes=kind))
+    assert not s.ys.requires_grad
+    assert len(calls) <= int(s.stats.nfe.max()) + 1  # one more looks for undeclared tensors
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -431,8 +431,10 @@ class Forward(nn.Module):
         functools.partial(lambda t, y, sign: sign * y, sign=-1.0),
         functools.partial(lambda t, y, args, sign: sign * y * args[0], sign=-1.0),
     ],
-    ids=["function", "args", "keyword", "default", "variadic", "term", "object", "method", "module", "forward"]
-    + ["partial", "bound", "partial_args"],
+    ids=[
+        *("function", "args", "keyword", "default", "variadic", "term", "object", "method", "module", "forward"),
+        *("partial", "bound", "partial_args"),
+    ],
 )
 def test_term_may_be_any_callable(term):
     s = solve(term, ones(2), 0.0, 1.0, Solver(controller=FINE), args=(ones(),))
