@@ -29,8 +29,7 @@ class Burgers(PeriodicPDE):
 
     def nonlinear(self, y: Tensor) -> Tensor:
         """-(u^2 / 2)_x, without aliasing."""
-        flux = self.encode(self.decode(y).square())
-        return flux * (-0.5j * self.wave(y)).to(y.dtype)
+        return (-0.5j * self.wave(y)).to(y.dtype) * self.encode(self.decode(y).square())
 
     def exact(self, u0: Tensor, ts: Tensor) -> Tensor:
         """The solution (b, t, 1, x) by the Cole-Hopf transformation, in float64."""

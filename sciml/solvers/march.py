@@ -169,9 +169,10 @@ class March:
 
     def error(self, segment: Segment, failure: Tensor | None) -> Tensor:
         """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
-        axes = tuple(range(int(self.lanes == "each"), segment.y1.ndim))
-        error = torch.linalg.vector_norm(segment.y1, torch.inf, axes) if axes else segment.y1.abs()
-        error = error * 0 + segment.scaled_error() if self.controller.adaptive else error * 0
+        y1 = torch.view_as_real(segment.y1) if segment.y1.is_complex() else segment.y1
+        size = y1.abs()
+        error = (size.amax() if self.lanes == "joint" else size.reshape(len(size), -1).amax(1)) * 0
+        error = error + segment.scaled_error() if self.controller.adaptive else error
         return error if failure is None else torch.where(failure == RUNNING, error, torch.inf)
 
     def emit(self, segment: Segment, saves: int | None = None) -> tuple[Any, ...]:
