@@ -2,12 +2,14 @@
 
 import argparse
 import ast
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from sciml.training.config import PACKAGE, UsageError, among, config_name, examples, find_config
+from sciml.training.config import PACKAGE, UsageError, config_name, examples, find_config, hint
 from sciml.training.run_folder import RunFolder
 
 HELP = """
@@ -17,57 +19,33 @@ Any of its keys can be given on the command line as well: --trainer.max_epochs 3
 
 
 def fit(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Train a configuration, or go on with a run that was interrupted."""
+    """Train from the start, or from where a run stands."""
     if (args.config is None) == (args.resume is None):
         raise UsageError("fit: expected --config NAME_OR_PATH for a new run, or --resume RUN to go on with one")
     if args.resume is not None:
+        if args.run is not None:
+            raise UsageError("fit: --resume RUN goes on in RUN itself; leave --run away")
         run = find_run(args.resume)
         from sciml.training import trainer_cli
 
         return trainer_cli.resume(run, overrides)
     config = find_config(args.config)
-    run = RunFolder(args.run) if args.run else RunFolder.next(config_name(config))
-    if run.last.is_file():
-        raise UsageError(f"{run.path} holds a run already; go on with it by `sciml fit --resume {run.path}`")
+    run = new_run(args.run, config_name(config))
     from sciml.training import trainer_cli
 
     trainer_cli.fit(config, run, overrides)
 
 
-def validate(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Print a run's metrics on the validation data."""
+def on_run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Run the command's namesake on a trained run."""
     run = find_run(args.run, trained=True)
     from sciml.training import trainer_cli
 
-    trainer_cli.evaluate(run, "validate", overrides)
-
-
-def test(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Print a run's metrics on the test data."""
-    run = find_run(args.run, trained=True)
-    from sciml.training import trainer_cli
-
-    trainer_cli.evaluate(run, "test", overrides)
-
-
-def predict(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Write a run's predictions for the test data to RUN/predictions.h5."""
-    run = find_run(args.run, trained=True)
-    from sciml.training import trainer_cli
-
-    trainer_cli.predict(run, overrides)
-
-
-def plot(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Draw a run's figures into RUN/figures."""
-    run = find_run(args.run, trained=True)
-    from sciml.training import trainer_cli
-
-    trainer_cli.plot(run, overrides)
+    getattr(trainer_cli, args.command)(run, overrides)
 
 
 def export(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Write a run's model as a file that torch.export.load reads, without sciml."""
+    """Write a trained run's model to a file."""
     run = find_run(args.run, trained=True)
     from sciml.training import trainer_cli
 
@@ -75,16 +53,16 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def solve(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Integrate a configuration's problem; writes the solution, figures and errors into a folder."""
+    """Integrate a configuration's problem."""
     config = find_config(args.config)
-    run = RunFolder(args.run) if args.run else RunFolder.next(f"{config_name(config)}_solve")
+    run = new_run(args.run, f"{config_name(config)}_solve")
     from sciml.training import trainer_cli
 
     trainer_cli.solve(config, run, overrides)
 
 
 def data(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Fill the cache with a configuration's data (`sciml data generate NAME_OR_PATH`)."""
+    """Fill the cache with a configuration's data."""
     config = find_config(args.config)
     from sciml.training import trainer_cli
 
@@ -92,7 +70,7 @@ def data(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def show_list(args: argparse.Namespace, overrides: list[str]) -> None:
-    """List the examples, steppers, problems and models that there are."""
+    """Print names with a summary each."""
     for kind in [args.kind] if args.kind else LISTS:
         if not args.kind:
             print(f"{kind}:")
@@ -103,70 +81,80 @@ def show_list(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def show(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Print an example's configuration: a complete one to start from."""
+    """Print an example's configuration."""
     print(find_config(args.name).read_text(), end="")
 
 
-class Argument(NamedTuple):
-    """What `argparse` is told about an argument."""
+LISTS: dict[str, Callable[[], dict[str, str]]] = {
+    "examples": lambda: {name: first_comment(path) for name, path in examples().items()},
+    "steppers": lambda: exported("solvers", "Stepper"),
+    "problems": lambda: exported("problems", "Problem"),
+    "models": lambda: exported("models", "Module", "Sequential"),
+}
 
-    names: tuple[str, ...]
-    options: dict[str, Any]
-
-
-class Command(NamedTuple):
-    """A command: what runs it (its docstring is the help), its arguments, and whether it takes `--key value`."""
-
-    run: Callable[[argparse.Namespace, list[str]], None]
-    arguments: tuple[Argument, ...]
-    overrides: bool = True
+Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
 def argument(*names: str, **options: Any) -> Argument:
     """An argument as `ArgumentParser.add_argument` takes it."""
-    return Argument(names, options)
+    return names, options
 
 
+class Command(NamedTuple):
+    """A line in the table of commands: what to run, its help, its arguments, and whether it takes `--key value`."""
+
+    run: Callable[[argparse.Namespace, list[str]], None]
+    summary: str
+    arguments: tuple[Argument, ...]
+    overrides: bool = True
+
+
+CONFIG = argument("config", metavar="NAME_OR_PATH", help="an example or a file")
 RUN = argument("run", metavar="RUN", help="run folder")
 COMMANDS = {
     "fit": Command(
         fit,
+        "Train a configuration, or go on with a run that was interrupted.",
         (
             argument("--config", metavar="NAME_OR_PATH", help="configuration to train"),
             argument("--run", metavar="DIR", help="run folder (default: runs/NAME/1, or the next free number)"),
             argument("--resume", metavar="RUN", help="go on with this run, from its last checkpoint"),
         ),
     ),
-    "validate": Command(validate, (RUN,)),
-    "test": Command(test, (RUN,)),
-    "predict": Command(predict, (RUN,)),
-    "plot": Command(plot, (RUN,)),
+    "validate": Command(on_run, "Print a run's metrics on the validation data.", (RUN,)),
+    "test": Command(on_run, "Print a run's metrics on the test data.", (RUN,)),
+    "predict": Command(on_run, "Write a run's predictions for the test data to RUN/predictions.h5.", (RUN,)),
+    "plot": Command(on_run, "Draw a run's figures into RUN/figures.", (RUN,)),
     "export": Command(
-        export, (RUN, argument("-o", "--output", metavar="FILE", help="default: RUN/model.pt2")), overrides=False
+        export,
+        "Write a run's model to a file that torch.export.load reads, without sciml.",
+        (RUN, argument("-o", "--output", metavar="FILE", help="file to write (default: RUN/model.pt2)")),
     ),
     "solve": Command(
         solve,
+        "Integrate a configuration's problem; writes the solution, figures and errors into a folder.",
         (
-            argument("config", metavar="NAME_OR_PATH", help="configuration whose problem to solve"),
-            argument("--run", metavar="DIR", help="folder to write to (default: runs/NAME_solve/1, or the next free)"),
+            CONFIG,
+            argument("--run", metavar="DIR", help="folder (default: runs/NAME_solve/1, or the next free number)"),
         ),
     ),
     "data": Command(
         data,
-        (
-            argument("action", choices=("generate",), help="what to do"),
-            argument("config", metavar="NAME_OR_PATH", help="configuration whose data to generate"),
-        ),
+        "Fill the cache with a configuration's data.",
+        (argument("action", choices=["generate"], help="what to do"), CONFIG),
     ),
-    "list": Command(show_list, (argument("kind", nargs="?", metavar="KIND"),), overrides=False),
-    "show": Command(show, (argument("name", metavar="NAME", help="an example"),), overrides=False),
-}
-
-LISTS: dict[str, Callable[[], dict[str, str]]] = {
-    "examples": lambda: {name: first_comment(path) for name, path in examples().items()},
-    "steppers": lambda: exported("solvers", "Stepper"),
-    "problems": lambda: exported("problems", "Problem"),
-    "models": lambda: exported("models", "Module"),
+    "list": Command(
+        show_list,
+        "List the examples, steppers, problems and models that there are.",
+        (argument("kind", nargs="?", choices=list(LISTS), help="which (default: all)"),),
+        overrides=False,
+    ),
+    "show": Command(
+        show,
+        "Print an example's configuration: a complete one to start from.",
+        (argument("name", metavar="NAME", help="an example"),),
+        overrides=False,
+    ),
 }
 
 
@@ -178,7 +166,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             from sciml.training import trainer_cli
 
             trainer_cli.print_help()
-            return 0
         args, overrides = parser().parse_known_args(argv)
         command = COMMANDS[args.command]
         if overrides and not command.overrides:
@@ -187,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"sciml: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -198,6 +187,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what `main` prints in one line."""
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            choices = re.findall(r"[\w-]+", found[2])
+            message = f"no {found[1]!r}{hint(found[1], choices)}"
         raise UsageError(f"{self.prog.removeprefix('sciml').strip()}: {message}".removeprefix(": "))
 
 
@@ -206,12 +198,23 @@ def parser() -> Parser:
     main_parser = Parser(prog="sciml", description="Scientific machine learning: solve, train, evaluate.", epilog=HELP)
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        summary = (command.run.__doc__ or "").strip()
         epilog = HELP + "All keys: sciml fit --help=all\n" if command.overrides else None
-        sub = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
+        sub = commands.add_parser(name, help=command.summary, description=command.summary, epilog=epilog)
         for names, options in command.arguments:
             sub.add_argument(*names, **options)
     return main_parser
+
+
+def new_run(path: str | None, name: str) -> RunFolder:
+    """The folder asked for, or the next free one; Lightning starts this program again for each further device."""
+    if path is not None:
+        run = RunFolder(path)
+        if run.last.is_file():
+            raise UsageError(f"{path} holds a run already; go on with it by `sciml fit --resume {path}`")
+        return run
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ["SCIML_RUN"] = str(RunFolder.next(name).path)
+    return RunFolder(os.environ["SCIML_RUN"])
 
 
 def find_run(path: str, trained: bool = False) -> RunFolder:
@@ -219,14 +222,14 @@ def find_run(path: str, trained: bool = False) -> RunFolder:
     run = RunFolder(path)
     if not run.configs:
         runs = [str(config.parent) for config in Path("runs").glob("*/*/config.yaml")]
-        raise UsageError(f"no run folder {path!r}: it has no config.yaml, and is not {among(path, runs)}")
+        raise UsageError(f"no run folder {path!r}: it has no config.yaml{hint(path, runs)}")
     if trained and not run.checkpoint.is_file():
         raise UsageError(f"{path} has no checkpoint yet; train it by `sciml fit --resume {path}`")
     return run
 
 
-def exported(package: str, base: str) -> dict[str, str]:
-    """The public classes of a subpackage that derive from a base class, each with its docstring's first line.
+def exported(package: str, *bases: str) -> dict[str, str]:
+    """The public classes of a subpackage that derive from one of these, each with its docstring's first line.
 
     They are read from the source: importing it would import torch, which takes longer than a list may.
     """
@@ -239,15 +242,15 @@ def exported(package: str, base: str) -> dict[str, str]:
     }
 
     def derives(name: str) -> bool:
-        bases = [ast.unparse(node).rpartition(".")[2] for node in classes[name].bases]
-        return base in bases or any(derives(parent) for parent in bases if parent in classes)
+        parents = [ast.unparse(node).rpartition(".")[2] for node in classes[name].bases]
+        return any(parent in bases or (parent in classes and derives(parent)) for parent in parents)
 
-    public = (folder / "__init__.py").read_text() if classes else ""
-    names = {node.value for node in ast.walk(ast.parse(public)) if isinstance(node, ast.Constant)}
+    table = ast.parse((folder / "__init__.py").read_text())
+    public = {node.value for node in ast.walk(table) if isinstance(node, ast.Constant)}
     return {
         name: (ast.get_docstring(node) or "").partition("\n")[0]
         for name, node in classes.items()
-        if name in names and derives(name)
+        if name in public and derives(name)
     }
 
 

@@ -4,10 +4,15 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "Digits": "digits",
     "FieldData": "fields",
     "Loader": "loader",
+    "Observed": "trajectories",
     "OperatorData": "generate",
+    "SplitData": "split",
     "TensorFields": "fields",
+    "Trajectories": "trajectories",
+    "TrajectoryData": "trajectories",
 }
 
 __all__ = sorted(_WHERE)

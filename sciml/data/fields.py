@@ -1,16 +1,13 @@
 """Pairs of fields for learning an operator: one field in, one out."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
-import lightning
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from sciml.data.loader import Loader
-from sciml.data.seeding import run_seed
+from sciml.data.split import SplitData
 
 
-class FieldData(lightning.LightningDataModule, ABC):
+class FieldData(SplitData):
     """Pairs of fields in memory, the first ones for training, the next for validation, the last for the test.
 
     A derived class says in `fields` where they come from, and may fill a cache in `prepare_data`, which runs in one
@@ -32,9 +29,8 @@ class FieldData(lightning.LightningDataModule, ABC):
     targets: Tensor
 
     def __init__(self, train: int, val: int, test: int, batch_size: int = 32, workers: int = 0):
-        super().__init__()
+        super().__init__(batch_size, workers)
         self.sizes = {"train": train, "val": val, "test": test}
-        self.batch_size, self.workers = batch_size, workers
 
     @abstractmethod
     def fields(self) -> tuple[Tensor, Tensor]:
@@ -58,34 +54,6 @@ class FieldData(lightning.LightningDataModule, ABC):
         count = len(self.inputs)
         chosen = {"train": slice(train), "val": slice(train, train + val), "test": slice(count - test, count)}[name]
         return self.inputs[chosen], self.targets[chosen]
-
-    def train_dataloader(self) -> Loader:
-        """Shuffled batches of the training part."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> Loader:
-        """The validation part in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> Loader:
-        """The test part in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> Loader:
-        """The test part in order."""
-        return self._loader("test")
-
-    def _loader(self, name: str, shuffle: bool = False) -> Loader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Loader(
-            TensorDataset(*self.part(name)),
-            self.batch_size,
-            shuffle=shuffle,
-            seed=run_seed(),
-            workers=self.workers,
-            rank=rank,
-            world_size=world_size,
-        )
 
 
 class TensorFields(FieldData):

@@ -1,9 +1,13 @@
 """Data sets made by solving a problem, kept in a cache of HDF5 files."""
 
+import fcntl
 import hashlib
 import inspect
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +27,7 @@ from sciml.problems import Problem
 CHUNK = 64  # samples solved together
 
 
-class Trajectories(NamedTuple):
+class Solved(NamedTuple):
     """Solutions of a problem from random initial conditions."""
 
     ts: Tensor  # (t), float64
@@ -38,22 +42,24 @@ def cache_folder() -> Path:
 def recipe(problem: Problem, count: int, ts: list[float], seed: int) -> dict[str, Any]:
     """Everything that a data set depends on, as plain data.
 
-    A class outside sciml is named with a hash of its source, so that editing it makes new data.
+    The files of your own that define the problem's class and its bases are part of it, so that editing them makes new
+    data.
     """
     kind = type(problem)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if kind.__module__.partition(".")[0] == "sciml":
-        source = sciml.__version__
-    else:
-        source = hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
     given = asdict(problem) if is_dataclass(problem) else vars(problem)
-    settings = {key: value for key, value in given.items() if not key.startswith("_")}
-    return {"problem": name, "source": source, "settings": settings, "count": count, "ts": ts, "seed": seed}
+    return {
+        "problem": f"{kind.__module__}.{kind.__qualname__}",
+        "source": [sciml.__version__, *_own_sources(kind)],
+        "settings": {key: _plain(key, value) for key, value in given.items() if not key.startswith("_")},
+        "count": count,
+        "ts": ts,
+        "seed": seed,
+    }
 
 
 def cache_file(made_by: dict[str, Any]) -> Path:
     """Where the data of a recipe lie."""
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True, default=repr).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
     return cache_folder() / f"{made_by['problem'].rpartition('.')[2].lower()}-{digest[:16]}.h5"
 
 
@@ -74,34 +80,83 @@ def generate(problem: Problem, count: int, ts: list[float], seed: int = 0, progr
     path = cache_file(made_by)
     if path.is_file():
         return path
-    u0 = problem.initial(count, generator(seed, "initial conditions"))
-    times = torch.tensor(ts, dtype=torch.float64)
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
-        shape = (count, len(ts), *u0.shape[1:])
-        fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
-        file["ts"] = times.numpy()
-        for start in tqdm(range(0, count, CHUNK), desc=f"solving {path.stem}", unit="chunk", disable=not progress):
-            with torch.no_grad():
-                solved = problem.evolve(u0[start : start + CHUNK], times)
-            fields[start : start + CHUNK] = solved.numpy()
-        file.attrs["recipe"] = json.dumps(made_by, default=repr)
-        file.attrs["content"] = _content(file)
+    with _locked(path):
+        if not path.is_file():  # another process may have made it meanwhile
+            _write(path, problem, made_by, progress)
     return path
 
 
-def load(path: Path) -> Trajectories:
+def load(path: Path) -> Solved:
     """The data of a file that `generate` made.
 
     Raises:
         ValueError: the file's content is not what was written.
     """
     with h5py.File(path) as file:
-        if file.attrs.get("content") != _content(file):
+        if file.attrs.get("content") != _hash(file):
             raise ValueError(f"{path}: its content does not match its hash; delete it and generate the data again")
-        return Trajectories(torch.from_numpy(file["ts"][...]), torch.from_numpy(file["fields"][...]))
+        return Solved(torch.from_numpy(file["ts"][...]), torch.from_numpy(file["fields"][...]))
 
 
-def _content(file: h5py.File) -> str:
+def content(path: Path) -> str:
+    """The hash of a file's data that `generate` noted."""
+    with h5py.File(path) as file:
+        return str(file.attrs["content"])
+
+
+def _write(path: Path, problem: Problem, made_by: dict[str, Any], progress: bool) -> None:
+    """Solve chunk by chunk; in memory is only one."""
+    count, ts = made_by["count"], torch.tensor(made_by["ts"], dtype=torch.float64)
+    u0 = problem.initial(count, generator(made_by["seed"], "initial conditions"))
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        shape = (count, len(ts), *u0.shape[1:])
+        fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
+        file["ts"] = ts.numpy()
+        bar = tqdm(range(0, count, CHUNK), f"solving {path.stem}", unit="chunk", disable=None if progress else True)
+        for start in bar:  # None: on a terminal only
+            with torch.no_grad():
+                fields[start : start + CHUNK] = problem.evolve(u0[start : start + CHUNK], ts).numpy()
+        file.attrs["recipe"] = json.dumps(made_by)
+        file.attrs["content"] = _hash(file)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for other processes that make the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _own_sources(kind: type) -> list[str]:
+    """A hash of each file outside of sciml and Python itself that defines a class or one of its bases."""
+    modules = {base.__module__ for base in kind.__mro__}
+    own = sorted(name for name in modules if name.partition(".")[0] not in {"sciml", *sys.stdlib_module_names})
+    try:
+        return [hashlib.sha256(inspect.getsource(sys.modules[name]).encode()).hexdigest() for name in own]
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"problem: expected a class that a file defines, since the cache notices its changes there; "
+            f"{kind.__qualname__} is defined in none"
+        ) from error
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A setting as plain data."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        raise TypeError(
+            f"problem: expected settings that are numbers, text, tensors, or lists and dicts of them, to know its data "
+            f"by; {key!r} is a {type(value).__name__} (a name that starts with _ is left out)"
+        ) from error
+    return value
+
+
+def _hash(file: h5py.File) -> str:
     digest = hashlib.sha256()
     for name in ("ts", "fields"):
         data = file[name]
@@ -148,6 +203,10 @@ class OperatorData(FieldData):
     def file(self) -> Path:
         """The data's file, made where it is missing."""
         return generate(self.problem, sum(self.sizes.values()), [0.0, self.t], self.data_seed)
+
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint records: the hash of the data."""
+        return {"content": content(self.file())}
 
     def fields(self) -> tuple[Tensor, Tensor]:
         """Initial conditions and solutions."""

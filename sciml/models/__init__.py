@@ -7,8 +7,12 @@ if __name__ != "sciml.models":
     raise ImportError(f"import sciml.models, not {__name__}: the folder at the root is only a link to it")
 
 _WHERE = {
+    "Autonomous": "neural_ode",
+    "Chain": "chain",
     "FNO": "fno",
     "MLP": "mlp",
+    "NeuralODE": "neural_ode",
+    "TimeDependent": "neural_ode",
 }
 
 __all__ = sorted(_WHERE)

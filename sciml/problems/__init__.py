@@ -7,6 +7,7 @@ _WHERE = {
     "Burgers": "burgers",
     "PeriodicPDE": "periodic",
     "Problem": "problem",
+    "Spiral": "spiral",
 }
 
 __all__ = sorted(_WHERE)

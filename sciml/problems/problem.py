@@ -1,7 +1,7 @@
 """What a problem is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -21,8 +21,14 @@ class Problem(ABC):
         channels: names of the c components.
     """
 
-    t1: float
     channels: ClassVar[tuple[str, ...]] = ("u",)
+
+    if TYPE_CHECKING:
+
+        @property
+        def t1(self) -> float:
+            """Final time; a dataclass field of the problems."""
+            ...
 
     @abstractmethod
     def term(self) -> Term:

@@ -8,11 +8,12 @@ _WHERE = {
     "Checkpoints": "checkpoint",
     "Figures": "callbacks",
     "MetricsLogger": "metrics",
+    "NeuralODEModule": "neural_ode",
+    "ODEClassifierModule": "neural_ode",
     "OperatorModule": "operator",
     "RelativeL2": "losses",
     "RunFolder": "run_folder",
     "TrainingModule": "module",
-    "load": "load",
     "relative_l2": "losses",
 }
 

@@ -1,28 +1,61 @@
-"""Pictures of a run, and its progress bar."""
+"""Pictures of a run, and how it says where it is."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from sciml.data.atomic import replacing
+from sciml.training.drawing import draw_metrics
 from sciml.training.metrics import MetricsLogger
 from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
 
 
-class ProgressBar(TQDMProgressBar):
+def progress() -> ProgressBar:
+    """A bar on a terminal, lines in a file."""
+    return Bar() if sys.stdout.isatty() else Lines()
+
+
+class Bar(TQDMProgressBar):
     """Lightning's bar, which also shows the rest of the epoch that a run is resumed in."""
 
-    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+    def on_train_start(self, *args: Any) -> None:
         """Start the bar."""
-        super().on_train_start(trainer, *args)
-        if trainer.fit_loop.restarted_mid_epoch:  # Lightning does not call this hook then
-            self.on_train_epoch_start(trainer, *args)
+        super().on_train_start(*args)
+        if self.trainer.fit_loop.restarted_mid_epoch:  # Lightning does not call this hook then
+            self.on_train_epoch_start(*args)
+
+
+class Lines(ProgressBar):
+    """A line at the end of an epoch, but not before some seconds have gone by since the last one.
+
+    Args:
+        every_seconds: how many.
+    """
+
+    def __init__(self, every_seconds: float = 10.0):
+        super().__init__()
+        self.every_seconds = every_seconds
+        self._printed_at = -every_seconds
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing: Lightning's wish for all processes but the first."""
+        self._enabled = False
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Print the newest metrics."""
+        if not self._enabled or time.monotonic() - self._printed_at < self.every_seconds:
+            return
+        self._printed_at = time.monotonic()
+        metrics = {name: float(value) for name, value in self.get_metrics(trainer, pl_module).items()}
+        values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print(f"epoch {trainer.current_epoch}, step {trainer.global_step}: {values}", flush=True)
 
 
 class Figures(Callback):
@@ -47,48 +80,3 @@ def draw_run(run: RunFolder, module: lightning.LightningModule, data: Any) -> li
         with replacing(run.figures / f"{name}.png") as path:
             figure.savefig(path, format="png", dpi=150)
     return [run.figures / f"{name}.png" for name in figures]
-
-
-def draw_metrics(rows: list[dict[str, str]]) -> Figure:
-    """Each metric against the step, on a logarithmic axis where it is positive."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    smallest = 1.0
-    for name in rows[0].keys() - {"epoch", "step"}:
-        points = [(int(row["step"]) + 1, float(row[name])) for row in rows if row[name]]
-        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 50 else "")
-        smallest = min(smallest, *(value for _, value in points))
-    if smallest > 0:
-        axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.legend()
-    return figure
-
-
-def draw_fields(inputs: Tensor, target: Tensor, prediction: Tensor) -> Figure:
-    """Input, target, prediction and error of one sample; the first channel of fields in one or two dimensions.
-
-    Args:
-        inputs: `(c, *x)`.
-        target: `(c, *x)`.
-        prediction: `(c, *x)`.
-    """
-    error = prediction - target
-    if target.ndim == 2:
-        figure = Figure(figsize=(9, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.plot(inputs[0], label="input", color="0.7")
-        left.plot(target[0], label="target")
-        left.plot(prediction[0], "--", label="prediction")
-        left.legend()
-        right.plot(error[0], color="C3")
-        right.set_title("prediction - target")
-        return figure
-    figure = Figure(figsize=(14, 3.5), layout="constrained")
-    panels = {"input": inputs, "target": target, "prediction": prediction, "prediction - target": error}
-    for axes, (title, field) in zip(figure.subplots(1, 4), panels.items(), strict=True):
-        limits = {"vmin": target[0].min(), "vmax": target[0].max()} if title in ("target", "prediction") else {}
-        image = axes.imshow(field[0].T, origin="lower", **limits)
-        axes.set_title(title)
-        figure.colorbar(image, ax=axes, shrink=0.8)
-    return figure

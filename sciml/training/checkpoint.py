@@ -68,7 +68,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = (0, 0.0)  # step and time
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, and whether it has no checkpoint yet."""
+        """The best value so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -98,15 +98,15 @@ class Checkpoints(Checkpoint):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save what is due, between two steps."""
-        # Lightning clears this flag at the end of the resumed epoch only, and so leaves out a step of ReduceLROnPlateau.
+        # Lightning clears this flag only at the end of the resumed epoch, and leaves out a step of ReduceLROnPlateau.
         trainer.fit_loop._restarting = False
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return  # gradients are not part of a checkpoint
-        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
         self._save_best(trainer)
-        if stop or trainer.strategy.reduce_boolean_decision(self._due(trainer), all=False):
-            self._save(trainer, self.run.last)
-        if stop:
+        if not trainer.strategy.reduce_boolean_decision(self._signal is not None or self._due(trainer), all=False):
+            return
+        self._save_last(trainer)
+        if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
             raise Interrupted(128 + (self._signal or signal.SIGTERM))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -114,14 +114,14 @@ class Checkpoints(Checkpoint):
         value = trainer.callback_metrics.get(getattr(pl_module, "monitor", ""))
         if value is None or trainer.sanity_checking:
             return
-        if self.best is None or value.item() < self.best:
+        if trainer.strategy.reduce_boolean_decision(self.best is None or value.item() < self.best):
             self.best, self._improved = value.item(), True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the end of the run."""
         self._save_best(trainer)
         self._finished = True
-        self._save(trainer, self.run.last)
+        self._save_last(trainer)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -147,8 +147,8 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.run.best)
             self._improved = False
 
-    def _save(self, trainer: lightning.Trainer, path: Path) -> None:
-        trainer.save_checkpoint(path)
+    def _save_last(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self.run.last)
         self._saved_at = trainer.global_step, time.monotonic()
 
 
@@ -159,8 +159,9 @@ def state_position(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
     validates again or leaves an epoch out. The form written here is that of its hook `on_train_batch_end` with the last
     batch's end still to be counted, for any batch of the epoch, the zeroth included.
     """
-    epochs, batches = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
-    epoch, batch, total = epochs.current.ready - 1, batches.current.processed, batches.total.processed
+    batches = loop["epoch_loop.batch_progress"]
+    batch, total = batches["current"]["processed"], batches["total"]["processed"]
+    epoch = loop["epoch_progress"]["current"]["ready"] - 1
     if batch >= trainer.num_training_batches:
         epoch, batch = epoch + 1, 0
 

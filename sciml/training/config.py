@@ -1,7 +1,6 @@
 """From a name or a path to a configuration, and from a mistake in it to one readable line."""
 
 import difflib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def find_config(name_or_path: str) -> Path:
         return path
     known = examples()
     if name_or_path not in known:
-        raise UsageError(f"no configuration {name_or_path!r}: it is neither a file nor {among(name_or_path, known)}")
+        raise UsageError(f"no file and no example {name_or_path!r}{hint(name_or_path, known)}")
     return known[name_or_path]
 
 
@@ -44,15 +43,9 @@ def config_name(path: Path) -> str:
     return path.stem if path.stem != "config" else path.resolve().parent.name
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that a mistyped word most likely meant."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return matches[0] if matches else None
-
-
-def among(word: str, choices: Iterable[str]) -> str:
-    """The end of a message about a word that is none of the choices."""
-    choices = list(choices)
-    if guess := nearest(word, choices):
-        return f"one of {len(choices)} known names; did you mean {guess!r}?"
-    return f"one of {', '.join(sorted(choices)) or '(none)'}"
+def hint(word: str, choices: Iterable[str]) -> str:
+    """What a message about an unknown word ends with: the word most likely meant, or all if they are few."""
+    choices = sorted(choices)
+    if near := difflib.get_close_matches(word, choices, n=1, cutoff=0.5):
+        return f"; did you mean {near[0]!r}?"
+    return f"; there is {', '.join(choices)}" if 0 < len(choices) <= 20 else ""

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from lightning import LightningModule
 from torch import nn
 
-from sciml.training.config import UsageError
 from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
 
@@ -41,11 +39,15 @@ def load(run: str | os.PathLike[str], trust: bool = False) -> nn.Module:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     config = checkpoint.get("sciml", {}).get("config")
     if config is None:
-        raise ValueError(f"run: {str(path)!r} holds no configuration, as it was not made by `sciml fit`; build the "
-                         "module yourself and give it the checkpoint's `state_dict`")
+        raise ValueError(
+            f"run: {str(path)!r} holds no configuration, as it was not made by `sciml fit`; build the "
+            "module yourself and give it the checkpoint's `state_dict`"
+        )
     if not trust and (strange := [name for name in class_paths(config["model"]) if not trusted(name)]):
-        raise ValueError(f"run: {str(path)!r} names classes from elsewhere: {', '.join(strange)}; pass trust=True if "
-                         "you trust whoever made it")
+        raise ValueError(
+            f"run: {str(path)!r} names classes from elsewhere: {', '.join(strange)}; pass trust=True if "
+            "you trust whoever made it"
+        )
     if trust:
         add_code_path(config.get("code_path"))
     module = build_module(config["model"])
@@ -57,7 +59,7 @@ def build_module(config: dict[str, Any]) -> TrainingModule:
     """The training module that a configuration's `model` describes, with fresh weights."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)
-    return parser.instantiate_classes(parser.parse_object({"model": config})).model
+    return parser.instantiate_classes(parser.parse_object({"model": config}))["model"]
 
 
 def class_paths(config: Any) -> Iterator[str]:

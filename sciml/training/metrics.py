@@ -11,18 +11,19 @@ from sciml.data.atomic import replacing
 
 
 class MetricsLogger(Logger):
-    """Logs to a CSV file: `epoch`, `step` (counted from 0) and a column for each metric, empty where it was not logged.
+    """Logs to a CSV file: `epoch`, `step` (from 0) and a column for each metric, empty where it was not logged.
 
-    A row is appended in one write; a new column rewrites the file, in one step.
+    A row is appended in one write; a new column rewrites the file, in one step. A file that is already there is
+    replaced with the first row, unless `rewind` keeps a part of it.
 
     Args:
-        path: the file; rows that it has already are kept.
+        path: the file.
     """
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = Path(path)
-        self._columns = list(self.rows()[0]) if self.rows() else []
+        self._columns: list[str] = []
 
     @property
     def name(self) -> str:
@@ -31,7 +32,7 @@ class MetricsLogger(Logger):
 
     @property
     def version(self) -> str:
-        """None: a run folder holds one run."""
+        """Empty: a run folder holds one run."""
         return ""
 
     @property
@@ -40,7 +41,7 @@ class MetricsLogger(Logger):
         return str(self.path.parent)
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows written so far; a last line that was cut off is left out."""
+        """The rows of the file; a last line that was cut off is left out."""
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
@@ -51,17 +52,19 @@ class MetricsLogger(Logger):
         """Append a row."""
         row: dict[str, Any] = {"epoch": metrics.get("epoch"), "step": step, **metrics}
         if new := [name for name in row if name not in self._columns]:
+            kept = self.rows() if self._columns else []
             self._columns += new
-            self._write([*self.rows(), row])
+            self._write([*kept, row])
             return
         with self.path.open("a", newline="") as file:
             self._writer(file).writerow(row)
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop the rows of this step and all later ones."""
-        if self._columns:
-            self._write([row for row in self.rows() if int(row["step"]) < step])
+        """Keep the file's rows before this step, and go on behind them."""
+        if rows := self.rows():
+            self._columns = list(rows[0])
+            self._write([row for row in rows if int(row["step"]) < step])
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from jsonargparse import ArgumentParser
 
-from sciml.training.config import among
+from sciml.training.config import hint
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -18,10 +18,10 @@ def explain(message: str, parser: ArgumentParser) -> str:
     where = f"{place}: " if place else ""
     inner = message.rpartition("Parser key ")[2]
     if found := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", inner):
-        return unknown_key(found[1], message, place, parser)
+        return unknown_key(found[1], inner, place, parser)
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", inner):
         public = [name for name in dir(import_module(found[1])) if not name.startswith("_")]
-        return f"{where}{found[1]} has no {found[2]!r}; it is not {among(found[2], public)}"
+        return f"{where}{found[1]} has no {found[2]!r}{hint(found[2], public)}"
     if found := re.search(r"No module named '([\w.]+)'", inner):
         return f"{where}no module {found[1]!r}; own modules are found in the configuration's folder and in this one"
     if found := re.search(r"arguments are required: ([\w., ]+)", inner):
@@ -36,11 +36,10 @@ def explain(message: str, parser: ArgumentParser) -> str:
 
 def unknown_key(key: str, message: str, place: str, parser: ArgumentParser) -> str:
     """The message about a key that nothing accepts."""
-    classes = re.findall(r"class_path '([\w.]+)'", message) or re.findall(r"class_path='([\w.]+)'", message)
-    if classes:  # the innermost is the one that did not accept the key
-        module, _, name = classes[-1].rpartition(".")
+    if found := re.search(r"class_path[ =]'([\w.]+)'", message):
+        module, _, name = found[1].rpartition(".")
         choices = ArgumentParser().add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
-        return f"{place}.{key}: {name} has no such key; {key!r} is not {among(key, choices)}"
+        return f"{place}.{key}: {name} has no such key{hint(key, choices)}"
     group = re.search(r"Group '(\w+)'", message)
     full = f"{group[1]}.{key}" if group else key
-    return f"{full}: there is no such key; it is not {among(full, parser.get_defaults().keys())}"
+    return f"{full}: there is no such key{hint(full, parser.get_defaults().keys())}"

@@ -22,7 +22,7 @@ class TrainingModule(lightning.LightningModule):
     resumption, the batches before it.
 
     Args:
-        optimizer: makes the optimiser from the parameters.
+        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
         scheduler: makes a learning-rate scheduler from the optimiser.
         scheduler_interval: whether the scheduler counts epochs or steps.
 
@@ -34,12 +34,12 @@ class TrainingModule(lightning.LightningModule):
 
     def __init__(
         self,
-        optimizer: OptimizerCallable = torch.optim.Adam,
+        optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
     ):
         super().__init__()
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.make_optimizer, self.make_scheduler = optimizer or torch.optim.Adam, scheduler
         self.scheduler_interval = scheduler_interval
 
     def configure_optimizers(self) -> Any:

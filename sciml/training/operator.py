@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from sciml.data.fields import FieldData
+from sciml.data.generate import OperatorData
 from sciml.training.losses import RelativeL2, relative_l2
 from sciml.training.module import TrainingModule
 
@@ -25,11 +26,14 @@ class Normalizer(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(1))
         self.register_buffer("std", torch.ones(1))
+        self.register_load_state_dict_pre_hook(_take_shapes)
 
-    def fit(self, fields: Tensor) -> None:
-        """Take mean and deviation from fields `(n, c, *x)`; a constant channel is only shifted."""
-        over = [0, *range(2, fields.ndim)]
-        std, mean = torch.std_mean(fields, over, correction=0)
+    def fit(self, fields: Tensor, mask: Tensor | None = None) -> None:
+        """Take mean and deviation from fields `(n, c, *x)` where the mask is set; a constant one is only shifted."""
+        channels = list(fields.unbind(1))
+        if mask is not None:
+            channels = [values[there] for values, there in zip(channels, mask.unbind(1), strict=True)]
+        std, mean = map(torch.stack, zip(*(torch.std_mean(x, correction=0) for x in channels), strict=True))
         std = torch.where(std > 0, std, torch.ones_like(std))
         shape = (-1, *[1] * (fields.ndim - 2))  # (c, 1, ..)
         self.mean, self.std = mean.reshape(shape).to(self.mean.device), std.reshape(shape).to(self.std.device)
@@ -42,12 +46,12 @@ class Normalizer(nn.Module):
         """Back to the fields' own units."""
         return fields * self.std + self.mean
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take the number of channels from the checkpoint: before `fit` it is not known."""
-        for name in ("mean", "std"):
-            if (saved := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+def _take_shapes(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """Take the number of channels from a checkpoint: before `fit` it is not known."""
+    for name, buffer in module.named_buffers():
+        if (saved := state_dict.get(prefix + name)) is not None:
+            setattr(module, name, torch.empty_like(saved, device=buffer.device))
 
 
 class NormalizedOperator(nn.Module):
@@ -71,7 +75,7 @@ class OperatorModule(TrainingModule):
     Args:
         net: maps `(b, c, *x)` to `(b, c, *x)`.
         loss: takes prediction and target; default `RelativeL2`.
-        optimizer: makes the optimiser from the parameters.
+        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
         scheduler: makes a learning-rate scheduler from the optimiser.
         scheduler_interval: whether the scheduler counts epochs or steps.
         compile: compile the net for training.
@@ -83,7 +87,7 @@ class OperatorModule(TrainingModule):
         self,
         net: nn.Module,
         loss: nn.Module | None = None,
-        optimizer: OptimizerCallable = torch.optim.Adam,
+        optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         compile: bool = False,
@@ -139,12 +143,13 @@ class OperatorModule(TrainingModule):
 
     def pictures(self, data: FieldData) -> Iterator[tuple[str, "Figure"]]:
         """Input, target, prediction and error of the first test sample."""
-        from sciml.training.callbacks import draw_fields
+        from sciml.training.drawing import draw_fields
 
         inputs, targets = (part[:1] for part in data.part("test"))
         with torch.no_grad():
             prediction = self(inputs.to(self.device)).cpu()
-        yield "prediction", draw_fields(inputs[0], targets[0], prediction[0])
+        coordinates = data.problem.coordinates() if isinstance(data, OperatorData) else ()
+        yield "prediction", draw_fields(inputs[0], targets[0], prediction[0], coordinates)
 
     def _log_error(self, name: str, batch: tuple[Tensor, Tensor]) -> None:
         inputs, targets = batch

@@ -1,12 +1,12 @@
 """What the commands that need Lightning do; `sciml.cli` is the front that starts quickly."""
 
 import logging
-
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import torch
@@ -14,15 +14,17 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sciml.data.atomic import replacing
 from sciml.data.seeding import run_seed
 from sciml.problems import Problem
-from sciml.training.callbacks import Figures, ProgressBar, draw_run
-from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints
+from sciml.training.callbacks import Figures, draw_run, progress
+from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupted
 from sciml.training.config import UsageError
 from sciml.training.load import add_code_path
 from sciml.training.metrics import MetricsLogger
@@ -36,20 +38,20 @@ class RunCLI(LightningCLI):
     """Builds model, data and trainer from a configuration and overrides; the trainer's files go to the run folder.
 
     Args:
-        config: the configuration's file.
+        config: the configuration's file; None for the help alone.
         overrides: `--key value` for any key of it.
         run: the run folder.
         training: write metrics, checkpoints and figures.
     """
 
-    def __init__(self, config: Path, overrides: Sequence[str], run: RunFolder, training: bool = False):
+    def __init__(self, config: Path | None, overrides: Sequence[str], run: RunFolder, training: bool = False):
         self.run, self.training = run, training
-        self.code_path = code_path(config)
+        self.code_path = code_path(config) if config else None
         add_code_path(self.code_path)
-        with usage_errors(self), quiet():
+        with usage_errors(self, ValueError), quiet():
             super().__init__(
                 run=False,
-                args=["--config", str(config), *overrides],
+                args=[*(["--config", str(config)] if config else []), *overrides],
                 parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "dump_header": None},
                 seed_everything_default=0,
                 save_config_callback=None,
@@ -60,7 +62,8 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys beside `model`, `data`, `trainer` and `seed_everything`."""
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
-        parser.add_argument("--code_path", type=str, default=self.code_path, help="Folder of your own modules.")
+        help_text = "Folder of your own modules, taken from where the configuration lies."
+        parser.add_argument("--code_path", type=str, default=self.code_path, help=help_text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning that `sys.argv` is not empty."""
@@ -68,14 +71,14 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer with the run folder's logger, checkpoints, figures and progress bar beside the user's own."""
-        settings = self.config_init.trainer
+        settings = self.config_init["trainer"]
         loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
         callbacks = list(settings.callbacks or [])
-        if settings.enable_progress_bar is not False and not any(isinstance(c, LightningProgressBar) for c in callbacks):
-            callbacks.append(ProgressBar())
+        if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(progress())
         if self.training:
             callbacks.append(Figures())
-            self.config_init.checkpoint.config = yaml.safe_load(self.resolved())
+            self.config_init["checkpoint"].config = yaml.safe_load(self.resolved())
         return super().instantiate_trainer(
             default_root_dir=self.run.path,
             callbacks=callbacks,
@@ -90,52 +93,92 @@ class RunCLI(LightningCLI):
         return self.parser.dump(self.config, skip_unset=False)
 
 
+def print_help() -> NoReturn:
+    """Print all keys of a configuration, and exit."""
+    RunCLI(None, ["--help"], RunFolder("."))
+    raise SystemExit
+
+
 def fit(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
     """Train from the start."""
     cli = RunCLI(config, overrides, run, training=True)
-    run.metrics.unlink(missing_ok=True)
-    run.write_config(cli.resolved())
+    start(cli)
     train(cli)
 
 
 def resume(run: RunFolder, overrides: Sequence[str]) -> None:
     """Go on from the last checkpoint, or from the start where there is none yet."""
-    finished = run.last.is_file() and load_checkpoint(run.last)["sciml"]["finished"]
-    if finished and not overrides:
-        print(f"{run.path} is finished; give a larger --trainer.max_epochs to go on")
+    checkpoint = run.last if run.last.is_file() else None
+    if checkpoint and not overrides and load_checkpoint(checkpoint)["sciml"]["finished"]:
+        print(f"{run.path} is finished; to go on, give a larger --trainer.max_epochs")
         return
     cli = RunCLI(run.configs[-1], overrides, run, training=True)
-    if not run.last.is_file():
-        run.metrics.unlink(missing_ok=True)
-    run.write_config(cli.resolved(), resumed=True)
-    train(cli, run.last if run.last.is_file() else None)
+    start(cli, resumed=True)
+    train(cli, checkpoint)
+
+
+@rank_zero_only
+def start(cli: RunCLI, resumed: bool = False) -> None:
+    """Write down what is about to run."""
+    cli.run.write_config(cli.resolved(), resumed)
+    print(f"run folder: {cli.run.path}", flush=True)
+
+
+@rank_zero_only
+def end(cli: RunCLI) -> None:
+    """Say what came out, and where it is."""
+    best = cli.config_init.checkpoint.best
+    if best is not None:
+        print(f"best {cli.model.monitor}: {best:.6g}")
+    print(f"run folder: {cli.run.path}")
 
 
 def train(cli: RunCLI, checkpoint: Path | None = None) -> None:
     """Fit, from a checkpoint if one is given."""
-    print(f"run folder: {cli.run.path}")
-    with quiet():
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with usage_errors(cli), quiet():
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException as stop:  # before the first step, when there was nothing to save
+        raise Interrupted(128 + signal.SIGTERM) from stop
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # likewise
+            raise Interrupted(128 + signal.SIGINT) from stop
+        raise
+    end(cli)
 
 
-def evaluate(run: RunFolder, stage: str, overrides: Sequence[str]) -> None:
-    """Print the metrics on the validation or the test part."""
-    cli = RunCLI(run.configs[-1], overrides, run)
-    with quiet():
-        (metrics,) = getattr(cli.trainer, stage)(
-            cli.model, datamodule=cli.datamodule, ckpt_path=run.checkpoint, weights_only=True, verbose=False
-        )
-    for name, value in metrics.items():
-        print(f"{name}: {value:.6g}")
+def validate(run: RunFolder, overrides: Sequence[str]) -> None:
+    """Print the metrics on the validation part."""
+    evaluate(run, overrides, "validate")
+
+
+def test(run: RunFolder, overrides: Sequence[str]) -> None:
+    """Print the metrics on the test part."""
+    metrics = evaluate(run, overrides, "test")
     if "test_relative_l2" in metrics:
         print(f"test relative L2: {metrics['test_relative_l2']:.6g}")
+
+
+def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, float]:
+    """Run one of the trainer's evaluation loops with the run's weights, and print what it logged."""
+    cli = RunCLI(run.configs[-1], overrides, run)
+    with usage_errors(cli), quiet():
+        results = getattr(cli.trainer, stage)(
+            cli.model, datamodule=cli.datamodule, ckpt_path=run.checkpoint, weights_only=True, verbose=False
+        )
+    metrics = {name: value for result in results for name, value in result.items()}
+    for name, value in metrics.items():
+        print(f"{name}: {value:.6g}")
+    return metrics
 
 
 def predict(run: RunFolder, overrides: Sequence[str]) -> None:
     """Write what the model predicts for the test part to `predictions.h5`."""
     cli = RunCLI(run.configs[-1], overrides, run)
-    with quiet():
-        batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True)
+    with usage_errors(cli), quiet():
+        batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
+    if not batches or not isinstance(batches[0], dict):
+        raise UsageError(f"predict: expected {type(cli.model).__name__}.predict_step to return tensors by name")
     with replacing(run.predictions) as path, h5py.File(path, "w") as file:
         for name in batches[0]:
             file[name] = torch.cat([batch[name] for batch in batches]).numpy()
@@ -205,20 +248,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def code_path(config: Path) -> str:
     """The folder of the user's own modules: the configuration's own, unless it says so; a run's config does."""
-    content = yaml.safe_load(config.read_text())
+    try:
+        content = yaml.safe_load(config.read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{config}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{config}: expected keys and values, as `sciml show` prints")
     return content.get("code_path") or str(config.resolve().parent)
 
 
 @contextmanager
-def usage_errors(cli: RunCLI) -> Iterator[None]:
-    """Turn mistakes in a configuration into one line."""
+def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
+    """Turn mistakes in a configuration into one line; further exceptions may be named as such mistakes."""
     try:
         yield
     except ArgumentError as error:
         raise UsageError(explain(str(error), cli.parser)) from error
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, FileNotFoundError, *more) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
 

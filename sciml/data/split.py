@@ -1,0 +1,59 @@
+"""Samples in memory in three parts: to train, to validate and to test on."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import lightning
+from torch.utils.data import Dataset, TensorDataset
+
+from sciml.data.loader import Loader
+from sciml.data.seeding import run_seed
+
+
+class SplitData(lightning.LightningDataModule, ABC):
+    """Loaders over the parts that a derived class defines.
+
+    Args:
+        batch_size: samples per training step.
+        workers: processes that fetch batches; 0 is fastest for data in memory.
+    """
+
+    def __init__(self, batch_size: int, workers: int = 0):
+        super().__init__()
+        self.batch_size, self.workers = batch_size, workers
+
+    @abstractmethod
+    def part(self, name: str) -> Any:
+        """The tensors of `"train"`, `"val"` or `"test"`, samples on the first axis."""
+
+    def dataset(self, name: str) -> Dataset[Any]:
+        """A part, to be indexed by lists of samples."""
+        return TensorDataset(*self.part(name))
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled batches of the training part."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> Loader:
+        """The validation part in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Loader:
+        """The test part in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Loader:
+        """The test part in order."""
+        return self._loader("test")
+
+    def _loader(self, name: str, shuffle: bool = False) -> Loader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Loader(
+            self.dataset(name),
+            self.batch_size,
+            shuffle=shuffle,
+            seed=run_seed(),
+            workers=self.workers,
+            rank=rank,
+            world_size=world_size,
+        )

@@ -1,0 +1,125 @@
+"""Neural ordinary differential equations: a vector field with weights and a solver, as a map of states."""
+
+import torch
+from torch import Tensor, nn
+
+from sciml.solvers.control import PID, Grid
+from sciml.solvers.explicit import Tsit5
+from sciml.solvers.march import March
+from sciml.solvers.solve import Solver, SolveStats, solve
+from sciml.solvers.state import Const
+from sciml.solvers.term import as_term, real_dtype
+
+
+class Autonomous(nn.Module):
+    """A net of the state as a vector field: f(t, y) = net(y).
+
+    Args:
+        net: maps states to tensors of their shape.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt, of y's shape."""
+        return self.net(y)
+
+
+class TimeDependent(nn.Module):
+    """A net of time and state as a vector field: f(t, y) = net([y, t]), the time behind the last axis.
+
+    Args:
+        net: maps (.., c + 1) to (.., c).
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt, of y's shape."""
+        return self.net(torch.cat([y, t.expand(*y.shape[:-1], 1)], -1))
+
+
+class NeuralODE(nn.Module):
+    """The flow of a vector field: y0 -> y(t1), the solution of dy/dt = field(t, y), y(0) = y0 (Chen et al. 2018).
+
+    `torch.export` takes it with fixed steps, ``Solver(..., Grid(n=...))``; save times are then an input like y0.
+
+    Args:
+        field: maps (t, y) to dy/dt, e.g. `Autonomous` or `TimeDependent`.
+        solver: how to integrate; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
+        t1: the final time.
+
+    Attributes:
+        stats: evaluations and steps of the last solve; None before the first.
+
+    Reference:
+        R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018,
+        arXiv:1806.07366.
+
+    Example:
+        >>> import torch
+        >>> from sciml.models import MLP, Autonomous, NeuralODE
+        >>> ode = NeuralODE(Autonomous(MLP(2, 2)))
+        >>> ode(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+        >>> ode(torch.zeros(5, 2), torch.linspace(0, 1, 10)).shape
+        torch.Size([5, 10, 2])
+    """
+
+    stats: SolveStats | None = None
+
+    def __init__(self, field: nn.Module, solver: Solver | None = None, t1: float = 1.0):
+        super().__init__()
+        self.field, self.solver, self.t1 = field, solver or Solver(), t1
+
+    def forward(self, y0: Tensor, ts: Tensor | None = None) -> Tensor:
+        """Solves.
+
+        Args:
+            y0: initial states (b, ..).
+            ts: times to save at, of which the first is that of y0 and the last ends the solve: (t), or with lanes
+                "each" also (b, t).
+
+        Returns:
+            The states at t1, (b, ..), or at the given times, (b, t, ..).
+        """
+        each = self.solver.lanes == "each"
+        if ts is not None and ts.ndim != 1 and not (each and ts.ndim == 2):
+            raise ValueError(
+                f"ts: expected times (t){' or (b, t)' if each else ''} with lanes={self.solver.lanes!r}, got shape "
+                f"{tuple(ts.shape)}" + ("" if each else "; times of its own for each sample need lanes='each'")
+            )
+        if torch.compiler.is_exporting():
+            return self._unrolled(y0, ts)
+        t0, t1 = (0.0, self.t1) if ts is None else (ts[..., 0], ts[..., -1])
+        solution = solve(self.field, y0, t0, t1, self.solver, save_at=ts)
+        self.stats = solution.stats
+        return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
+
+    def _unrolled(self, y0: Tensor, ts: Tensor | None) -> Tensor:
+        """The steps of a grid one after the other, without the march, which reads values that a trace does not have."""
+        grid, stepper, each = self.solver.controller, self.solver.stepper or Tsit5(), self.solver.lanes == "each"
+        if not isinstance(grid, Grid) or grid.n is None:
+            found = type(grid or PID()).__name__
+            raise ValueError(f"solver: an export needs a fixed number of steps, expected Grid(n=...), got {found}(...)")
+        ends = torch.tensor([0.0, self.t1]) if ts is None else ts[..., [0, -1]]
+        ends = ends.to(torch.float64).expand(*y0.shape[:each], 2)
+        t0, t1 = ends.unbind(-1)  # (l)
+        march = March(as_term(self.field), stepper, grid, self.solver.lanes)
+        const = Const(t0, t1, grid.thetas(t0, t1), stepper=stepper.constants(t0, y0))
+        y, carry, saved = y0, None, y0.unsqueeze(int(each))
+        for j in range(grid.n):
+            theta0, theta1 = (torch.full_like(t0, i / grid.n) for i in (j, j + 1))
+            segment, y, carry, _ = march.segment(const, theta0, theta1, y, carry, j)
+            if ts is not None:
+                s = (ts - t0[..., None]) / (t1 - t0)[..., None] * grid.n - j  # (l, t): from 0 to 1 within this step
+                dense = segment.dense(s.clamp(0, 1).to(y.device, real_dtype(y)))
+                later = s.reshape(*s.shape, *[1] * (y.ndim - each)) > 0
+                saved = torch.where(later.to(y.device), dense, saved)
+        if ts is None:
+            return y
+        return saved if each else saved.transpose(0, 1)

@@ -1,0 +1,103 @@
+"""Pictures of metrics, fields, trajectories and classes."""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def draw_metrics(rows: Sequence[dict[str, str]]) -> Figure:
+    """Each metric against the step, on a logarithmic axis if all are positive."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    positive = True
+    for name in rows[0]:
+        points = [(int(row["step"]) + 1, float(row[name])) for row in rows if row[name]]
+        if name in ("epoch", "step") or not points:
+            continue
+        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 50 else "")
+        positive &= all(value > 0 for _, value in points)
+    if positive:
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.legend()
+    return figure
+
+
+def draw_fields(inputs: Tensor, target: Tensor, prediction: Tensor, coordinates: Sequence[Tensor] = ()) -> Figure:
+    """Input, target, prediction and error of one sample; the first channel of fields in one or two dimensions.
+
+    Args:
+        inputs: `(c, *x)`.
+        target: `(c, *x)`.
+        prediction: `(c, *x)`.
+        coordinates: the grid along each axis of space; without them the points are numbered.
+    """
+    grid = coordinates or [torch.arange(size) for size in target.shape[1:]]
+    error = prediction - target
+    if len(grid) == 1:
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(grid[0], inputs[0], label="input", color="0.7")
+        left.plot(grid[0], target[0], label="target")
+        left.plot(grid[0], prediction[0], "--", label="prediction")
+        left.set_xlabel("x")
+        left.legend()
+        right.plot(grid[0], error[0], color="C3")
+        right.set(xlabel="x", title="prediction - target")
+        return figure
+    figure = Figure(figsize=(14, 3.5), layout="constrained")
+    panels = {"input": inputs, "target": target, "prediction": prediction, "prediction - target": error}
+    for axes, (title, field) in zip(figure.subplots(1, 4), panels.items(), strict=True):
+        limits = {"vmin": target[0].min(), "vmax": target[0].max()} if title in ("target", "prediction") else {}
+        image = axes.pcolormesh(*grid, field[0].T, shading="nearest", **limits)
+        axes.set(title=title, aspect="equal")
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def draw_trajectories(ts: Tensor, ys: Tensor, predictions: Tensor, names: Sequence[str]) -> Figure:
+    """Each component over time: data as dots, predictions as lines, a colour for each trajectory.
+
+    Args:
+        ts: times (n, t).
+        ys: data (n, t, c), NaN where missing.
+        predictions: (n, t, c).
+        names: of the components; at most six are drawn.
+    """
+    shown = min(len(names), 6)
+    figure = Figure(figsize=(8, 1 + 2 * shown), layout="constrained")
+    panels = figure.subplots(shown, 1, sharex=True, squeeze=False)[:, 0]
+    for c, axes in enumerate(panels):
+        for n, t in enumerate(ts):
+            axes.plot(t, ys[n, :, c], ".", color=f"C{n}", markersize=4)
+            axes.plot(t, predictions[n, :, c], color=f"C{n}", linewidth=1)
+        axes.set_ylabel(names[c])
+    panels[0].set_title("dots: data, lines: prediction")
+    panels[-1].set_xlabel("t")
+    return figure
+
+
+def draw_phase_plane(ys: Tensor, predictions: Tensor, names: Sequence[str]) -> Figure:
+    """The second component over the first: data (n, t, 2) as dots, predictions (n, t, 2) as lines from a ring on."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    for n, (data, curve) in enumerate(zip(ys, predictions, strict=True)):
+        axes.plot(*data.unbind(1), ".", color=f"C{n}", markersize=4)
+        axes.plot(*curve.unbind(1), color=f"C{n}", linewidth=1)
+        axes.plot(*curve[0], "o", color=f"C{n}", fillstyle="none")
+    axes.set(xlabel=names[0], ylabel=names[1], title="dots: data, lines: prediction")
+    return figure
+
+
+def draw_confusion(confusion: Tensor) -> Figure:
+    """A table (k, k): how many samples of the class of a row were taken for the class of a column."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(confusion.numpy(), cmap="Blues")
+    middle = confusion.max() / 2
+    for (row, column), count in zip(confusion.ne(-1).nonzero().tolist(), confusion.flatten().tolist(), strict=True):
+        axes.text(column, row, count, ha="center", va="center", color="white" if count > middle else "black")
+    axes.set(xlabel="predicted class", ylabel="class", xticks=range(len(confusion)), yticks=range(len(confusion)))
+    return figure

@@ -1,0 +1,211 @@
+"""Learning a vector field: from trajectories, or between an encoder and a head as a part of a classifier."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from sciml.data.split import SplitData
+from sciml.data.trajectories import Observed, ObservedData
+from sciml.models.neural_ode import NeuralODE
+from sciml.training.losses import relative_l2
+from sciml.training.module import TrainingModule
+from sciml.training.operator import Normalizer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Stage = Literal["train", "val", "test"]
+
+
+def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
+    """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before."""
+    if not isinstance(ode, NeuralODE) or ode.stats is None:
+        return {}
+    return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
+
+
+class NormalizedODE(nn.Module):
+    """A neural ODE of normalised states and times, as a map in their own units."""
+
+    def __init__(self, ode: NeuralODE):
+        super().__init__()
+        self.state, self.time, self.ode = Normalizer(), Normalizer(), ode
+
+    def forward(self, y0: Tensor, ts: Tensor) -> Tensor:
+        """From states (b, c) at the first time to (b, t, c) at all times (t), or (b, t) with lanes "each"."""
+        return self.state.inverse(self.ode(self.state(y0), self.time(ts)))
+
+
+class NeuralODEModule(TrainingModule):
+    """Trains a neural ODE on trajectories, each solved from its first state.
+
+    States and times are normalised with mean and deviation of the training part; the loss sees normalised states.
+    What is missing takes no part. Logs `train_loss`, `val_loss`, `val_relative_l2`, the same of the test, and for each
+    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...
+
+    Args:
+        ode: maps states (b, c) and times to (b, t, c).
+        loss: takes the observed values (n) of prediction and data; default `torch.nn.MSELoss`.
+        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
+        scheduler: makes a learning-rate scheduler from the optimiser.
+        scheduler_interval: whether the scheduler counts epochs or steps.
+    """
+
+    def __init__(
+        self,
+        ode: NeuralODE,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ):
+        super().__init__(optimizer, scheduler, scheduler_interval)
+        self.flow = NormalizedODE(ode)
+        self.loss = loss or nn.MSELoss()
+
+    def setup(self, stage: str) -> None:
+        """Fit the normalisers to the training part."""
+        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
+        if stage != "fit" or not isinstance(data, ObservedData):
+            return
+        ts, ys, mask = data.part("train")
+        self.flow.time.fit(ts.reshape(-1, 1).float())
+        self.flow.state.fit(ys.flatten(0, 1), mask.flatten(0, 1))
+
+    def forward(self, y0: Tensor, ts: Tensor) -> Tensor:
+        """From states (b, c) at the first time to (b, t, c) at all times."""
+        return self.flow(y0, ts)
+
+    def training_step(self, batch: Observed, batch_idx: int) -> Tensor:
+        """The loss of a batch of trajectories."""
+        return self._step("train", batch)
+
+    def validation_step(self, batch: Observed, batch_idx: int) -> None:
+        """Log loss and error."""
+        self._step("val", batch)
+
+    def test_step(self, batch: Observed, batch_idx: int) -> None:
+        """Log loss and error."""
+        self._step("test", batch)
+
+    def predict_step(self, batch: Observed, batch_idx: int) -> dict[str, Tensor]:
+        """Times (b, t), data, mask and predictions, each (b, t, c)."""
+        ts, ys, mask = batch
+        times = ts.expand(mask.shape[:2])
+        return {"ts": times, "targets": ys, "mask": mask, "predictions": self(ys[:, 0], ts)}
+
+    def predictor(self) -> nn.Module:
+        """The map in own units."""
+        return self.flow
+
+    def example_inputs(self, data: ObservedData) -> tuple[Tensor, ...]:
+        """Two initial states and their times."""
+        ts, ys, _ = data.part("train").take(slice(2))
+        return ys[:, 0].contiguous(), ts.contiguous()
+
+    def pictures(self, data: ObservedData) -> Iterator[tuple[str, "Figure"]]:
+        """Prediction and data of the first test trajectories over time, and of two components in the phase plane."""
+        from sciml.training.drawing import draw_phase_plane, draw_trajectories
+
+        ts, ys, mask = data.part("test").take(slice(4))
+        with torch.no_grad():
+            predictions = self(ys[:, 0].to(self.device), ts.to(self.device)).cpu()
+        values, times = ys.where(mask, torch.nan), ts.expand(ys.shape[:2])
+        yield "trajectories", draw_trajectories(times, values, predictions, data.names)
+        if len(data.names) == 2:
+            yield "phase_plane", draw_phase_plane(values, predictions, data.names)
+
+    def _step(self, stage: Stage, batch: Observed) -> Tensor:
+        ts, ys, mask = batch
+        prediction = self(ys[:, 0], ts)
+        normalized = self.flow.state
+        loss = self.loss(normalized(prediction)[mask], normalized(ys)[mask])
+        metrics = {f"{stage}_loss": loss}
+        if stage != "train":
+            metrics[f"{stage}_relative_l2"] = relative_l2(prediction.where(mask, 0), ys).mean()
+        self.log_dict(metrics, prog_bar=True, batch_size=len(ys), sync_dist=stage != "train")
+        self.log_dict(work(stage, self.flow.ode), batch_size=len(ys), sync_dist=stage != "train")
+        return loss
+
+
+class ODEClassifierModule(TrainingModule):
+    """Trains a classifier of which a part is a neural ODE: head(ode(encoder(x))).
+
+    Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what
+    the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...
+
+    Args:
+        encoder: maps inputs (b, ..) to states.
+        ode: maps states to states: a `NeuralODE`, or anything to compare it with.
+        head: maps states to the logits of the classes (b, k).
+        loss: takes logits and labels (b); default `torch.nn.CrossEntropyLoss`.
+        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
+        scheduler: makes a learning-rate scheduler from the optimiser.
+        scheduler_interval: whether the scheduler counts epochs or steps.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        ode: nn.Module,
+        head: nn.Module,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ):
+        super().__init__(optimizer, scheduler, scheduler_interval)
+        self.encoder, self.ode, self.head = encoder, ode, head
+        self.loss = loss or nn.CrossEntropyLoss()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The logits (b, k)."""
+        return self.head(self.ode(self.encoder(inputs)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch of inputs and labels."""
+        return self._step("train", batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy."""
+        self._step("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy."""
+        self._step("test", batch)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Labels (b) and logits (b, k)."""
+        inputs, labels = batch
+        return {"labels": labels, "logits": self(inputs)}
+
+    def predictor(self) -> nn.Module:
+        """From inputs to logits."""
+        return nn.Sequential(self.encoder, self.ode, self.head)
+
+    def example_inputs(self, data: SplitData) -> tuple[Tensor, ...]:
+        """Two inputs."""
+        return (data.part("train")[0][:2].contiguous(),)
+
+    def pictures(self, data: SplitData) -> Iterator[tuple[str, "Figure"]]:
+        """How often the test part's inputs of each class are taken for each class."""
+        from sciml.training.drawing import draw_confusion
+
+        inputs, labels = data.part("test")
+        with torch.no_grad():
+            logits = self(inputs.to(self.device)).cpu()
+        count = logits.shape[1]
+        confusion = torch.bincount(labels * count + logits.argmax(1), minlength=count**2).reshape(count, count)
+        yield "confusion", draw_confusion(confusion)
+
+    def _step(self, stage: Stage, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, labels = batch
+        logits = self(inputs)
+        loss = self.loss(logits, labels)
+        metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": (logits.argmax(1) == labels).float().mean()}
+        self.log_dict(metrics, prog_bar=True, batch_size=len(labels), sync_dist=stage != "train")
+        self.log_dict(work(stage, self.ode), batch_size=len(labels), sync_dist=stage != "train")
+        return loss

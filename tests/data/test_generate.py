@@ -1,0 +1,157 @@
+import importlib.util
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import ModuleType
+
+import h5py
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sciml.data import OperatorData, TensorFields, generate
+from sciml.problems import Burgers
+
+BURGERS = Burgers(points=32, nu=0.05, dt=0.05, t1=0.1)
+TIMES = [0.0, 0.1]
+ROUNDING = {"rtol": 0, "atol": 2e-6}  # float32, fields of order 1; an FFT may round otherwise in another batch
+OWN = """
+from sciml.problems import Spiral
+
+RATE = 1.0
+
+class Own(Spiral):
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def own_problem(path, source):
+    """An instance of the class `Own` in a file of the user's."""
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Own(t1=0.5)
+
+
+def test_data_are_solutions_and_made_once(monkeypatch):
+    path = generate.generate(BURGERS, 3, TIMES, progress=False)
+    ts, fields = generate.load(path)
+    assert ts.tolist() == TIMES
+    assert fields.shape == (3, 2, 1, 32)
+    assert_close(fields, BURGERS.evolve(fields[:, 0], ts), **ROUNDING)
+    monkeypatch.setattr(Burgers, "evolve", None)
+    assert generate.generate(BURGERS, 3, TIMES) == path
+
+
+def test_whatever_the_data_depend_on_makes_another_file():
+    recipes = [
+        generate.recipe(BURGERS, 3, TIMES, 0),
+        generate.recipe(replace(BURGERS, nu=0.1), 3, TIMES, 0),
+        generate.recipe(BURGERS, 4, TIMES, 0),
+        generate.recipe(BURGERS, 3, [0.0, 0.05], 0),
+        generate.recipe(BURGERS, 3, TIMES, 1),
+    ]
+    assert len({generate.cache_file(made_by) for made_by in recipes}) == len(recipes)
+
+
+def test_generation_in_chunks_equals_generation_at_once(monkeypatch):
+    at_once = generate.load(generate.generate(BURGERS, 5, TIMES, progress=False)).fields
+    monkeypatch.setattr(generate, "CHUNK", 2)
+    generate.cache_file(generate.recipe(BURGERS, 5, TIMES, 0)).unlink()
+    in_chunks = generate.load(generate.generate(BURGERS, 5, TIMES, progress=False)).fields
+    assert_close(in_chunks, at_once, **ROUNDING)
+
+
+def test_changed_content_is_refused():
+    path = generate.generate(BURGERS, 2, TIMES, progress=False)
+    with h5py.File(path, "a") as file:
+        file["fields"][1, 1, 0, 7] += 1e-6
+    with pytest.raises(ValueError, match="its content does not match its hash; delete it"):
+        generate.load(path)
+
+
+def test_failed_generation_leaves_no_data(monkeypatch, cache):
+    monkeypatch.setattr(Burgers, "evolve", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate.generate(BURGERS, 2, TIMES, progress=False)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_editing_an_own_class_or_its_module_makes_new_data(tmp_path):
+    path = tmp_path / "own.py"
+    first = generate.generate(own_problem(path, OWN), 2, TIMES, progress=False)
+    assert generate.generate(own_problem(path, OWN), 2, TIMES, progress=False) == first
+    edited = OWN.replace("RATE = 1.0", "RATE = 2.0")
+    assert generate.generate(own_problem(path, edited), 2, TIMES, progress=False) != first
+
+
+def test_editing_an_own_base_class_makes_new_data(tmp_path):
+    derived = "from base_of_own import Own as Base\n\n\nclass Own(Base):\n    pass\n"
+    files = []
+    for source in (OWN, OWN + "# edited\n"):
+        own_problem(tmp_path / "base_of_own.py", source)
+        problem = own_problem(tmp_path / "own.py", derived)
+        files.append(generate.cache_file(generate.recipe(problem, 2, TIMES, 0)))
+    assert files[0] != files[1]
+
+
+def test_tensors_among_the_settings_count_with_all_their_values():
+    class Forced:
+        def __init__(self, force):
+            self.force = force
+
+    Forced.__module__ = "sciml.forced"
+    first, second = torch.zeros(5000), torch.zeros(5000)
+    second[2500] = 1.0  # in the middle, which `repr` leaves out
+    recipes = [generate.recipe(Forced(force), 2, TIMES, 0) for force in (first, second)]
+    assert generate.cache_file(recipes[0]) != generate.cache_file(recipes[1])
+    with pytest.raises(TypeError, match="'force' is a function"):
+        generate.recipe(Forced(lambda x: x), 2, TIMES, 0)
+
+
+def test_class_without_a_file_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "typed_in", ModuleType("typed_in"))
+    own = type("Own", (Burgers,), {"__module__": "typed_in"})
+    with pytest.raises(ValueError, match="expected a class that a file defines"):
+        generate.recipe(own(), 2, TIMES, 0)
+
+
+def test_the_second_that_needs_the_same_data_waits_for_the_first(monkeypatch):
+    calls, evolve = [], Burgers.evolve
+
+    def slowly(*arguments):
+        calls.append(arguments)
+        time.sleep(0.3)
+        return evolve(*arguments)
+
+    monkeypatch.setattr(Burgers, "evolve", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: generate.generate(BURGERS, 2, TIMES, progress=False), range(2)))
+    assert paths[0] == paths[1]
+    assert len(calls) == 1
+    generate.load(paths[0])
+
+
+def test_operator_data_pair_initial_conditions_with_solutions_by_position():
+    data = OperatorData(BURGERS, train=3, val=2, test=1, batch_size=2)
+    data.prepare_data()
+    data.setup("fit")
+    inputs, targets = data.part("train")
+    assert_close(targets, BURGERS.evolve(inputs, torch.tensor([0.1]))[:, 0], **ROUNDING)
+    assert [len(data.part(name)[0]) for name in ("train", "val", "test")] == [3, 2, 1]
+    assert torch.equal(data.part("test")[0], data.inputs[-1:])
+    assert data.state_dict() == {"content": generate.content(data.file())}
+
+
+def test_more_samples_than_there_are_are_refused():
+    fields = torch.zeros(5, 1, 8)
+    with pytest.raises(ValueError, match=r"expected at most the 5 samples there are, got 3 \+ 2 \+ 1"):
+        TensorFields(fields, fields, train=3, val=2, test=1).setup("fit")

@@ -1,0 +1,157 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+import yaml
+
+from sciml import load
+from sciml.training import RunFolder
+from tests.training.conftest import TINY
+
+LOAD_WITHOUT_SCIML = """
+import sys, torch
+sys.modules["sciml"] = None
+model = torch.export.load("run/model.pt2").module()
+inputs = torch.load("inputs.pt")
+torch.save([model(inputs), model(inputs[:1])], "outputs.pt")
+"""
+
+
+@pytest.fixture
+def trained(fit):
+    fit("run")
+    return RunFolder("run")
+
+
+def test_run_folder_holds_what_it_says(trained):
+    names = {str(path.relative_to(trained.path)) for path in trained.path.rglob("*") if path.is_file()}
+    figures = {"figures/learning_curve.png", "figures/prediction.png"}
+    assert names == {"config.yaml", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt", *figures}
+    config = yaml.safe_load(trained.configs[0].read_text())
+    assert config["trainer"]["max_epochs"] == 3
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.01  # a default, resolved
+
+
+def test_checkpoint_is_plain_data_with_the_configuration(trained):
+    checkpoint = torch.load(trained.last, weights_only=True)
+    assert checkpoint["sciml"]["finished"]
+    assert checkpoint["sciml"]["config"] == yaml.safe_load(trained.configs[0].read_text())
+
+
+def test_new_runs_are_numbered(sciml):
+    quiet = ("--trainer.enable_progress_bar=false", "--trainer.max_steps=1")
+    for number in (1, 2):
+        assert f"runs/tiny/{number}" in sciml("fit", "--config", TINY, *quiet)
+
+
+def test_fit_refuses_a_folder_with_a_checkpoint_and_takes_one_without(trained, fit):
+    assert "sciml fit --resume run" in fit("run", code=2)
+    trained.last.unlink()
+    fit("run", "--trainer.max_epochs=1")
+    assert len(trained.metrics.read_text().splitlines()) == 1 + 5 + 1
+
+
+def test_metrics_of_the_evaluation_commands(trained, sciml):
+    rows = trained.metrics.read_text().splitlines()
+    before = trained.metrics.read_bytes()
+    assert sciml("validate", "run").strip() == f"val_relative_l2: {float(rows[-1].split(',')[-1]):.6g}"
+    *_, last = sciml("test", "run").splitlines()
+    assert last.startswith("test relative L2: ")
+    assert 0 < float(last.split()[-1]) < 2
+    assert trained.metrics.read_bytes() == before
+
+
+def test_predictions_load_and_export_agree(trained, sciml):
+    assert sciml("predict", "run").strip() == "run/predictions.h5"
+    with h5py.File(trained.predictions) as file:
+        assert set(file) == {"inputs", "targets", "predictions"}
+        inputs, predictions = (torch.from_numpy(file[name][...]) for name in ("inputs", "predictions"))
+    assert torch.equal(load("run", trust=True)(inputs), predictions)
+
+    sciml("export", "run")
+    torch.save(inputs, "inputs.pt")
+    subprocess.run([sys.executable, "-c", LOAD_WITHOUT_SCIML], check=True)
+    whole, single = torch.load("outputs.pt")
+    torch.testing.assert_close(whole, predictions, rtol=0, atol=1e-6)  # round-off of float32
+    torch.testing.assert_close(single, predictions[:1], rtol=0, atol=1e-6)
+
+
+def test_plot_draws_the_figures_anew(trained, sciml):
+    for path in trained.figures.iterdir():
+        path.unlink()
+    printed = sciml("plot", "run").split()
+    assert sorted(printed) == sorted(map(str, trained.figures.iterdir()))
+    assert len(printed) == 2
+
+
+def test_load_imports_only_what_is_trusted(trained):
+    with pytest.raises(ValueError, match=r"classes from elsewhere: tiny.Net; pass trust=True"):
+        load("run")
+    model = load(trained.last, trust=True)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
+        load("nowhere")
+
+
+def test_commands_before_the_first_checkpoint_name_the_remedy(trained, sciml):
+    trained.last.unlink()
+    trained.best.unlink()
+    assert "run has no checkpoint yet; train it by `sciml fit --resume run`" in sciml("test", "run", code=2)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("--trainer.max_epoch=3", "trainer.max_epoch: there is no such key; did you mean 'trainer.max_epochs'?"),
+        ("--trainr.max_epochs=3", "trainr.max_epochs: there is no such key; did you mean 'trainer.max_epochs'?"),
+        ("--trainer.max_epochs=many", "trainer.max_epochs: expected int or None, got 'many'"),
+        ("--model.compil=true", "model.compil: OperatorModule has no such key; did you mean 'compile'?"),
+        ("--model.net.widt=3", "model.net.widt: Net has no such key; did you mean 'width'?"),
+        ("--model.net.width=wide", "model.net.width: expected int, got 'wide'"),
+        ("--model.net=tiny.Nett", "model.net: tiny has no 'Nett'; did you mean 'Net'?"),
+        ("--model.net=tinny.Net", "model.net: no module 'tinny'; own modules are found in the configuration's folder"),
+        ("--model.optimizer.lrr=3", "model.optimizer.lrr: AdamW has no such key; did you mean 'lr'?"),
+        ("--model.optimizer=torch.optim.AdamX", "model.optimizer: torch.optim has no 'AdamX'; did you mean 'Adam"),
+        ("--model=sciml.training.OperatorModul", "sciml.training has no 'OperatorModul'; did you mean 'OperatorModule"),
+        ("--checkpoint.every_n_step=3", "did you mean 'checkpoint.every_n_steps'?"),
+        ("--trainer.accelerator=cpuu", "cpuu"),
+        ("--data.class_path=sciml.data.OperatorData", "data: missing problem"),
+    ],
+)
+def test_mistakes_in_a_configuration_are_told_in_a_line(fit, override, expected):
+    message = fit("run", override, code=2)
+    assert message.startswith("sciml: ")
+    assert message.count("\n") == 1, message
+    assert expected in message
+    assert not Path("run").exists()
+
+
+def test_mistakes_in_the_file_are_told_in_a_line(sciml):
+    config = yaml.safe_load(TINY.read_text()) | {"code_path": str(TINY.parent)}
+    config["trainer"]["max_epoch"] = 1
+    Path("my.yaml").write_text(yaml.safe_dump(config))
+    assert "did you mean 'trainer.max_epochs'?" in sciml("fit", "--config", "my.yaml", code=2)
+    Path("my.yaml").write_text("model: [1\n")
+    assert "my.yaml" in sciml("fit", "--config", "my.yaml", code=2)
+    Path("my.yaml").write_text("model\n")
+    assert "my.yaml: expected keys and values" in sciml("fit", "--config", "my.yaml", code=2)
+
+
+def test_help_all_names_every_key(sciml):
+    output = sciml("fit", "--help=all")
+    assert all(key in output for key in ("--trainer.max_epochs", "--checkpoint.every_n_steps", "--seed_everything"))
+
+
+def test_modules_beside_the_configuration_and_in_the_working_directory_are_found(sciml, tmp_path):
+    (tmp_path / "here.py").write_text("from tiny import Net\n\n\nclass Own(Net):\n    pass\n")
+    quiet = ("--trainer.enable_progress_bar=false", "--trainer.max_epochs=1")
+    sciml("fit", "--config", TINY, "--run", "run", "--model.net=here.Own", *quiet)
+    assert sciml("test", "run").startswith("test_relative_l2")
+
+
+def test_fast_dev_run(fit):
+    fit("run", "--trainer.fast_dev_run=true")

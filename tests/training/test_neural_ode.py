@@ -1,0 +1,179 @@
+import lightning
+import torch
+from torch.testing import assert_close
+
+from sciml import Grid, Solver
+from sciml.data import Observed, Trajectories
+from sciml.data.split import SplitData
+from sciml.data.trajectories import ObservedData
+from sciml.models import MLP, Autonomous, Chain, NeuralODE
+from sciml.solvers import RK4
+from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
+from sciml.training.trainer_cli import quiet
+
+ROTATION = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+
+
+class Rotations(ObservedData):
+    """Points that go round the origin; with holes, a value in three is missing and stands there as a large number."""
+
+    names = ("x", "y")
+
+    def __init__(self, holes: bool = False):
+        super().__init__(batch_size=8)
+        self.holes = holes
+
+    def read(self) -> dict[str, Observed]:
+        generator = torch.Generator().manual_seed(0)
+        ts = torch.linspace(0, 2, 9, dtype=torch.float64)
+        turns = torch.linalg.matrix_exp(ts[:, None, None].float() * ROTATION)
+        ys = torch.einsum("nc,tcd->ntd", torch.randn(24, 2, generator=generator), turns)
+        mask = torch.ones_like(ys, dtype=torch.bool)
+        if self.holes:
+            mask[:, 1:] = torch.rand(ys[:, 1:].shape, generator=generator) > 1 / 3
+            ys = ys.where(mask, 1e6)
+        whole = Observed(ts, ys, mask)
+        return {"train": whole.take(slice(16)), "val": whole.take(slice(16, 20)), "test": whole.take(slice(20, 24))}
+
+
+def small(lanes="joint", controller=None):
+    return NeuralODE(Autonomous(MLP(2, 2, width=16)), Solver(RK4(), controller or Grid(n=8), lanes=lanes))
+
+
+def module(**options):
+    torch.manual_seed(0)
+    return NeuralODEModule(small(), optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), **options)
+
+
+def train(module, data, folder, epochs=1):
+    with quiet():
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=MetricsLogger(folder / "metrics.csv"),
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, data)
+        (metrics,) = trainer.test(module, data, verbose=False)
+    return metrics, MetricsLogger(folder / "metrics.csv").rows()
+
+
+def test_training_learns_a_rotation_and_logs_its_work(tmp_path):
+    metrics, rows = train(module(), Rotations(), tmp_path, epochs=100)
+    first, *_, last = (float(row["train_loss"]) for row in rows if row.get("train_loss"))
+    assert last < 0.01 * first
+    assert metrics["test_relative_l2"] < 0.2  # without any motion it is about 1, with this seed 0.1
+    steps = [row for row in rows if row["train_nfe"]]
+    assert {(float(row["train_accepted"]), float(row["train_rejected"])) for row in steps} == {(8, 0)}
+    assert metrics["test_nfe"] == float(steps[0]["train_nfe"]) >= 4 * 8
+
+
+def test_missing_values_take_no_part_whatever_stands_there():
+    data = Rotations(holes=True)
+    data.setup("fit")
+    ts, ys, mask = data.part("train")
+    model = module()
+    model.log_dict = lambda *args, **kwargs: None
+    losses = []
+    for filler in (0.0, 7.0):
+        model.zero_grad()
+        batch = Observed(ts, ys.where(mask, filler), mask)
+        loss = model.training_step(batch, 0)
+        loss.backward()
+        losses.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+def test_normalisers_see_the_observed_values_only(tmp_path):
+    data, model = Rotations(holes=True), module()
+    train(model, data, tmp_path)
+    _, ys, mask = data.part("train")
+    for c in range(2):
+        std, mean = torch.std_mean(ys[..., c][mask[..., c]], correction=0)
+        assert_close(model.flow.state.mean[c], mean)
+        assert_close(model.flow.state.std[c], std)
+
+
+def test_export_of_the_predictor_is_the_prediction(tmp_path):
+    data, model = Rotations(), module()
+    train(model, data, tmp_path)
+    predictor = model.predictor().eval()
+    program = torch.export.export(
+        predictor, model.example_inputs(data), dynamic_shapes=({0: torch.export.Dim.AUTO},) * 2
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    ts, ys, _ = data.part("test")
+    with torch.no_grad():
+        expected = predictor(ys[:, 0], ts)
+        assert_close(torch.export.load(tmp_path / "model.pt2").module()(ys[:, 0], ts), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_pictures_are_drawn(tmp_path):
+    data = Rotations()
+    data.setup("test")
+    pictures = dict(module().pictures(data))
+    assert list(pictures) == ["trajectories", "phase_plane"]
+    for name, figure in pictures.items():
+        figure.savefig(tmp_path / name)
+
+
+def test_trajectories_of_a_csv_with_times_of_their_own(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    lines = ["run,hours,dose"]
+    for run in range(12):
+        ts = torch.rand(6 + run % 3, generator=generator).sort().values.tolist()
+        lines += [f"{run},{t},{'' if i == 2 else 2.0**-t}" for i, t in enumerate(ts)]
+    path = tmp_path / "my.csv"
+    path.write_text("\n".join(lines))
+    data = Trajectories(str(path), t="hours", id="run", batch_size=5)
+    torch.manual_seed(0)
+    ode = NeuralODE(Autonomous(MLP(1, 1, width=8)), Solver(lanes="each"))
+    model = NeuralODEModule(ode, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    _, rows = train(model, data, tmp_path, epochs=10)
+    losses = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+    assert losses[-1] < losses[0]
+    (batch,) = (model.predict_step(batch, 0) for batch in data.predict_dataloader())
+    assert batch["ts"].shape == batch["predictions"].shape[:2]
+    assert len(list(model.pictures(data))) == 1
+
+
+class Signs(SplitData):
+    """Points in the plane, by the sign of their first coordinate."""
+
+    def __init__(self):
+        super().__init__(batch_size=64)
+
+    def part(self, name):
+        x = torch.randn(256, 2, generator=torch.Generator().manual_seed(len(name)))
+        return x, (x[:, 0] > 0).long()
+
+
+def test_classifier_learns_and_is_exported(tmp_path):
+    torch.manual_seed(0)
+    encoder, head = Chain([torch.nn.Linear(2, 2)]), torch.nn.Linear(2, 2)
+    model = ODEClassifierModule(encoder, small(), head, optimizer=lambda p: torch.optim.Adam(p, lr=3e-2))
+    metrics, rows = train(model, Signs(), tmp_path, epochs=15)
+    first, *_, last = (float(row["train_loss"]) for row in rows if row.get("train_loss"))
+    assert last < 0.5 * first
+    assert metrics["test_accuracy"] > 0.9
+    assert metrics["test_accepted"] == 8
+    assert [name for name, _ in model.pictures(Signs())] == ["confusion"]
+
+    predictor = model.predictor().eval()
+    inputs = model.example_inputs(Signs())
+    program = torch.export.export(predictor, inputs, dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    x, _ = Signs().part("test")
+    with torch.no_grad():
+        assert_close(program(x), predictor(x), rtol=1e-6, atol=1e-6)  # float32 round-off
+    batch = model.predict_step((x, x[:, 0].long()), 0)
+    assert batch["logits"].shape == (256, 2)
+
+
+def test_classifier_without_an_ode_logs_no_work(tmp_path):
+    model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
+    metrics, _ = train(model, Signs(), tmp_path)
+    assert set(metrics) == {"test_loss", "test_accuracy"}

@@ -1,0 +1,81 @@
+"""The parts of a run put together in Python, without the command line."""
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from sciml import load
+from sciml.data import TensorFields
+from sciml.training import AtomicCheckpointIO, Checkpoints, MetricsLogger, OperatorModule, RunFolder
+
+
+@pytest.fixture
+def data():
+    inputs = torch.randn(12, 2, 8, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    return TensorFields(inputs, inputs[:, :1] * 100, train=8, val=2, test=2, batch_size=4)
+
+
+@pytest.fixture
+def train(tmp_path, data):
+    def run(epochs, checkpoint=None):
+        torch.manual_seed(0)
+        module = OperatorModule(nn.Conv1d(2, 1, 1))
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            default_root_dir=tmp_path,
+            callbacks=[Checkpoints()],
+            logger=MetricsLogger(RunFolder(tmp_path).metrics),
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        trainer.fit(module, data, ckpt_path=checkpoint)
+        return module
+
+    return run
+
+
+# What Lightning itself does is no matter of this test.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def test_checkpoints_load_as_plain_data_and_resume(train, tmp_path):
+    whole = train(3).state_dict()
+    run = RunFolder(tmp_path)
+    assert torch.load(run.last, weights_only=True)["global_step"] == 6
+    with pytest.raises(ValueError, match="holds no configuration"):
+        load(tmp_path)
+    train(2)
+    resumed = train(3, run.last).state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_normaliser_comes_from_the_training_part_and_into_the_checkpoint(train, data, tmp_path):
+    module = train(1)
+    inputs, targets = data.part("train")
+    operator = module.operator
+    torch.testing.assert_close(operator.input.mean.flatten(), inputs.mean((0, 2)))
+    torch.testing.assert_close(operator.output.std.flatten(), targets.std((0, 2), correction=0))
+    fresh = OperatorModule(nn.Conv1d(2, 1, 1))
+    fresh.load_state_dict(torch.load(RunFolder(tmp_path).last, weights_only=True)["state_dict"])
+    assert torch.equal(fresh(inputs), module(inputs))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "bad.ckpt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        load(tmp_path / "bad.ckpt")
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        AtomicCheckpointIO().save_checkpoint({"a": lambda: None}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
