@@ -1,7 +1,7 @@
 """Integrators of differential equations.
 
 A *stepper* advances a *term* by one step, a *controller* chooses the steps, *folds* read them, an *adjoint*
-differentiates; `solve` puts them together.
+differentiates; `sciml.solve` puts them together.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ if __name__ != "sciml.solvers":
     raise ImportError(f"import sciml.solvers, not {__name__}: the folder at the root is only a link to it")
 
 _HOMES = {
-    "solve": ("Solution", "Solver", "solve"),
+    "solve": ("Solution", "Solver"),
     "adjoint": ("Discrete",),
     "control": ("PID", "Controller", "Grid"),
     "explicit": ("RK4", "Bosh3", "Dopri5", "Dopri8", "Euler", "Heun", "Midpoint", "Tsit5"),

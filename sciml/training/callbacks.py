@@ -45,16 +45,19 @@ class Lines(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Print nothing: Lightning's wish for all processes but the first."""
+        """Print nothing, as in all processes but the first."""
         self._enabled = False
+
+    def enable(self) -> None:
+        """Print again."""
+        self._enabled = True
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Print the newest metrics."""
         if not self._enabled or time.monotonic() - self._printed_at < self.every_seconds:
             return
         self._printed_at = time.monotonic()
-        metrics = {name: float(value) for name, value in self.get_metrics(trainer, pl_module).items()}
-        values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        values = ", ".join(f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items())
         print(f"epoch {trainer.current_epoch}, step {trainer.global_step}: {values}", flush=True)
 
 
