@@ -41,7 +41,7 @@ class Lines(ProgressBar):
     def __init__(self, every_seconds: float = 10.0):
         super().__init__()
         self.every_seconds = every_seconds
-        self._printed_at = -every_seconds
+        self._printed_at = float("-inf")
         self._enabled = True
 
     def disable(self) -> None:

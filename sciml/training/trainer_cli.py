@@ -127,7 +127,7 @@ def start(cli: RunCLI, resumed: bool = False) -> None:
 @rank_zero_only
 def end(cli: RunCLI) -> None:
     """Say what came out, and where it is."""
-    best = cli.config_init.checkpoint.best
+    best = cli.config_init["checkpoint"].best
     if best is not None:
         print(f"best {cli.model.monitor}: {best:.6g}")
     print(f"run folder: {cli.run.path}")
