@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers.control import PID, Grid
+from sciml.solvers.control import Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.march import March
 from sciml.solvers.solve import Solver, SolveStats, solve
@@ -104,8 +104,8 @@ class NeuralODE(nn.Module):
         """The steps of a grid one after the other, without the march, which reads values that a trace does not have."""
         grid, stepper, each = self.solver.controller, self.solver.stepper or Tsit5(), self.solver.lanes == "each"
         if not isinstance(grid, Grid) or grid.n is None:
-            found = type(grid or PID()).__name__
-            raise ValueError(f"solver: an export needs a fixed number of steps, expected Grid(n=...), got {found}(...)")
+            found = f"Grid({'ts' if grid.dt is None else 'dt'}=...)" if isinstance(grid, Grid) else "adaptive steps"
+            raise ValueError(f"solver: an export needs a fixed number of steps, expected Grid(n=...), got {found}")
         ends = torch.tensor([0.0, self.t1]) if ts is None else ts[..., [0, -1]]
         ends = ends.to(torch.float64).expand(*y0.shape[:each], 2)
         t0, t1 = ends.unbind(-1)  # (l)

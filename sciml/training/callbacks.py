@@ -54,9 +54,10 @@ class Lines(ProgressBar):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Print the newest metrics."""
-        if not self._enabled or time.monotonic() - self._printed_at < self.every_seconds:
+        now = time.monotonic()
+        if not self._enabled or now - self._printed_at < self.every_seconds:
             return
-        self._printed_at = time.monotonic()
+        self._printed_at = now
         values = ", ".join(f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items())
         print(f"epoch {trainer.current_epoch}, step {trainer.global_step}: {values}", flush=True)
 

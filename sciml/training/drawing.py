@@ -51,7 +51,7 @@ def draw_fields(inputs: Tensor, target: Tensor, prediction: Tensor, coordinates:
     panels = {"input": inputs, "target": target, "prediction": prediction, "prediction - target": error}
     for axes, (title, field) in zip(figure.subplots(1, 4), panels.items(), strict=True):
         limits = {"vmin": target[0].min(), "vmax": target[0].max()} if title in ("target", "prediction") else {}
-        image = axes.pcolormesh(*grid, field[0].T, shading="nearest", **limits)
+        image = axes.pcolormesh(*(x.numpy() for x in grid), field[0].T.numpy(), shading="nearest", **limits)
         axes.set(title=title, aspect="equal")
         figure.colorbar(image, ax=axes, shrink=0.8)
     return figure

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,15 @@ def class_paths(config: Any) -> Iterator[str]:
 
 
 def trusted(class_path: str) -> bool:
-    """Whether a class comes from a package that sciml itself is built on."""
-    return any(class_path.startswith(f"{package}.") for package in TRUSTED)
+    """Whether a name is in a module of a package that sciml is built on; what such a module imports is not meant."""
+    module = class_path.rpartition(".")[0]
+    if not any(f"{module}.".startswith(f"{package}.") for package in TRUSTED):
+        return False
+    try:
+        import_module(module)
+    except ImportError:  # `sciml.training.load.os` is an attribute, and not a module of sciml
+        return False
+    return True
 
 
 def add_code_path(folder: str | None) -> None:

@@ -26,6 +26,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{where}no module {found[1]!r}; own modules are found in the configuration's folder and in this one"
     if found := re.search(r"arguments are required: ([\w., ]+)", inner):
         return f"{where}missing {found[1]}"
+    if found := re.search(r"^ *- (?!Does not validate|Expected a|Problem with)(.+)", inner, re.MULTILINE):
+        return where + found[1]  # what a class itself says
     if found := re.search(r"(Expected a .*?)(?:Got|Given) value(?: type)?: (.*)", inner, re.DOTALL):
         types = [name.removesuffix("Type") for name in re.findall(r"<class '(\w+)'>", found[1])]
         value = re.search(r"(?:Got|Given) value: (.*)", inner)

@@ -58,6 +58,14 @@ class TrainingModule(lightning.LightningModule):
         """Make what the step draws a function of where it stands."""
         torch.manual_seed(derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
 
+    def log(self, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
+        """Lightning's; exact also where processes have parts of different lengths.
+
+        Lightning truncates the mean over the processes of an integer batch size.
+        """
+        size = None if batch_size is None else float(batch_size)
+        super().log(*args, batch_size=size, **kwargs)  # pyrefly: ignore[bad-argument-type]
+
     def predictor(self) -> nn.Module:
         """The trained map with its normaliser, free of Lightning: what `sciml.load` returns and `export` writes."""
         raise NotImplementedError(f"{type(self).__name__} has no `predictor`: define it to load or export the model")

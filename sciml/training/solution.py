@@ -74,7 +74,7 @@ def draw_solution(problem: Problem, ts: Tensor, fields: Tensor) -> Figure:
 def _draw_line(figure: Any, problem: Problem, ts: Tensor, field: Tensor) -> None:
     (x,) = problem.coordinates()
     left, right = figure.subplots(1, 2)
-    image = left.pcolormesh(x, ts, field, shading="nearest", cmap="RdBu_r")
+    image = left.pcolormesh(x.numpy(), ts.numpy(), field.numpy(), shading="nearest", cmap="RdBu_r")
     left.set(xlabel="x", ylabel="t")
     figure.colorbar(image, ax=left, label=problem.channels[0])
     for i in torch.linspace(0, len(ts) - 1, 5).long().tolist():

@@ -70,7 +70,10 @@ class RunCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer with the run folder's logger, checkpoints, figures and progress bar beside the user's own."""
+        """A trainer with the run folder's logger, checkpoints, figures and progress bar beside the user's own.
+
+        What does not train does so in one process, on one device, which meets every sample once and in order.
+        """
         settings = self.config_init["trainer"]
         loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
         callbacks = list(settings.callbacks or [])
@@ -79,13 +82,15 @@ class RunCLI(LightningCLI):
         if self.training:
             callbacks.append(Figures())
             self.config_init["checkpoint"].config = yaml.safe_load(self.resolved())
+            kwargs["logger"] = [MetricsLogger(self.run.metrics), *(x for x in loggers if isinstance(x, Logger))]
+        else:
+            device = settings.devices[:1] if isinstance(settings.devices, list) else 1
+            kwargs |= {"logger": False, "devices": device, "num_nodes": 1, "strategy": "auto"}
         return super().instantiate_trainer(
             default_root_dir=self.run.path,
             callbacks=callbacks,
-            logger=[MetricsLogger(self.run.metrics), *(x for x in loggers if isinstance(x, Logger))]
-            if self.training
-            else False,
             plugins=[AtomicCheckpointIO(), *(settings.plugins or [])],
+            **kwargs,
         )
 
     def resolved(self) -> str:
@@ -198,7 +203,8 @@ def export(run: RunFolder, output: Path, overrides: Sequence[str]) -> None:
     predictor = cli.model.predictor().eval()
     inputs = cli.model.example_inputs(cli.datamodule)
     batch = torch.export.Dim.AUTO
-    program = torch.export.export(predictor, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+    with usage_errors(cli, ValueError):
+        program = torch.export.export(predictor, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     with replacing(output) as path:
         torch.export.save(program, path)
     print(output)
@@ -265,7 +271,7 @@ def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
     except ArgumentError as error:
         raise UsageError(explain(str(error), cli.parser)) from error
     except (MisconfigurationException, FileNotFoundError, *more) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(explain(str(error), cli.parser)) from error
 
 
 @contextmanager

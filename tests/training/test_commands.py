@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from sciml import load
-from sciml.training import RunFolder
+from sciml.data.generate import content
+from sciml.training import MetricsLogger, RunFolder
 from tests.training.conftest import TINY
 
 LOAD_WITHOUT_SCIML = """
@@ -130,6 +131,24 @@ def test_mistakes_in_a_configuration_are_told_in_a_line(fit, override, expected)
     assert not Path("run").exists()
 
 
+SOLVER = "{stepper: {class_path: sciml.solvers.RK4}, controller: {class_path: sciml.solvers.PID}}"
+ODE = "{class_path: sciml.models.NeuralODE, init_args: {field: {class_path: tiny.Net}, solver: %s}}" % SOLVER
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("--data={class_path: sciml.data.Digits, init_args: {test: 2.0}}", "test, val: expected positive shares"),
+        ("--model={class_path: sciml.training.NeuralODEModule, init_args: {ode: %s}}" % ODE, "RK4 has no error estim"),
+    ],
+)
+def test_what_a_class_objects_to_is_told_in_a_line(fit, override, expected):
+    message = fit("run", override, code=2)
+    assert expected in message
+    assert len(message) < 120
+    assert message.count("\n") == 1
+
+
 def test_mistakes_in_the_file_are_told_in_a_line(sciml):
     config = yaml.safe_load(TINY.read_text()) | {"code_path": str(TINY.parent)}
     config["trainer"]["max_epoch"] = 1
@@ -151,6 +170,48 @@ def test_modules_beside_the_configuration_and_in_the_working_directory_are_found
     quiet = ("--trainer.enable_progress_bar=false", "--trainer.max_epochs=1")
     sciml("fit", "--config", TINY, "--run", "run", "--model.net=here.Own", *quiet)
     assert sciml("test", "run").startswith("test_relative_l2")
+
+
+BURGERS = "--data.problem={class_path: sciml.problems.Burgers, init_args: {points: 32, nu: 0.05, dt: 0.02, t1: 0.2}}"
+
+
+def test_solve_writes_the_solution_and_its_error(sciml):
+    assert sciml("solve", "burgers_fno", BURGERS).splitlines()[-1] == "solution: runs/burgers_fno_solve/1"
+    run = RunFolder("runs/burgers_fno_solve/1")
+    with h5py.File(run.path / "solution.h5") as file:
+        assert file["fields"].shape == file["exact"].shape == (4, 11, 1, 32)
+        assert abs(file["fields"][...] - file["exact"][...]).max() < 0.05  # of a coarse grid
+    assert {path.name for path in run.figures.iterdir()} == {"solution.png", "error.png"}
+    assert "Data has no problem to solve" in sciml("solve", TINY, code=2)
+
+
+def test_data_are_generated_into_the_cache(sciml, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
+    file = Path(sciml("data", "generate", "burgers_fno", BURGERS).strip())
+    assert file.parent == tmp_path / "cache"
+    assert sciml("data", "generate", "burgers_fno", BURGERS).strip() == str(file)
+    assert "Data generates nothing" in sciml("data", "generate", TINY, code=2)
+
+
+def test_checkpoint_records_the_hash_of_generated_data(sciml, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
+    small = ("--data.train=4", "--data.val=2", "--data.test=2", "--trainer.max_steps=1", "--model.net.width=4")
+    sciml("fit", "--config", "burgers_fno", "--run", "run", BURGERS, *small)
+    (file,) = (tmp_path / "cache").glob("*.h5")
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["OperatorData"] == {"content": content(file)}
+
+
+def test_fit_ends_with_the_best_metric_and_the_folder(fit):
+    best, folder = fit("run").splitlines()[-2:]
+    values = [
+        float(row["val_relative_l2"]) for row in MetricsLogger("run/metrics.csv").rows() if row["val_relative_l2"]
+    ]
+    assert best == f"best val_relative_l2: {min(values):.6g}"
+    assert folder == "run folder: run"
+
+
+def test_solve_refuses_the_folder_of_a_trained_run(trained, sciml):
+    assert "holds a run already" in sciml("solve", "burgers_fno", "--run", "run", code=2)
 
 
 def test_fast_dev_run(fit):

@@ -1,3 +1,4 @@
+import h5py
 import lightning
 import torch
 from torch.testing import assert_close
@@ -121,14 +122,19 @@ def test_pictures_are_drawn(tmp_path):
         figure.savefig(tmp_path / name)
 
 
-def test_trajectories_of_a_csv_with_times_of_their_own(tmp_path):
+def write_doses(path):
+    """Twelve exponential decays at random times, each with a missing value."""
     generator = torch.Generator().manual_seed(0)
     lines = ["run,hours,dose"]
     for run in range(12):
         ts = torch.rand(6 + run % 3, generator=generator).sort().values.tolist()
         lines += [f"{run},{t},{'' if i == 2 else 2.0**-t}" for i, t in enumerate(ts)]
-    path = tmp_path / "my.csv"
     path.write_text("\n".join(lines))
+
+
+def test_trajectories_of_a_csv_with_times_of_their_own(tmp_path):
+    path = tmp_path / "my.csv"
+    write_doses(path)
     data = Trajectories(str(path), t="hours", id="run", batch_size=5)
     torch.manual_seed(0)
     ode = NeuralODE(Autonomous(MLP(1, 1, width=8)), Solver(lanes="each"))
@@ -139,6 +145,41 @@ def test_trajectories_of_a_csv_with_times_of_their_own(tmp_path):
     (batch,) = (model.predict_step(batch, 0) for batch in data.predict_dataloader())
     assert batch["ts"].shape == batch["predictions"].shape[:2]
     assert len(list(model.pictures(data))) == 1
+
+
+CONFIG = """
+data:
+  class_path: sciml.data.Trajectories
+  init_args: {path: my.csv, t: hours, id: run, batch_size: 5}
+model:
+  class_path: sciml.training.NeuralODEModule
+  init_args:
+    ode:
+      class_path: sciml.models.NeuralODE
+      init_args:
+        field:
+          class_path: sciml.models.TimeDependent
+          init_args:
+            net: {class_path: sciml.models.MLP, init_args: {in_features: 2, out_features: 1, width: 8}}
+        solver:
+          stepper: {class_path: sciml.solvers.RK4}
+          controller: {class_path: sciml.solvers.Grid, init_args: {n: 4}}
+          lanes: each
+trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+"""
+
+
+def test_csv_goes_through_the_command_line(sciml, tmp_path):
+    write_doses(tmp_path / "my.csv")
+    (tmp_path / "my.yaml").write_text(CONFIG)
+    sciml("fit", "--config", "my.yaml", "--run", "run")
+    assert "test relative L2: " in sciml("test", "run")
+    for command in ("predict", "plot", "export"):
+        sciml(command, "run")
+    program = torch.export.load(tmp_path / "run" / "model.pt2").module()
+    with h5py.File(tmp_path / "run" / "predictions.h5") as file:
+        ts, ys, expected = (torch.from_numpy(file[name][...]) for name in ("ts", "targets", "predictions"))
+    assert_close(program(ys[:, 0], ts), expected, rtol=1e-6, atol=1e-6)  # float32 round-off
 
 
 class Signs(SplitData):

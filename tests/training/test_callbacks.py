@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sciml.training.callbacks import Bar, Lines, progress
+from sciml.training.drawing import draw_fields, draw_metrics
+
+
+@pytest.fixture
+def trainer():
+    metrics = {"train_loss": 0.125, "val_loss": 2.0}
+    return SimpleNamespace(current_epoch=3, global_step=20, progress_bar_metrics=metrics)
+
+
+def test_bar_is_for_terminals_only(monkeypatch):
+    assert isinstance(progress(), Lines)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert isinstance(progress(), Bar)
+
+
+def test_lines_tell_the_metrics_now_and_then(trainer, capsys, monkeypatch):
+    clock = iter([0.0, 4.0, 8.0, 11.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    lines = Lines(every_seconds=10.0)
+    for _ in range(4):
+        lines.on_train_epoch_end(trainer, None)
+    assert capsys.readouterr().out == "epoch 3, step 20: train_loss 0.125, val_loss 2\n" * 2
+
+
+def test_lines_are_silent_when_disabled(trainer, capsys):
+    lines = Lines()
+    lines.disable()
+    lines.on_train_epoch_end(trainer, None)
+    assert capsys.readouterr().out == ""
+
+
+def test_learning_curves_are_those_of_all_metrics_with_a_value():
+    rows = [
+        {"epoch": "0", "step": "0", "train_loss": "1.0", "val_loss": "", "never": ""},
+        {"epoch": "0", "step": "4", "train_loss": "0.5", "val_loss": "0.7", "never": ""},
+    ]
+    (axes,) = draw_metrics(rows).axes
+    assert [line.get_label() for line in axes.lines] == ["train_loss", "val_loss"]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 1.0], [5, 0.5]]
+    assert axes.get_yscale() == "log"
+    rows[1]["train_loss"] = "-0.5"
+    assert draw_metrics(rows).axes[0].get_yscale() == "linear"
+
+
+def test_fields_are_drawn_over_their_coordinates():
+    x = torch.linspace(0, 1, 9)[:-1]
+    field = torch.sin(6 * x)[None]
+    left, right = draw_fields(field, field, field + 0.1, (x,)).axes
+    assert [line.get_label() for line in left.lines] == ["input", "target", "prediction"]
+    assert all(torch.equal(torch.from_numpy(line.get_xdata()), x) for line in (*left.lines, *right.lines))
+    numbered, _ = draw_fields(field, field, field).axes
+    assert numbered.lines[0].get_xdata().tolist() == list(range(8))
+
+
+def test_fields_in_the_plane_have_x_to_the_right():
+    x, y = torch.linspace(0, 2, 5), torch.linspace(0, 1, 3)
+    field = (x[:, None] + 10 * y)[None]
+    figure = draw_fields(field, field, field, (x, y))
+    mesh = figure.axes[1].collections[0]
+    assert mesh.get_array().tolist() == field[0].T.tolist()
+    corners = mesh.get_coordinates()
+    assert corners[..., 0].max() > corners[..., 1].max()

@@ -1,0 +1,56 @@
+import pytest
+
+from sciml.training import MetricsLogger
+
+
+@pytest.fixture
+def logger(tmp_path):
+    return MetricsLogger(tmp_path / "metrics.csv")
+
+
+def log(logger, *steps):
+    for step in steps:
+        logger.log_metrics({"epoch": 0, "loss": step / 10}, step)
+
+
+def test_rows_have_a_cell_for_every_metric_logged_so_far(logger):
+    log(logger, 0, 1)
+    logger.log_metrics({"epoch": 0, "error": 0.5}, 1)
+    log(logger, 2)
+    assert logger.path.read_text() == "epoch,step,loss,error\n0,0,0.0,\n0,1,0.1,\n0,1,,0.5\n0,2,0.2,\n"
+
+
+def test_numbers_are_kept_to_the_last_bit(logger):
+    logger.log_metrics({"loss": 0.1 + 0.2}, 0)
+    assert float(logger.rows()[0]["loss"]) == 0.1 + 0.2
+
+
+def test_a_new_run_replaces_the_file(logger):
+    log(logger, 0, 1, 2)
+    log(MetricsLogger(logger.path), 0)
+    assert [row["step"] for row in logger.rows()] == ["0"]
+
+
+def test_a_resumed_run_keeps_what_lies_before_its_step(logger):
+    log(logger, 0, 1, 2, 3)
+    resumed = MetricsLogger(logger.path)
+    resumed.rewind(2)
+    log(resumed, 2)
+    assert [row["step"] for row in logger.rows()] == ["0", "1", "2"]
+
+
+def test_a_line_cut_off_by_a_kill_is_no_row(logger):
+    log(logger, 0, 1)
+    with logger.path.open("a") as file:
+        file.write("0,2,0.")
+    resumed = MetricsLogger(logger.path)
+    resumed.rewind(3)
+    log(resumed, 2)
+    assert [row["loss"] for row in logger.rows()] == ["0.0", "0.1", "0.2"]
+
+
+def test_resuming_without_rows_starts_a_file(logger):
+    logger.rewind(5)
+    assert logger.rows() == []
+    log(logger, 5)
+    assert len(logger.rows()) == 1
