@@ -10,6 +10,7 @@ import yaml
 from sciml import load
 from sciml.data.generate import content
 from sciml.training import MetricsLogger, RunFolder
+from sciml.training.load import trusted
 from tests.training.conftest import TINY
 
 LOAD_WITHOUT_SCIML = """
@@ -105,6 +106,21 @@ def test_commands_before_the_first_checkpoint_name_the_remedy(trained, sciml):
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sciml.models.FNO", True),
+        ("torch.nn.functional.gelu", True),
+        ("tiny.Net", False),
+        ("scimlike.Net", False),
+        ("os.system", False),
+        ("sciml.training.load.os.system", False),  # what a module of sciml has imported
+    ],
+)
+def test_only_what_sciml_is_built_on_is_trusted(name, expected):
+    assert trusted(name) is expected
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("--trainer.max_epoch=3", "trainer.max_epoch: there is no such key; did you mean 'trainer.max_epochs'?"),
@@ -131,15 +147,16 @@ def test_mistakes_in_a_configuration_are_told_in_a_line(fit, override, expected)
     assert not Path("run").exists()
 
 
-SOLVER = "{stepper: {class_path: sciml.solvers.RK4}, controller: {class_path: sciml.solvers.PID}}"
-ODE = "{class_path: sciml.models.NeuralODE, init_args: {field: {class_path: tiny.Net}, solver: %s}}" % SOLVER
+UNFIT = """--model={class_path: sciml.training.NeuralODEModule, init_args: {ode: {class_path: sciml.models.NeuralODE,
+init_args: {field: {class_path: tiny.Net}, solver: {
+stepper: {class_path: sciml.solvers.RK4}, controller: {class_path: sciml.solvers.PID}}}}}}"""
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("--data={class_path: sciml.data.Digits, init_args: {test: 2.0}}", "test, val: expected positive shares"),
-        ("--model={class_path: sciml.training.NeuralODEModule, init_args: {ode: %s}}" % ODE, "RK4 has no error estim"),
+        (UNFIT, "controller: RK4 has no error estimate, expected Grid(...)"),
     ],
 )
 def test_what_a_class_objects_to_is_told_in_a_line(fit, override, expected):
@@ -199,6 +216,13 @@ def test_checkpoint_records_the_hash_of_generated_data(sciml, tmp_path, monkeypa
     sciml("fit", "--config", "burgers_fno", "--run", "run", BURGERS, *small)
     (file,) = (tmp_path / "cache").glob("*.h5")
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["OperatorData"] == {"content": content(file)}
+
+
+def test_every_validation_meets_all_samples(fit):
+    small = ("--data.val=8", "--data.batch_size=2", "--trainer.max_epochs=1")
+    for checks in (0, 2):
+        fit(f"run{checks}", f"--trainer.num_sanity_val_steps={checks}", *small)
+    assert Path("run0/metrics.csv").read_text() == Path("run2/metrics.csv").read_text()
 
 
 def test_fit_ends_with_the_best_metric_and_the_folder(fit):
