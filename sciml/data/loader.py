@@ -45,15 +45,11 @@ class Loader:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self.dataset, self.batch_size, self.shuffle, self.seed, self.workers = (
-            dataset,
-            batch_size,
-            shuffle,
-            seed,
-            workers,
-        )
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = self.batch = 0  # of the batch that comes next
+        self._first = 0  # batch that the next iteration starts with
 
     batch_sampler = None  # Lightning asks what has a sampler for it
 
@@ -63,29 +59,31 @@ class Loader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch, unless already in it."""
+        """Go to the start of an epoch, unless a loaded position is in it."""
         if epoch != self.epoch:
-            self.epoch, self.batch = epoch, 0
+            self.load_state_dict({"epoch": epoch, "batch": 0})
 
     def state_dict(self) -> dict[str, int]:
         """The position of the next batch."""
         return {"epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a saved position."""
+        """Go to a saved position, for one iteration."""
         self.epoch, self.batch = state["epoch"], state["batch"]
+        self._first = self.batch
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
         return -(-len(self._samples(range(len(self.dataset)))) // self.batch_size)  # pyrefly: ignore[bad-argument-type]
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches from the present position to the end of the epoch.
+        """The batches of the epoch, all or from a loaded position on.
 
         A generator, so that it starts with the first batch asked for: Lightning makes the iterator before it sets the
         epoch.
         """
         batches = self._batches()
+        self.batch, self._first = self._first, 0
         loader = DataLoader(
             self.dataset,
             batch_size=None,  # one "sample" is the list of a batch's indices: a single look-up per batch

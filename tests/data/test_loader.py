@@ -38,6 +38,18 @@ def test_a_saved_position_is_that_of_the_next_batch(taken, workers):
     assert rest == expected[taken:]
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_iteration_that_was_left_starts_again(shuffle):
+    loader = Loader(DATA, 4, shuffle=shuffle)
+    expected = numbers(Loader(DATA, 4, shuffle=shuffle))
+    next(iter(loader))
+    assert numbers(loader) == expected
+    loader.load_state_dict({"epoch": 0, "batch": 1})
+    next(iter(loader))
+    assert loader.state_dict() == {"epoch": 0, "batch": 2}
+    assert numbers(loader) == expected
+
+
 def test_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     numbers(Loader(DATA, 4, shuffle=True))
