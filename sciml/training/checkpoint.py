@@ -114,7 +114,8 @@ class Checkpoints(Checkpoint):
         value = trainer.callback_metrics.get(getattr(pl_module, "monitor", ""))
         if value is None or trainer.sanity_checking:
             return
-        if trainer.strategy.reduce_boolean_decision(self.best is None or value.item() < self.best):
+        better = not value.isnan() and (self.best is None or value.item() < self.best)
+        if trainer.strategy.reduce_boolean_decision(better):
             self.best, self._improved = value.item(), True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
