@@ -8,28 +8,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sciml.solvers.stepper import Field, Stepper
+from sciml.solvers.arithmetic import Arithmetic
+from sciml.solvers.stepper import Field, Stepper, displace
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Lanes, Number
 
 Norm = Callable[[Tensor], Tensor]
 
-
-class Arithmetic(NamedTuple):
-    """What control needs beside operators, so that one text serves tensors and numbers."""
-
-    where: Callable[[Any, Any, Any], Any]
-    isfinite: Callable[[Any], Any]
-    number: Callable[[Tensor, Any], Any]  # a norm (l) as a number like another one
-
-
-TENSORS = Arithmetic(torch.where, torch.isfinite, lambda norm, like: norm.to(like))
-NUMBERS = Arithmetic(lambda condition, yes, no: yes if condition else no, math.isfinite, lambda norm, like: norm.item())
 
 TINY = 1e-300  # keeps a division by zero from raising, and changes nothing else
 FLOOR = 2.0**-48  # the smallest dtheta: 32 units in the last place of theta near 1
@@ -41,6 +31,11 @@ def rms(x: Tensor, lanes: Lanes) -> Tensor:
         norm = torch.linalg.vector_norm(x) if lanes == "joint" else x.abs()
         return norm * (x.numel() if lanes == "joint" else 1) ** -0.5
     return torch.linalg.vector_norm(x.flatten(1), dim=1) * (x.numel() // len(x)) ** -0.5
+
+
+def _holds(condition: bool | Tensor) -> bool:
+    """Whether a comparison holds, everywhere where it is one of tensors."""
+    return bool(condition.all()) if isinstance(condition, Tensor) else condition
 
 
 class Decision(NamedTuple):
@@ -134,10 +129,10 @@ class PID(Controller):
     def __post_init__(self) -> None:
         """Refuse what cannot control a step."""
         for name in ("rtol", "atol"):
-            value = torch.as_tensor(getattr(self, name))
-            if not bool((value >= 0).all()):
-                raise ValueError(f"{name}: expected a non-negative tolerance, got {getattr(self, name)}")
-        if not bool((torch.as_tensor(self.rtol) + torch.as_tensor(self.atol) > 0).all()):
+            value = getattr(self, name)
+            if not _holds(value >= 0):
+                raise ValueError(f"{name}: expected a non-negative tolerance, got {value}")
+        if not _holds(self.rtol + self.atol > 0):
             raise ValueError("rtol, atol: expected at least one of them to be positive, got 0 and 0")
         for name in ("dt0", "dtmax"):
             value = getattr(self, name)
@@ -176,9 +171,10 @@ class PID(Controller):
         d0, d1 = size(y), size(k)
         guess = xp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / (d1 + TINY))
         h = xp.where(guess < length, guess, length)
-        forward = h * xp.where(span < 0, -1.0, 1.0)
-        step = forward if isinstance(forward, float) else expand(forward.to(y.device, real_dtype(y)), y)
-        d2 = size(field(field.clock(t0 + forward, y), y + step * k) - k) / (h + TINY)
+        forward = step = h * xp.where(span < 0, -1.0, 1.0)
+        if not isinstance(forward, float):
+            step = expand(torch.as_tensor(forward).to(y.device, real_dtype(y)), y)
+        d2 = size(field(field.clock(t0 + forward, y), displace(y, (1.0,), (k,), step)) - k) / (h + TINY)
         steepest = xp.where(d1 > d2, d1, d2)
         small = xp.where(guess > 1e-3, guess * 1e-3, 1e-6)
         refined = xp.where(steepest <= 1e-15, small, (0.01 / (steepest + TINY)) ** (1 / order))

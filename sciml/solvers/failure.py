@@ -40,7 +40,8 @@ def _culprit(march: March, c: Const, end: State, lane: int, why: Status) -> str:
     """The component that the step size or the finiteness failed on, from one more trial."""
     if why not in (Status.DT_UNDERFLOW, Status.NON_FINITE) or end.y.ndim == int(march.lanes == "each"):
         return ""
-    theta1 = torch.where(end.dtheta.isfinite() & (end.dtheta > 0), end.theta + end.dtheta, march.propose(end, c))
+    stop = march.bounds(c)[0](end.theta)
+    theta1 = torch.where(end.dtheta.isfinite() & (end.dtheta > 0), end.theta + end.dtheta, stop)
     segment, y1, *_ = march.segment(c, end.theta, theta1, end.y, None, end.accepted)
     pick = lambda x: x if march.lanes == "joint" else x[lane]  # noqa: E731
     bad = _badness(segment.error, y1, why)

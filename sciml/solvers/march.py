@@ -4,17 +4,17 @@
 it, eager or compiled, keep the rows. A lane at rest takes a step of length zero.
 """
 
-import math
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sciml.errors import Status
-from sciml.solvers.control import FLOOR, NUMBERS, TENSORS, Arithmetic, Controller
+from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS, Arithmetic
+from sciml.solvers.control import FLOOR, Controller
 from sciml.solvers.fold import Fold, Tape
 from sciml.solvers.path import Path
 from sciml.solvers.state import Const, Row, State, with_tensors
@@ -81,15 +81,15 @@ class March:
         field, zero = self.field(c), torch.zeros_like(c.t0)
         h = None if self.controller.adaptive else ((c.t1 - c.t0) * c.stops[..., 0]).expand(c.t0.shape)
         carry = self.stepper.init(field, c.t0, y, h)
-        marks = tuple(event(field.clock(c.t0, y), y, c.args) for event in self.events)
+        none = torch.zeros_like(c.t0, dtype=torch.int64)
         with torch.no_grad():
+            marks = tuple(xp.number(event(field.clock(c.t0, y), y, c.args), zero) for event in self.events)
             t0, theta = xp.number(c.t0, zero), xp.number(zero, zero)
             span = xp.number(c.t1, zero) - t0
             k = carry[0] if self.controller.adaptive else y
             dtheta = self.controller.start(field, t0, span, y, k, self.stepper.order, xp)
-        counts = (0, 0, RUNNING) if xp is NUMBERS else torch.zeros(3, *zero.shape, dtype=torch.int64).to(zero.device)
         memory = self.controller.memory(theta)
-        return State(theta, dtheta, y, carry, memory, marks, *(n + 0 for n in counts))
+        return State(theta, dtheta, y, carry, memory, marks, *(xp.number(none + n, none) for n in (0, 0, RUNNING)))
 
     def segment(
         self,
@@ -123,15 +123,17 @@ class March:
             carry = tuple(torch.where(expand(changed, new), new, old) for new, old in zip(fresh, carry, strict=True))
         return segment, after, carry, step.status
 
-    def propose(self, s: State, c: Const) -> Tensor:
-        """Where the next trial ends: at s.theta + s.dtheta, or at a stop before that."""
+    def bounds(self, c: Const, xp: Arithmetic = TENSORS) -> tuple[Callable[[Number], Number], Number | None]:
+        """The next stop after a theta, and the largest dtheta or None."""
         limit = self.controller.limit(c.t1 - c.t0)
-        wanted = s.theta + (s.dtheta if limit is None else s.dtheta.minimum(limit))
-        each = c.stops.ndim > 1
-        i = torch.searchsorted(c.stops, s.theta[..., None] if each else s.theta.reshape(-1), right=True)
-        i = i.clamp_max(c.stops.shape[-1] - 1)
-        stop = c.stops.gather(-1, i).squeeze(-1) if each else c.stops.index_select(0, i).reshape(s.theta.shape)
-        return torch.where(wanted >= stop, stop, wanted)
+        return xp.following(c.stops), None if limit is None else xp.number(limit, c.t0)
+
+    def propose(self, s: State, bounds: tuple[Callable[[Number], Number], Number | None], xp: Arithmetic) -> Number:
+        """Where the next trial ends: at s.theta + s.dtheta, or at a stop before that."""
+        following, limit = bounds
+        wanted = s.theta + (s.dtheta if limit is None else xp.where(s.dtheta < limit, s.dtheta, limit))
+        stop = following(s.theta)
+        return xp.where(s.status == RUNNING, xp.where(wanted >= stop, stop, wanted), s.theta)
 
     def judge(
         self, s: State, segment: Segment, theta1: Number, after: Tensor, error: Number, failure: Any, xp: Arithmetic
@@ -147,9 +149,9 @@ class March:
         status = xp.where(running & (verdict.dtheta < FLOOR), cause, status)
         status = xp.where(accept & (theta1 >= 1), DONE, status)
         if self.events:
-            marks = self._marks(segment, after)
-            crossed = torch.stack([new * old < 0 for new, old in zip(marks, s.marks, strict=True)]).any(0)
-            status = xp.where(accept & crossed, EVENT, status)
+            marks = self._marks(segment, after, error, xp)
+            for new, old in zip(marks, s.marks, strict=True):
+                status = xp.where(accept & (new * old < 0), EVENT, status)
             marks = tuple(xp.where(accept, new, old) for new, old in zip(marks, s.marks, strict=True))
         return s._replace(
             theta=xp.where(accept, theta1, s.theta),
@@ -161,19 +163,20 @@ class March:
             status=status,
         )
 
-    def _marks(self, segment: Segment, after: Tensor) -> tuple[Tensor, ...]:
+    def _marks(self, segment: Segment, after: Tensor, like: Number, xp: Arithmetic) -> tuple[Number, ...]:
         """The event functions at the end of a step."""
         c = segment.const
         t = self.field(c).clock(c.t0 + (c.t1 - c.t0) * segment.theta1, after)
-        return tuple(event(t, after, c.args) for event in self.events)
+        return tuple(xp.number(event(t, after, c.args), like) for event in self.events)
 
-    def error(self, segment: Segment, failure: Tensor | None) -> Tensor:
+    def error(self, segment: Segment, failure: Number | None, like: Number, xp: Arithmetic = TENSORS) -> Number:
         """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
         y1 = torch.view_as_real(segment.y1) if segment.y1.is_complex() else segment.y1
         size = y1.abs()
-        error = (size.amax() if self.lanes == "joint" else size.reshape(len(size), -1).amax(1)) * 0
-        error = error + segment.scaled_error() if self.controller.adaptive else error
-        return error if failure is None else torch.where(failure == RUNNING, error, torch.inf)
+        error = xp.number(size.amax() if self.lanes == "joint" else size.reshape(len(size), -1).amax(1), like) * 0
+        if self.controller.adaptive:
+            error = error + xp.number(segment.scaled_error(), like)
+        return error if failure is None else xp.where(failure == RUNNING, error, torch.inf)
 
     def emit(self, segment: Segment, saves: int | None = None) -> tuple[Any, ...]:
         """What each fold reads of a step."""
@@ -189,46 +192,54 @@ class March:
             c: constants.
             saves: a bound on the number of save times in one step; None reads it on the host.
         """
-        theta1 = torch.where(s.status == RUNNING, self.propose(s, c), s.theta)
+        theta1 = self.propose(s, self.bounds(c), TENSORS)
         segment, after, carry, failure = self.segment(c, s.theta, theta1, s.y, s.carry, s.accepted)
-        new = self.judge(s, segment, theta1, after, self.error(segment, failure).to(s.theta), failure, TENSORS)
+        new = self.judge(s, segment, theta1, after, self.error(segment, failure, s.theta), failure, TENSORS)
         taken = new.accepted > s.accepted
-        pick = lambda a, b: torch.where(expand(taken, a), a, b)  # noqa: E731
-        carry = tuple(pick(a, b) for a, b in zip(carry, s.carry, strict=True))
-        return new._replace(y=pick(after, s.y), carry=carry), Row(s.theta, taken, s.y, self.emit(segment, saves))
+        y, *carry = _where(taken, (after, *carry), (s.y, *s.carry))
+        return new._replace(y=y, carry=tuple(carry)), Row(s.theta, taken, s.y, self.emit(segment, saves))
 
     def run(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
-        """Advance until no lane is running; ``tick`` is called after every trial."""
-        while bool((s.status == RUNNING).any()):
-            s, row = self.advance(s, c)
-            tape.add(s.accepted - row.taken.long(), row.theta, row.y, row.emits, row.taken)
-            tick(s)
-        return s
+        """Advance from books of `host` numbers until no lane is running; ``tick`` is called after every trial.
 
-    def run_joint(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
-        """`run` for joint lanes, from books of numbers.
-
-        It reads the verdict instead of masking, and records a graph where gradients are on.
+        It reads the verdict, so that it masks only where lanes disagree, and records a graph where gradients are on
+        (joint lanes).
         """
-        reads = self.controller.adaptive or any(fold.stages for fold in self.folds)
-        limit = self.controller.limit(c.t1 - c.t0)
-        stops, limit = c.stops.tolist(), math.inf if limit is None else limit.item()
-        while s.status == RUNNING:
-            stop = stops[min(bisect_right(stops, s.theta), len(stops) - 1)]
-            theta1 = min(s.theta + min(s.dtheta, limit), stop)
-            full = reads or theta1 < 1
-            segment, after, carry, failure = self.segment(c, s.theta, theta1, s.y, s.carry, s.accepted, full)
-            with torch.no_grad():
-                error = self.error(segment, failure).item()
-                new = self.judge(s, segment, theta1, after, error, failure, NUMBERS)
-            if new.accepted > s.accepted:
-                tape.add(s.accepted, s.theta, s.y, self.emit(segment))
-                new = new._replace(y=after, carry=carry)
-            s = new
-            tick(s)
+        xp, joint, quiet = self.host, self.lanes == "joint", torch.no_grad()
+        reads = not joint or self.controller.adaptive or any(fold.stages for fold in self.folds)
+        bounds = self.bounds(c, xp)
+        with np.errstate(all="ignore"):
+            while xp.any(s.status == RUNNING):
+                theta1 = self.propose(s, bounds, xp)
+                start, end, key = (xp.tensor(n, c.t0) for n in (s.theta, theta1, s.accepted))
+                full = reads or theta1 < 1
+                segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
+                with quiet:
+                    failure = None if failure is None else xp.number(failure, s.status)
+                    error = self.error(segment, failure, s.theta, xp)
+                    new = self.judge(s, segment, theta1, after, error, failure, xp)
+                taken = new.accepted > s.accepted
+                if xp.any(taken):
+                    mask = None if joint else xp.tensor(taken, c.t0)
+                    tape.add(key, start, s.y, self.emit(segment), mask)
+                    if mask is not None:
+                        after, *carry = _where(mask, (after, *carry), (s.y, *s.carry))
+                    new = new._replace(y=after, carry=tuple(carry))
+                s = new
+                tick(s)
         return with_tensors(s, c.t0)
+
+    @property
+    def host(self) -> Arithmetic:
+        """What an eager march keeps its books in."""
+        return NUMBERS if self.lanes == "joint" else ARRAYS
 
     def ends(self, theta: Tensor, j: int) -> Sequence[Number]:
         """The two ends of step j of a mesh, as numbers where joint lanes allow it."""
         pair = theta[j : j + 2]
         return pair.unbind() if self.lanes == "each" or theta.requires_grad else pair.tolist()
+
+
+def _where(taken: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+    """The new states (l, ...) of the lanes that took the step, the old ones of the others."""
+    return [torch.where(expand(taken, a), a, b) for a, b in zip(new, old, strict=True)]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
+import numpy as np
 
 from sciml.solvers.state import State
 
@@ -19,9 +19,8 @@ def progress_bar(shown: bool) -> Iterator[Callable[[State], None]]:
     with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
 
         def tick(s: State) -> None:
-            slowest, most = (s.theta.min(), s.accepted.max()) if isinstance(s.theta, Tensor) else (s.theta, s.accepted)
-            bar.n = 100 * float(slowest)
-            bar.set_postfix(steps=int(most), refresh=False)
+            bar.n = 100 * float(np.min(s.theta))
+            bar.set_postfix(steps=int(np.max(s.accepted)), refresh=False)
             bar.update(0)
 
         yield tick

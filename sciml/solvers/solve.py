@@ -1,5 +1,6 @@
 """The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
-from sciml.solvers.control import NUMBERS, PID, TENSORS, Controller, Grid
+from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt, Tape
@@ -88,8 +89,8 @@ class Solution:
     folds: dict[str, Any]
     _y: Any  # the final state
     _t: Tensor  # the time that it belongs to (l)
-    _dt: Tensor  # the size of the step to come (l); 0 where that is not known
-    _memory: tuple[Tensor, ...]  # the controller's
+    _end: State  # the march's last state
+    _span: Tensor  # the time it had (l)
     _again: Callable[..., "Solution"]
 
     def __call__(self, t: Time) -> Any:
@@ -240,14 +241,14 @@ class _Task:
         march, c, y0 = self.march, self.const, self.y0
         if y0.numel() == 0 or bool((c.t0 == c.t1).all()):
             return self._nothing()
-        gradients, graph = torch.is_grad_enabled(), self.adjoint.store == "graph"
-        parameters = declared_parameters(march.term, march.path, *march.folds) if gradients else []
-        declared = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
-        if gradients and not graph:
-            refuse_undeclared(march, c, y0, parameters)
-            gradients = declared
-        elif gradients and march.lanes == "each":  # a second pass, only where it is needed
-            gradients = declared or undeclared(march, c, y0, parameters) is not None
+        gradients, graph, parameters = torch.is_grad_enabled(), self.adjoint.store == "graph", []
+        if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
+            parameters = declared_parameters(march.term, march.path, *march.folds)
+            if not graph:
+                refuse_undeclared(march, c, y0, parameters)
+            gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters)) or (
+                graph and undeclared(march, c, y0, parameters) is not None
+            )
         recorded = gradients and graph and march.lanes == "joint" and not c.stops.requires_grad
         keep = gradients and self.adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
@@ -266,21 +267,25 @@ class _Task:
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
-        joint = march.lanes == "joint"
-        s = march.start(c, self.y0, NUMBERS if joint else TENSORS)
-        if resume is not None and march.controller.adaptive and resume._dt.shape == c.t0.shape:
-            dtheta = (resume._dt / (c.t1 - c.t0).detach().abs()).clamp_min(2 * control.FLOOR)
-            known = (resume._dt > 0) & dtheta.isfinite()
-            dtheta = torch.where(known, dtheta, torch.as_tensor(s.dtheta, dtype=dtheta.dtype))
-            memory = resume._memory if len(resume._memory) == len(s.memory) else s.memory
-            if joint:
-                dtheta, memory = dtheta.item(), tuple(float(m) for m in memory)
-            s = s._replace(dtheta=dtheta, memory=memory)
+        s = march.start(c, self.y0, march.host)
+        if resume is not None and march.controller.adaptive and resume._end.theta.shape == c.t0.shape:
+            s = self._warm(s, resume)
         tape = Tape(march.folds, keep)
-        run = march.run_joint if joint else march.run
         with progress_bar(progress) as tick:
-            end = run(s, c, tape, tick)
+            end = march.run(s, c, tape, tick)
         return *freeze(march, c, end, tape), end
+
+    def _warm(self, s: State, resume: Solution) -> State:
+        """The first state with step sizes and memory of a solution, where that has them."""
+        end, c, xp = resume._end, self.const, self.march.host
+        dt = end.dtheta * resume._span.abs()
+        known = (end.status < Status.MAX_STEPS.value) & dt.isfinite() & (dt > 0) & (c.t0 != c.t1)
+        dtheta = (dt / (c.t1 - c.t0).abs()).clamp_min(2 * control.FLOOR)
+        memory = end.memory if len(end.memory) == len(s.memory) else ()
+        return s._replace(
+            dtheta=xp.where(xp.number(known, known), xp.number(dtheta, dtheta), s.dtheta),
+            memory=tuple(xp.number(m, m) for m in memory) or s.memory,
+        )
 
     def _frozen(self, mesh: Mesh, keep: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
@@ -314,9 +319,8 @@ class _Task:
         for name, fold in zip(self.names, march.folds, strict=True):
             if name == "" and isinstance(fold, SaveAt):
                 ys, ts = found.pop(""), fold.ts
-        dt = torch.where(mesh.failed | end.dtheta.isinf(), 0, end.dtheta * span.detach().abs())
         mesh = mesh._replace(theta=mesh.theta.detach())
-        return Solution(ys, ts, mesh.status, self._stats(end, frozen), mesh, found, *last, dt, end.memory, again)
+        return Solution(ys, ts, mesh.status, self._stats(end, frozen), mesh, found, *last, end, span.detach(), again)
 
     def _stats(self, end: State, frozen: bool) -> SolveStats:
         march, trials = self.march, end.trials
@@ -376,7 +380,7 @@ def _times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor
             raise ValueError(
                 f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
             )
-        if not bool(t.isfinite().all()):
+        if not (math.isfinite(given) if isinstance(given, float | int) else bool(t.isfinite().all())):
             raise ValueError(f"{name}: expected a finite time, got {given}")
         ends.append(t.expand(shape))
     return ends[0], ends[1]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,24 +35,26 @@ class Const(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where every lane stands: the state and the books, which are plain numbers while joint lanes march."""
+    """Where every lane stands: the state and the books, which an eager march keeps in numbers on the host."""
 
     theta: Number  # (l) float64, fraction of the span
     dtheta: Number  # (l) float64, the size to try next
     y: Tensor
     carry: tuple[Tensor, ...]  # the stepper's
     memory: tuple[Number, ...]  # the controller's, (l) each
-    marks: tuple[Tensor, ...]  # value of each event function (l)
+    marks: tuple[Number, ...]  # value of each event function (l)
     trials: Number  # (l) int64
     accepted: Number  # (l) int64
     status: Number  # (l) int64
 
 
 def with_tensors(s: State, like: Tensor) -> State:
-    """The same state with books of tensors (), where they are numbers."""
-    theta, dtheta, *memory = like.new_tensor([s.theta, s.dtheta, *s.memory]).unbind()
-    counts = like.new_tensor(s[-3:], dtype=torch.int64).unbind()
-    return State(theta, dtheta, s.y, s.carry, tuple(memory), s.marks, *counts)
+    """The same state with books of tensors (l), where they are numbers on the host."""
+    sizes = np.array([s.theta, s.dtheta, *s.memory, *s.marks], dtype=np.float64)
+    theta, dtheta, *rest = torch.from_numpy(sizes).to(like.device).unbind()
+    counts = torch.from_numpy(np.array(s[-3:], dtype=np.int64)).to(like.device).unbind()
+    memory, marks = tuple(rest[: len(s.memory)]), tuple(rest[len(s.memory) :])
+    return State(theta, dtheta, s.y, s.carry, memory, marks, *counts)
 
 
 class Row(NamedTuple):

@@ -72,7 +72,7 @@ class Field(NamedTuple):
         """Float64 times (l), rounded once to the state's dtype and shaped as the term sees them."""
         if isinstance(t, float):
             return torch.tensor(t, dtype=real_dtype(y), device=y.device)
-        t = t.to(device=y.device, dtype=real_dtype(y))
+        t = torch.as_tensor(t).to(device=y.device, dtype=real_dtype(y))
         return t if self.lanes == "joint" else expand(t, y)
 
     def clocks(self, interval: Interval, nodes: Tensor, y: Tensor) -> tuple[Tensor, ...]:

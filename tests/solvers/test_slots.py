@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from sciml.errors import Status
 from sciml.solvers import PID, Path, Quadrature, SaveAt, Stats, Steps, Tsit5
-from sciml.solvers.control import NUMBERS
 from sciml.solvers.fold import Tape
 from sciml.solvers.march import March
 from sciml.solvers.state import Const, State
@@ -190,20 +189,18 @@ def test_advance_is_the_same_eager_compiled_and_in_one_loop(lanes: str):
     assert distance([buffer[: len(rows)] for buffer in buffers], stacked) < CHOSEN
 
 
-def test_joint_march_from_numbers_takes_the_steps_of_advance():
-    march, c = filled("joint")
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_march_from_numbers_on_the_host_takes_the_steps_of_advance(lanes: str):
+    march, c = filled(lanes)
     end, _ = walk(lambda s: march.advance(s, c, SAVES), march.start(c, start()))
-    direct = march.run_joint(march.start(c, start(), NUMBERS), c, Tape(march.folds, keep=False), lambda s: None)
+    direct, _ = march_through(march, c)
     assert_same_end(direct, end)
 
 
 def march_through(march: March, c: Const) -> tuple[State, Tape]:
-    tape, joint = Tape(march.folds, keep=True), march.lanes == "joint"
-    run = march.run_joint if joint else march.run
+    tape = Tape(march.folds, keep=True)
     with torch.no_grad():
-        return run(
-            march.start(c, start(), NUMBERS) if joint else march.start(c, start()), c, tape, lambda s: None
-        ), tape
+        return march.run(march.start(c, start(), march.host), c, tape, lambda s: None), tape
 
 
 @pytest.mark.parametrize("lanes", ["joint", "each"])

@@ -1,0 +1,84 @@
+"""The arithmetic of a march's books: times, sizes, errors and counts.
+
+One text of the control (`control`, `march.judge`) serves tensors, for loops that are compiled and never wait for the
+device, and numbers on the host, for eager loops, where an operation on a tensor costs ten times that on a float.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml.typing import Number
+
+
+class Arithmetic(NamedTuple):
+    """What the books need beside operators."""
+
+    where: Callable[[Any, Any, Any], Any]
+    isfinite: Callable[[Any], Any]
+    any: Callable[[Any], Any]
+    number: Callable[[Tensor, Any], Number]  # a tensor (l) as a number of this kind, like another one
+    tensor: Callable[[Number, Tensor], Number]  # a number as steps and tapes take it, on the device of a tensor
+    following: Callable[[Tensor], Callable[[Number], Number]]  # the first of increasing stops after a theta
+
+
+def _following(stops: Tensor) -> Callable[[Tensor], Tensor]:
+    last, each = stops.shape[-1] - 1, stops.ndim > 1
+
+    def first(theta: Tensor) -> Tensor:
+        i = torch.searchsorted(stops, theta[..., None] if each else theta.reshape(-1), right=True).clamp_max(last)
+        return stops.gather(-1, i).squeeze(-1) if each else stops.index_select(0, i).reshape(theta.shape)
+
+    return first
+
+
+TENSORS = Arithmetic(
+    torch.where, torch.isfinite, torch.any, lambda x, like: x.to(like), lambda number, like: number, _following
+)
+"""Books of tensors (l)."""
+
+
+def _following_number(stops: Tensor) -> Callable[[float], float]:
+    listed = stops.tolist()
+    return lambda theta: listed[min(bisect_right(listed, theta), len(listed) - 1)]
+
+
+NUMBERS = Arithmetic(
+    lambda condition, yes, no: yes if condition else no,
+    math.isfinite,
+    bool,
+    lambda x, like: x.item(),
+    lambda number, like: number,
+    _following_number,
+)
+"""Books of Python numbers, for joint lanes."""
+
+
+def _array(x: Tensor, like: Any) -> np.ndarray:
+    array = x.numpy(force=True)
+    return array.astype(np.float64, copy=False) if array.dtype.kind == "f" else array
+
+
+def _following_array(stops: Tensor) -> Callable[[np.ndarray], np.ndarray]:
+    host = stops.numpy(force=True)
+    last = host.shape[-1] - 1
+    if host.ndim == 1:
+        return lambda theta: host[np.minimum(np.searchsorted(host, theta, side="right"), last)]
+    rows = np.arange(len(host))
+    return lambda theta: host[rows, np.minimum((host <= theta[:, None]).sum(1), last)]
+
+
+ARRAYS = Arithmetic(
+    np.where,
+    np.isfinite,
+    np.any,
+    _array,
+    lambda number, like: torch.from_numpy(number).to(like.device),
+    _following_array,
+)
+"""Books of arrays (b), for lanes that step by themselves."""
