@@ -1,9 +1,10 @@
 """Explicit Runge-Kutta methods: a tableau and an order each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
 
 
+SMALL = 4096  # elements up to which a kernel costs its launch, not its work
+FEW = 5  # stages up to which sums by columns do not pay
+
+
 class RungeKutta(Stepper):
     """An explicit Runge-Kutta method given by its tableau.
 
@@ -24,6 +29,8 @@ class RungeKutta(Stepper):
     """
 
     tableau: ClassVar[tab.Tableau]
+    columns: ClassVar[np.ndarray]
+    rungs: ClassVar[np.ndarray | None]  # the dense output's coefficients (p, stages)
     dense: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -31,13 +38,17 @@ class RungeKutta(Stepper):
         super().__init_subclass__(**kwargs)
         cls.evaluations = len(cls.tableau.a)
         cls.adaptive = cls.tableau.error is not None
+        cls.columns = tab.columns(cls.tableau)
+        cls.rungs = None if cls.tableau.dense is None else np.array(cls.tableau.dense).T
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """The nodes (s), and the dense output's coefficients (p, stages)."""
-        nodes = t0.new_tensor(self.tableau.c)
-        if self.tableau.dense is None:
-            return (nodes,)
-        return nodes, torch.tensor(self.tableau.dense, dtype=real_dtype(y), device=y.device).mT.contiguous()
+        """The nodes (s), the tableau by columns where a step is to use it, the dense output's coefficients."""
+        like = {"dtype": real_dtype(y), "device": y.device}
+        quick = self.evaluations > FEW and y.numel() <= SMALL
+        columns = torch.tensor(self.columns if quick else (), **like)
+        columns = columns.reshape(*columns.shape, *(1,) * y.ndim)
+        dense = () if self.rungs is None else (torch.tensor(self.rungs, **like),)
+        return t0.new_tensor(self.tableau.c), columns, *dense
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The field at (t, y)."""
@@ -47,9 +58,12 @@ class RungeKutta(Stepper):
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
     ) -> Step:
         """One step; without ``full`` the field at its end is left out."""
+        nodes, columns, *_ = field.constants
+        times = field.clocks(interval, nodes, y)
+        if columns.numel() and not torch.compiler.is_compiling():
+            return self._by_columns(field, times, interval.scale, y, carry[0], columns, full)
         a, _, weights, _ = self.tableau
         ks, h = [carry[0]], interval.scale
-        times = field.clocks(interval, field.constants[0], y)
         for row, t in zip(a[:-1], times, strict=False):
             ks.append(field(t, displace(y, row, ks, h)))
         y1 = y + combine(a[-1], ks, h)
@@ -59,24 +73,40 @@ class RungeKutta(Stepper):
         error = None if weights is None else combine(weights, ks, h)
         return Step(y1, error, tuple(ks), (ks[-1],))
 
+    def _by_columns(
+        self, field: Field, times: Sequence[Tensor], h: Number, y: Tensor, k: Tensor, columns: Tensor, full: bool
+    ) -> Step:
+        """The same step in a third of the kernels: every slope is added at once to all that it goes into."""
+        *parts, starts = columns.unbind()
+        number = isinstance(h, float)
+        grow = lambda sums, part, k: torch.addcmul(sums, part, k if number else h * k, value=h if number else 1.0)
+        ks, sums = [k], starts * y
+        for i, t in enumerate(times[:-1]):
+            sums = grow(sums, parts[i], ks[i])
+            ks.append(field(t, sums[i]))
+        sums = grow(sums, parts[-2], ks[-1])
+        y1 = y + sums[-2]
+        if not full:
+            return Step(y1, None, tuple(ks), ())
+        ks.append(field(times[-1], y1))
+        error = grow(sums[-1], parts[-1][-1], ks[-1]) if self.adaptive else None
+        return Step(y1, error, tuple(ks), (ks[-1],))
+
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The state at fractions s (l, k): the tableau's dense output, or the cubic Hermite interpolant."""
         y0, ks, lane = segment.y0, segment.stages, int(segment.march.lanes == "each")
-        scale = segment.interval.scale
-        h = scale if isinstance(scale, float) or not lane else scale.unsqueeze(lane)
-        start = y0.unsqueeze(lane)
+        h = segment.interval.scale
+        h = h if isinstance(h, float) or not lane else h.unsqueeze(lane)
+        start, s = y0.unsqueeze(lane), s.reshape(s.shape + (1,) * (y0.ndim - lane))
         if self.tableau.dense is None:
-            s = s.reshape(s.shape + (1,) * (y0.ndim - lane))
             rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
             return start + s * (rise + (s - 1) * ((1 - 2 * s) * rise + h * ((s - 1) * f0 + s * f1)))
-        dense = segment.const.stepper[1]  # (p, stages)
-        powers = [s]
-        while len(powers) < len(dense):
-            powers.append(powers[-1] * s)
-        weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages)
-        stages = torch.stack(ks, lane)  # (l, stages, ...)
-        rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
-        return start + h * rise.reshape(*s.shape, *y0.shape[lane:])
+        dense = segment.const.stepper[-1]  # (p, stages)
+        slopes = dense.to(y0.dtype) @ torch.stack(ks).reshape(len(ks), -1)  # the coefficients of 1, s, .. s^(p - 1)
+        *lower, slope = slopes.reshape(len(dense), *y0.shape).unsqueeze(lane + 1).unbind()
+        for coefficient in reversed(lower):
+            slope = torch.addcmul(coefficient, slope, s)
+        return torch.addcmul(start, slope, h * s)
 
 
 @dataclass(frozen=True)

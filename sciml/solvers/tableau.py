@@ -34,6 +34,18 @@ def _minus(b: Row, b_hat: Row) -> Row:
     return tuple((pad(b) - pad(b_hat)).tolist())
 
 
+def columns(tableau: Tableau) -> np.ndarray:
+    """The same method by columns, (s + 2, s + 1): row j is what k_j adds to each later stage, to y1 and to the error.
+
+    The last row says which of these start from the state: the stages do, the increment to y1 and the error do not.
+    """
+    s = len(tableau.a)
+    weights = np.zeros((s + 1, s + 1))
+    for i, row in enumerate([*tableau.a, tableau.error or ()]):
+        weights[i, : len(row)] = row
+    return np.concatenate([weights.T, [[1.0] * (s - 1) + [0.0, 0.0]]])
+
+
 def _powers(*factors: tuple[float, ...]) -> Row:
     """Coefficients of s, s^2, .. of a product of polynomials given from the constant term up."""
     product = np.polynomial.Polynomial([1.0])
