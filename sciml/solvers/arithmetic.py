@@ -76,7 +76,7 @@ def _following_array(stops: Tensor) -> Callable[[np.ndarray], np.ndarray]:
 ARRAYS = Arithmetic(
     np.where,
     np.isfinite,
-    np.any,
+    np.ndarray.any,
     _array,
     lambda number, like: torch.from_numpy(number).to(like.device),
     _following_array,

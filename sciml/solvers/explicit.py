@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 SMALL = 4096  # elements up to which a kernel costs its launch, not its work
+NONE = np.zeros((0, 0))
 FEW = 5  # stages up to which sums by columns do not pay
 
 
@@ -43,11 +45,11 @@ class RungeKutta(Stepper):
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The nodes (s), the tableau by columns where a step is to use it, the dense output's coefficients."""
-        like = {"dtype": real_dtype(y), "device": y.device}
+        tensor = partial(torch.as_tensor, dtype=real_dtype(y), device=y.device)
         quick = self.evaluations > FEW and y.numel() <= SMALL
-        columns = torch.tensor(self.columns if quick else (), **like)
+        columns = tensor(self.columns if quick else NONE)
         columns = columns.reshape(*columns.shape, *(1,) * y.ndim)
-        dense = () if self.rungs is None else (torch.tensor(self.rungs, **like),)
+        dense = () if self.rungs is None else (tensor(self.rungs),)
         return t0.new_tensor(self.tableau.c), columns, *dense
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
@@ -78,18 +80,16 @@ class RungeKutta(Stepper):
     ) -> Step:
         """The same step in a third of the kernels: every slope is added at once to all that it goes into."""
         *parts, starts = columns.unbind()
-        number = isinstance(h, float)
-        grow = lambda sums, part, k: torch.addcmul(sums, part, k if number else h * k, value=h if number else 1.0)
         ks, sums = [k], starts * y
         for i, t in enumerate(times[:-1]):
-            sums = grow(sums, parts[i], ks[i])
+            sums = _grown(sums, parts[i], ks[i], h)
             ks.append(field(t, sums[i]))
-        sums = grow(sums, parts[-2], ks[-1])
+        sums = _grown(sums, parts[-2], ks[-1], h)
         y1 = y + sums[-2]
         if not full:
             return Step(y1, None, tuple(ks), ())
         ks.append(field(times[-1], y1))
-        error = grow(sums[-1], parts[-1][-1], ks[-1]) if self.adaptive else None
+        error = _grown(sums[-1], parts[-1][-1], ks[-1], h) if self.adaptive else None
         return Step(y1, error, tuple(ks), (ks[-1],))
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
@@ -107,6 +107,13 @@ class RungeKutta(Stepper):
         for coefficient in reversed(lower):
             slope = torch.addcmul(coefficient, slope, s)
         return torch.addcmul(start, slope, h * s)
+
+
+def _grown(sums: Tensor, column: Tensor, k: Tensor, h: Number) -> Tensor:
+    """The sums with h k added to each, weighted by the column."""
+    if isinstance(h, float):
+        return torch.addcmul(sums, column, k, value=h)
+    return torch.addcmul(sums, column, h * k)
 
 
 @dataclass(frozen=True)

@@ -81,15 +81,15 @@ class March:
         field, zero = self.field(c), torch.zeros_like(c.t0)
         h = None if self.controller.adaptive else ((c.t1 - c.t0) * c.stops[..., 0]).expand(c.t0.shape)
         carry = self.stepper.init(field, c.t0, y, h)
-        none = torch.zeros_like(c.t0, dtype=torch.int64)
         with torch.no_grad():
             marks = tuple(xp.number(event(field.clock(c.t0, y), y, c.args), zero) for event in self.events)
             t0, theta = xp.number(c.t0, zero), xp.number(zero, zero)
             span = xp.number(c.t1, zero) - t0
             k = carry[0] if self.controller.adaptive else y
             dtheta = self.controller.start(field, t0, span, y, k, self.stepper.order, xp)
-        memory = self.controller.memory(theta)
-        return State(theta, dtheta, y, carry, memory, marks, *(xp.number(none + n, none) for n in (0, 0, RUNNING)))
+            none = torch.zeros_like(c.t0, dtype=torch.int64)
+            none = xp.number(none, none)
+        return State(theta, dtheta, y, carry, self.controller.memory(theta), marks, none, none + 0, none + RUNNING)
 
     def segment(
         self,

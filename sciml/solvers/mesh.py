@@ -95,6 +95,9 @@ def close(
 
     Where no step was taken, or to pad a stack, a step of length zero is emitted.
     """
+    states = torch.stack([*tape.y, s.y]) if tape.keep else None
+    if not march.folds:
+        return Pass(s.y, (), (), states)
     lanes = s.theta.numel() if s.theta.ndim else None
     idle = lanes is not None and bool((s.accepted == 0).any())
 
@@ -120,7 +123,7 @@ def close(
             value = torch.where(expand(s.accepted > 0, value), value, rest()[i])
         values.append(value)
         best.append(step)
-    return Pass(s.y, tuple(values), tuple(best), torch.stack([*tape.y, s.y]) if tape.keep else None)
+    return Pass(s.y, tuple(values), tuple(best), states)
 
 
 def resting(mesh: Mesh, c: Const, y0: Tensor) -> tuple[Mesh, Const, Tensor]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +76,6 @@ class Solution:
             state in y0's shape.
         ts: the save times, without ``save_at`` the final time.
         status: `sciml.errors.Status` of every lane (l).
-        stats: evaluations and steps per lane.
         mesh: the steps taken; ``solve(..., mesh=solution.mesh)`` takes them again.
         folds: result of every fold by name.
     """
@@ -84,14 +83,19 @@ class Solution:
     ys: Any
     ts: Tensor
     status: Tensor
-    stats: SolveStats
     mesh: Mesh
     folds: dict[str, Any]
     _y: Any  # the final state
     _t: Tensor  # the time that it belongs to (l)
     _end: State  # the march's last state
-    _span: Tensor  # the time it had (l)
+    _task: "_Task"
+    _frozen: bool  # whether its mesh was given
     _again: Callable[..., "Solution"]
+
+    @cached_property
+    def stats(self) -> SolveStats:
+        """Evaluations and steps per lane."""
+        return self._task.stats(self._end, self._frozen)
 
     def __call__(self, t: Time) -> Any:
         """The state at any times t (t) or (b, t) of the span, in any order, by dense output; a number gives one state.
@@ -277,8 +281,8 @@ class _Task:
 
     def _warm(self, s: State, resume: Solution) -> State:
         """The first state with step sizes and memory of a solution, where that has them."""
-        end, c, xp = resume._end, self.const, self.march.host
-        dt = end.dtheta * resume._span.abs()
+        end, before, c, xp = resume._end, resume._task.const, self.const, self.march.host
+        dt = end.dtheta * (before.t1 - before.t0).abs()
         known = (end.status < Status.MAX_STEPS.value) & dt.isfinite() & (dt > 0) & (c.t0 != c.t1)
         dtheta = (dt / (c.t1 - c.t0).abs()).clamp_min(2 * control.FLOOR)
         memory = end.memory if len(end.memory) == len(s.memory) else ()
@@ -307,22 +311,22 @@ class _Task:
         return mesh, close(march, c, end, Tape(march.folds, keep=False)), end
 
     def solution(self, mesh: Mesh, results: Pass, end: State, again: Callable[..., Solution], frozen: bool) -> Solution:
-        """The results as the user sees them; ``frozen``: of a mesh that was given."""
+        """The results as the user sees them."""
         march, c = self.march, self.const
         unpack = self.layout.unpack if self.layout else lambda y: y
-        span = c.t1 - c.t0
         found = {
             name: fold.finish(value, mesh, c.t0, c.t1, unpack)
             for name, fold, value in zip(self.names, march.folds, results.values, strict=True)
         }
-        ys, ts = last = unpack(results.y), torch.where(mesh.theta[-1] == 1, c.t1, c.t0 + span * mesh.theta[-1])
+        ys, ts = last = unpack(results.y), torch.lerp(c.t0, c.t1, mesh.theta[-1])
         for name, fold in zip(self.names, march.folds, strict=True):
             if name == "" and isinstance(fold, SaveAt):
                 ys, ts = found.pop(""), fold.ts
         mesh = mesh._replace(theta=mesh.theta.detach())
-        return Solution(ys, ts, mesh.status, self._stats(end, frozen), mesh, found, *last, end, span.detach(), again)
+        return Solution(ys, ts, mesh.status, mesh, found, *last, end, self, frozen, again)
 
-    def _stats(self, end: State, frozen: bool) -> SolveStats:
+    def stats(self, end: State, frozen: bool) -> SolveStats:
+        """What it took to get to the last state, on a mesh that was given (``frozen``) or chosen."""
         march, trials = self.march, end.trials
         controller, stepper = march.controller, march.stepper
         first = int(isinstance(controller, PID) and controller.dt0 is None and not frozen)

@@ -267,7 +267,7 @@ def test_complex_state_has_the_gradient_of_its_parts(kind: str, adjoint: Discret
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_replay_in_float32_is_as_close_as_round_off(dtype: torch.dtype):
     net = Net().to(dtype)
-    y0, t1 = torch.ones(4, 2, dtype=dtype, requires_grad=True), torch.ones((), requires_grad=True)
+    y0, t1 = torch.ones(4, 2, dtype=dtype, requires_grad=True), torch.ones((), dtype=dtype, requires_grad=True)
     grads = []
     for adjoint in (GRAPH, *REPLAYS):
         ys = solve(net, y0, 0.0, t1, Solver(Tsit5(), Grid(n=10), adjoint), save_at=[0.33, 1.0]).ys
@@ -276,7 +276,7 @@ def test_replay_in_float32_is_as_close_as_round_off(dtype: torch.dtype):
         for a, b in zip(found, grads[0], strict=True):
             assert a.dtype == b.dtype
             # sums over ten steps of seven stages of eight numbers; for t1, which moves no save time, they cancel
-            assert (a - b).abs().max() <= 200 * torch.finfo(dtype).eps * b.abs().max().clamp_min(1)
+            assert (a - b).abs().max() <= 560 * torch.finfo(dtype).eps * b.abs().max().clamp_min(1)
 
 
 @pytest.mark.parametrize("adjoint", [GRAPH, *REPLAYS], ids=name)
