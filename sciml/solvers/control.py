@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -23,14 +24,6 @@ Norm = Callable[[Tensor], Tensor]
 
 TINY = 1e-300  # keeps a division by zero from raising, and changes nothing else
 FLOOR = 2.0**-48  # the smallest dtheta: 32 units in the last place of theta near 1
-
-
-def rms(x: Tensor, lanes: Lanes) -> Tensor:
-    """Root mean square of each lane's components (l), with derivative 0 where it vanishes."""
-    if lanes == "joint" or x.ndim == 1:
-        norm = torch.linalg.vector_norm(x) if lanes == "joint" else x.abs()
-        return norm * (x.numel() if lanes == "joint" else 1) ** -0.5
-    return torch.linalg.vector_norm(x.flatten(1), dim=1) * (x.numel() // len(x)) ** -0.5
 
 
 def _holds(condition: bool | Tensor) -> bool:
@@ -144,13 +137,22 @@ class PID(Controller):
                 f"got {self.factormin} and {self.factormax}"
             )
 
-    def _norm(self, x: Tensor, lanes: Lanes) -> Tensor:
-        return rms(x, lanes) if self.norm is None else self.norm(x)
+    def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:
+        """What errors of a state of this size are divided by, so that `_norm` of the quotients is the scaled error."""
+        root = 1.0 if self.norm else sqrt(size.numel() if lanes == "joint" else size.numel() // len(size))
+        return size * (self.rtol * root) + self.atol * root
+
+    def _norm(self, quotients: Tensor, lanes: Lanes) -> Tensor:
+        """The user's norm, or that of Euclid, with derivative 0 where it vanishes."""
+        if self.norm is not None:
+            return self.norm(quotients)
+        if lanes == "joint":
+            return torch.linalg.vector_norm(quotients)
+        return torch.linalg.vector_norm(quotients.reshape(len(quotients), -1), dim=1)
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
         """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
-        scale = torch.maximum(y0.abs(), y1.abs()) * self.rtol + self.atol
-        return self._norm(error / scale, lanes)
+        return self._norm(error / self._unit(torch.maximum(y0.abs(), y1.abs()), lanes), lanes)
 
     def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
         """``dt0``, or the starting size of Hairer, Norsett and Wanner; one evaluation of the field."""
@@ -166,8 +168,8 @@ class PID(Controller):
     def _first(
         self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic
     ) -> Number:
-        scale, length = y.abs() * self.rtol + self.atol, abs(span)
-        size = lambda x: xp.number(self._norm(x / scale, field.lanes), span)  # noqa: E731
+        unit, length = self._unit(y.abs(), field.lanes), abs(span)
+        size = lambda x: xp.number(self._norm(x / unit, field.lanes), span)  # noqa: E731
         d0, d1 = size(y), size(k)
         guess = xp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / (d1 + TINY))
         h = xp.where(guess < length, guess, length)

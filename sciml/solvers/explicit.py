@@ -31,6 +31,7 @@ class RungeKutta(Stepper):
     """
 
     tableau: ClassVar[tab.Tableau]
+    nodes: ClassVar[np.ndarray]
     columns: ClassVar[np.ndarray]
     rungs: ClassVar[np.ndarray | None]  # the dense output's coefficients (p, stages)
     dense: ClassVar[bool] = True
@@ -40,6 +41,7 @@ class RungeKutta(Stepper):
         super().__init_subclass__(**kwargs)
         cls.evaluations = len(cls.tableau.a)
         cls.adaptive = cls.tableau.error is not None
+        cls.nodes = np.array(cls.tableau.c)
         cls.columns = tab.columns(cls.tableau)
         cls.rungs = None if cls.tableau.dense is None else np.array(cls.tableau.dense).T
 
@@ -48,9 +50,9 @@ class RungeKutta(Stepper):
         tensor = partial(torch.as_tensor, dtype=real_dtype(y), device=y.device)
         quick = self.evaluations > FEW and y.numel() <= SMALL
         columns = tensor(self.columns if quick else NONE)
-        columns = columns.reshape(*columns.shape, *(1,) * y.ndim)
+        columns = columns.reshape(columns.shape + (1,) * y.ndim)
         dense = () if self.rungs is None else (tensor(self.rungs),)
-        return t0.new_tensor(self.tableau.c), columns, *dense
+        return torch.as_tensor(self.nodes, device=t0.device), columns, *dense
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The field at (t, y)."""

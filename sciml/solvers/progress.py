@@ -1,19 +1,20 @@
 """A progress bar over the span of a solve."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
 from sciml.solvers.state import State
 
 
-@contextmanager
-def progress_bar(shown: bool) -> Iterator[Callable[[State], None]]:
+def progress_bar(shown: bool) -> AbstractContextManager[Callable[[State], None]]:
     """A function to call after every trial; its bar follows the slowest lane. Silent unless ``shown``."""
-    if not shown:
-        yield lambda s: None
-        return
+    return _bar() if shown else nullcontext(lambda s: None)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[State], None]]:
     from tqdm.auto import tqdm
 
     with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:

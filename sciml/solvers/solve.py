@@ -235,7 +235,7 @@ class _Task:
             args,
             path.tensors() if path else (),
             prepared,
-            stepper.constants(start.detach(), y0.detach()),
+            stepper.constants(start, y0),
         )
         march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, folds=used)
         return cls(march, const, y0, tuple(named), layout, solver.adjoint or Discrete())

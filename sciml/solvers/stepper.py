@@ -79,8 +79,8 @@ class Field(NamedTuple):
         """The times t + c h of all nodes c (s), float64, at once, each as from `clock`."""
         t, h, _ = interval
         if isinstance(h, float):
-            times = [t + c * h for c in nodes.tolist()]
-            return torch.tensor(times, dtype=real_dtype(y), device=y.device).unbind()
+            times = torch.from_numpy(t + h * nodes.numpy())
+            return times.to(device=y.device, dtype=real_dtype(y)).unbind()
         nodes = nodes.reshape(-1, *(1,) * h.ndim)
         times = (t + nodes * h).to(device=y.device, dtype=real_dtype(y))  # (s, l)
         return (times if self.lanes == "joint" else times.reshape(*times.shape, *(1,) * (y.ndim - 1))).unbind()
