@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -97,18 +98,35 @@ class RungeKutta(Stepper):
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The state at fractions s (l, k): the tableau's dense output, or the cubic Hermite interpolant."""
         y0, ks, lane = segment.y0, segment.stages, int(segment.march.lanes == "each")
-        h = segment.interval.scale
-        h = h if isinstance(h, float) or not lane else h.unsqueeze(lane)
-        start, s = y0.unsqueeze(lane), s.reshape(s.shape + (1,) * (y0.ndim - lane))
+        scale = segment.interval.scale
+        h = scale if isinstance(scale, float) or not lane else scale.unsqueeze(lane)
+        start, at = y0.unsqueeze(lane), s.reshape(s.shape + (1,) * (y0.ndim - lane))
         if self.tableau.dense is None:
             rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
-            return start + s * (rise + (s - 1) * ((1 - 2 * s) * rise + h * ((s - 1) * f0 + s * f1)))
+            return start + at * (rise + (at - 1) * ((1 - 2 * at) * rise + h * ((at - 1) * f0 + at * f1)))
         dense = segment.const.stepper[-1]  # (p, stages)
-        slopes = dense.to(y0.dtype) @ torch.stack(ks).reshape(len(ks), -1)  # the coefficients of 1, s, .. s^(p - 1)
-        *lower, slope = slopes.reshape(len(dense), *y0.shape).unsqueeze(lane + 1).unbind()
-        for coefficient in reversed(lower):
-            slope = torch.addcmul(coefficient, slope, s)
-        return torch.addcmul(start, slope, h * s)
+        if lane and y0.numel() <= SMALL:
+            slopes = (dense.to(y0.dtype) @ torch.stack(ks).reshape(len(ks), -1)).reshape(len(dense), *y0.shape)
+            return _horner(y0, slopes, scale, at.movedim(1, 0)).movedim(0, 1)
+        powers = [s]
+        while len(powers) < len(dense):
+            powers.append(powers[-1] * s)
+        weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages)
+        stages = torch.stack(ks, lane)  # (l, stages, ...)
+        rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
+        return start + h * rise.reshape(*s.shape, *y0.shape[lane:])
+
+
+def _horner(y0: Tensor, slopes: Tensor, h: Tensor, s: Tensor) -> Tensor:
+    """y0 + h (c_1 s + c_2 s^2 + ..) of slopes c (p, b, ...) at fractions s (k, b, 1, ..): (k, b, ...).
+
+    Everything has its innermost axes in full, since a kernel that broadcasts along a short one is slow.
+    """
+    *lower, rise = slopes.unbind()
+    s = s.expand(-1, *y0.shape).contiguous()
+    for coefficient in reversed(lower):
+        rise = torch.addcmul(coefficient, rise, s)
+    return torch.addcmul(y0, rise, h * s)
 
 
 def _grown(sums: Tensor, column: Tensor, k: Tensor, h: Number) -> Tensor:
