@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
     from sciml.solvers.mesh import Mesh
 
+SHORT = 2.0**-60  # shorter than any step
+
 Reduce = Literal["sum", "max", "last", "stack", "write"]
 
 
@@ -82,7 +84,7 @@ class SaveAt(Fold):
     ts: Tensor
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
-        """The times as sorted fractions of the span, (t) or (b, t)."""
+        """The times as sorted fractions of the span, (t) or (b, t), and such that the first step finds those at t0."""
         ts = self.ts.to(t0)
         span = t1 - t0
         theta = torch.where(span[..., None] != 0, (ts - t0[..., None]) / torch.where(span == 0, 1, span)[..., None], 0)
@@ -93,29 +95,23 @@ class SaveAt(Fold):
             worst = ts.expand(theta.shape)[outside][0].item()
             raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
         inside = theta + (theta.clamp(0, 1) - theta).detach()  # round-off at the ends is no reason to lose a gradient
-        return (inside.sort(-1).values,)
-
-    def window(self, theta: Tensor, theta0: Tensor, theta1: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of the first save in (theta0, theta1], or in [0, theta1], and of the first one after it; (l) each."""
-        ends = torch.searchsorted(theta.detach(), torch.stack([theta0, theta1], -1), right=True)
-        first, end = ends.unbind(-1)
-        return torch.where(theta0 > 0, first, 0), end
+        inside = inside.sort(-1).values
+        return inside, inside.detach().clamp_min(SHORT)
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Writes | None:
-        """The states at the save times of this step; None where it is known to have none."""
-        (theta,) = inputs
+        """The states at the save times in (theta0, theta1]; None where it is known that there are none."""
+        theta, key = inputs
         theta0, theta1 = (torch.as_tensor(t, dtype=theta.dtype) for t in (segment.theta0, segment.theta1))
-        first, end = self.window(theta, theta0, theta1)
+        first, end = torch.searchsorted(key, torch.stack([theta0, theta1], -1).detach(), right=True).unbind(-1)
         if saves is None:
             saves = int((end - first).amax())
             if saves == 0:
                 return None
         place = first[..., None] + torch.arange(saves, device=theta.device)
-        width = (theta1 - theta0)[..., None]
-        hit = (place < end[..., None]) & (width > 0)
+        hit = place < end[..., None]
         place = place.clamp_max(theta.shape[-1] - 1)
-        at = theta.gather(-1, place)
-        s = torch.where(hit, (at - theta0[..., None]) / torch.where(width > 0, width, 1), 0)
+        width = (theta1 - theta0).clamp_min(SHORT)
+        s = torch.where(hit, (theta.gather(-1, place) - theta0[..., None]) / width[..., None], 0)
         return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
 
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:

@@ -172,8 +172,8 @@ class March:
     def error(self, segment: Segment, failure: Number | None, like: Number, xp: Arithmetic = TENSORS) -> Number:
         """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
         y1 = torch.view_as_real(segment.y1) if segment.y1.is_complex() else segment.y1
-        size = y1.abs()
-        error = xp.number(size.amax() if self.lanes == "joint" else size.reshape(len(size), -1).amax(1), like) * 0
+        size, axes = y1.abs(), tuple(range(self.lanes == "each", y1.ndim))
+        error = xp.number(size.amax(axes) if axes else size, like) * 0
         if self.controller.adaptive:
             error = error + xp.number(segment.scaled_error(), like)
         return error if failure is None else xp.where(failure == RUNNING, error, torch.inf)

@@ -50,6 +50,14 @@ def test_blow_up_in_one_sample_leaves_the_others_exact(adjoint: Discrete):
     assert torch.equal(three.stats.nfe[keep], two.stats.nfe)
 
 
+def test_blow_up_leaves_the_other_samples_of_a_vector_alone():
+    field = lambda t, y: y * y  # noqa: E731
+    y0 = torch.tensor([0.3, 2.0, 0.5], dtype=DTYPE)
+    s = solve(field, y0, 0.0, 1.0, EACH, throw=False)
+    assert s.status.tolist() == [Status.DONE, Status.DT_UNDERFLOW, Status.DONE]
+    assert (s.ys[::2] - y0[::2] / (1 - y0[::2])).abs().max() < 1e-4  # rtol is 1e-6
+
+
 def test_failed_sample_holds_its_last_good_state():
     s = solve(Square(), lanes([0.3, 2.0]), 0.0, 1.0, EACH, save_at=[0.25, 0.9, 1.0], throw=False)
     assert abs(s.ys[1, 0].item() - 4.0) < 1e-4  # 1 / (1/2 - 1/4); rtol is 1e-6, the error grows as y^2

@@ -1,0 +1,47 @@
+import signal
+import sys
+
+import pytest
+import yaml
+
+from sciml.cli import main
+from sciml.training.config import examples
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """An empty folder with an empty cache, and what makes a configuration's data few; the process is put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "SCIML_RUN"):
+        monkeypatch.setenv(name, "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def overrides(path):
+        settings = yaml.safe_load(path.read_text())["data"].get("init_args", {})
+        return [
+            f"--data.init_args.{part}=8" for part in ("train", "val", "test") if isinstance(settings.get(part), int)
+        ]
+
+    yield overrides
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", examples())
+def test_every_configuration_goes_through_a_fast_dev_run(name, few, capsys):
+    quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+    code = main(["fit", "--config", name, "--trainer.fast_dev_run=true", *quiet, *few(examples()[name])])
+    assert code == 0, capsys.readouterr().err
+    assert "run folder: runs/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", examples())
+def test_every_example_shows_how_to_run_it_and_a_picture(name):
+    folder = examples()[name].parent
+    text = (folder / "README.md").read_text()
+    assert f"sciml fit --config {name}" in text
+    pictures = list(folder.glob("*.png"))
+    assert pictures
+    assert all(f"]({picture.name})" in text for picture in pictures)
