@@ -33,6 +33,11 @@ class Writes(NamedTuple):
     place: Tensor  # (l, k) int64
     hit: Tensor  # (l, k) bool: whether the place lies in this step
 
+    def targets(self, places: int) -> Tensor:
+        """Where the values go in an output (b, places + 1, ...), whose last place takes what is not hit."""
+        index = torch.where(self.hit, self.place, places)
+        return expand(index, self.values).expand(self.values.shape)
+
 
 class Fold(ABC):
     """Reads every accepted step.
@@ -47,6 +52,11 @@ class Fold(ABC):
     reduce: ClassVar[Reduce]
     stages: ClassVar[bool] = True
     dense: ClassVar[bool] = False
+
+    @property
+    def places(self) -> int:
+        """How many places of the output there are to write to."""
+        raise TypeError(f"{type(self).__name__} writes to no places")
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""
@@ -82,6 +92,11 @@ class SaveAt(Fold):
     reduce: ClassVar[Reduce] = "write"
 
     ts: Tensor
+
+    @property
+    def places(self) -> int:
+        """How many times there are."""
+        return self.ts.shape[-1]
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """The times as sorted fractions of the span, (t) or (b, t), and such that the first step finds those at t0."""
@@ -272,13 +287,25 @@ class Tape:
         for i, (fold, value) in enumerate(zip(self.folds, emits, strict=True)):
             if fold.reduce == "write":
                 if value is not None:
-                    self.values[i].append(value if taken is None else value._replace(hit=value.hit & taken[..., None]))
+                    self._write(i, value, taken)
             elif fold.reduce == "stack":
                 self.values[i].append(value)
             elif fold.reduce == "max":
                 self.values[i] = _best(self.values[i], value, step, taken)
             else:
                 self.values[i] = _total(fold.reduce, self.values[i], value, taken)
+
+    def _write(self, i: int, value: Writes, taken: Tensor | None) -> None:
+        """Keep what was written in order, or where a gradient will need it; else put it where it belongs at once."""
+        if taken is not None:
+            value = value._replace(hit=value.hit & taken[..., None])
+        if taken is None or torch.is_grad_enabled():
+            self.values[i].append(value)
+            return
+        places = self.folds[i].places
+        if not self.values[i]:
+            self.values[i] = [value.values.new_empty(len(taken), places + 1, *value.values.shape[2:])]
+        self.values[i][0].scatter_(1, value.targets(places), value.values)
 
 
 def _total(reduce: Reduce, total: Tensor | None, value: Tensor, taken: Tensor | None) -> Tensor:
@@ -299,18 +326,23 @@ def _best(best: Best | None, value: Tensor, step: Number, taken: Tensor | None) 
     return Best(torch.where(better, value, best.value), torch.where(better, step, best.step))
 
 
-def write(writes: Sequence[Writes], rest: Tensor, lanes: int | None, places: int) -> Tensor:
-    """All written values in one output (l, places, ...), with l left out for joint lanes (``lanes`` = None).
+def write(written: Sequence[Any], rest: Tensor, reached: Tensor, places: int) -> Tensor:
+    """All that a tape was given to write in one output (l, places, ...), with l left out for joint lanes.
 
-    Places that no step reached, since the lane failed before, hold ``rest``, the last state.
+    Args:
+        written: what the tape has kept.
+        rest: the last state, which fills the places that no step reached, since the lane failed before.
+        reached: number of places that were reached (l).
+        places: number of places.
     """
-    if lanes is None:  # in order, since time has one direction
-        done = [w.values for w in writes]
-        missing = places - sum(len(values) for values in done)
-        return torch.cat([*done, rest.expand(missing, *rest.shape)])
-    out = rest[:, None].expand(lanes, places + 1, *rest.shape[1:])  # one place more takes what is not hit
-    if not writes:
+    if reached.ndim == 0:  # in order, since time has one direction
+        done = [w.values for w in written]
+        return torch.cat([*done, rest.expand(places - sum(map(len, done)), *rest.shape)])
+    out = rest[:, None].expand(len(rest), places + 1, *rest.shape[1:])
+    if not written:
         return out[:, :places].clone()
-    values, place, hit = (torch.cat(parts, 1) for parts in zip(*writes, strict=True))
-    index = expand(torch.where(hit, place, places), values).expand(values.shape)
-    return out.scatter(1, index, values)[:, :places]
+    if isinstance(written[0], Tensor):
+        missing = torch.arange(places + 1, device=rest.device) >= reached[:, None]
+        return torch.where(expand(missing, out), out, written[0])[:, :places]
+    joined = Writes(*(torch.cat(parts, 1) for parts in zip(*written, strict=True)))
+    return out.scatter(1, joined.targets(places), joined.values)[:, :places]

@@ -110,7 +110,8 @@ def close(
     for i, (fold, value) in enumerate(zip(march.folds, tape.values, strict=True)):
         step = None
         if fold.reduce == "write":
-            value = write(value, s.y, lanes, c.folds[i][0].shape[-1])
+            reached = (c.folds[i][1] <= s.theta[..., None]).sum(-1)
+            value = write(value, s.y, reached, fold.places)
         elif fold.reduce == "stack":
             value = torch.stack(value) if value else rest()[i][None][:0]
             if compact is not None and len(value):
