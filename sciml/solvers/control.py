@@ -76,7 +76,7 @@ class Controller(ABC):
         """
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
-        """The norm (l) of an error of the state relative to what is tolerated."""
+        """The norm (l) of an error of the state relative to what is tolerated; not finite where y1 is not."""
         raise TypeError(f"{type(self).__name__} has no tolerances")
 
 
@@ -143,16 +143,15 @@ class PID(Controller):
         return size * (self.rtol * root) + self.atol * root
 
     def _norm(self, quotients: Tensor, lanes: Lanes) -> Tensor:
-        """The user's norm, or that of Euclid, with derivative 0 where it vanishes."""
-        if self.norm is not None:
-            return self.norm(quotients)
-        if lanes == "joint":
-            return torch.linalg.vector_norm(quotients)
-        return torch.linalg.vector_norm(quotients.reshape(len(quotients), -1), dim=1)
+        """That of Euclid, with derivative 0 where it vanishes, or the user's; not finite where a quotient is not."""
+        dims = None if lanes == "joint" else tuple(range(1, quotients.ndim))
+        euclid = torch.linalg.vector_norm(quotients, dim=dims) if dims != () else quotients.abs()
+        return euclid if self.norm is None else self.norm(quotients) + 0 * euclid
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
         """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
-        return self._norm(error / self._unit(torch.maximum(y0.abs(), y1.abs()), lanes), lanes)
+        finite = error + (y1 - y1)  # NaN where y1 is infinite, which would hide in the unit
+        return self._norm(finite / self._unit(torch.maximum(y0.abs(), y1.abs()), lanes), lanes)
 
     def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
         """``dt0``, or the starting size of Hairer, Norsett and Wanner; one evaluation of the field."""

@@ -171,11 +171,12 @@ class March:
 
     def error(self, segment: Segment, failure: Number | None, like: Number, xp: Arithmetic = TENSORS) -> Number:
         """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
-        y1 = torch.view_as_real(segment.y1) if segment.y1.is_complex() else segment.y1
-        size, axes = y1.abs(), tuple(range(self.lanes == "each", y1.ndim))
-        error = xp.number(size.amax(axes) if axes else size, like) * 0
         if self.controller.adaptive:
-            error = error + xp.number(segment.scaled_error(), like)
+            error = xp.number(segment.scaled_error(), like)
+        else:
+            y1 = torch.view_as_real(segment.y1) if segment.y1.is_complex() else segment.y1
+            size, axes = y1.abs(), tuple(range(self.lanes == "each", y1.ndim))
+            error = 0 * xp.number(size.amax(axes) if axes else size, like)
         return error if failure is None else xp.where(failure == RUNNING, error, torch.inf)
 
     def emit(self, segment: Segment, saves: int | None = None) -> tuple[Any, ...]:
@@ -211,7 +212,7 @@ class March:
         with np.errstate(all="ignore"):
             while xp.any(s.status == RUNNING):
                 theta1 = self.propose(s, bounds, xp)
-                start, end, key = (xp.tensor(n, c.t0) for n in (s.theta, theta1, s.accepted))
+                start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
                 full = reads or theta1 < 1
                 segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
                 with quiet:

@@ -38,10 +38,10 @@ def sciml(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def fit(sciml):
-    """Trains the tiny configuration into a folder, without a progress bar."""
+    """Trains the tiny configuration, or another one, into a folder, without a progress bar."""
 
-    def run(folder, *overrides, code=0):
+    def run(folder, *overrides, config=TINY, code=0):
         quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-        return sciml("fit", "--config", TINY, "--run", folder, *quiet, *overrides, code=code)
+        return sciml("fit", "--config", config, "--run", folder, *quiet, *overrides, code=code)
 
     return run

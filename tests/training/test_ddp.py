@@ -1,6 +1,7 @@
 """Two processes on the CPU: each takes its part of every batch."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from torch.testing import assert_close
 from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.enable_model_summary=false")
 UNEVEN = ("--data.val=5", "--data.test=5", "--model.net.dropout=0")  # each process would draw its own dropout
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # float32: gradients of parts are summed in another order
 
 
-def ddp(*arguments, code=0):
-    """A command that trains in two processes."""
+def start(*arguments, code=0):
+    """A Python program that trains in two processes: Lightning starts it again for the second one."""
     done = subprocess.run(
-        [sys.executable, "-m", "sciml", "fit", *map(str, arguments), "--trainer.enable_model_summary=false"],
+        [sys.executable, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -31,8 +33,9 @@ def ddp(*arguments, code=0):
 
 
 def fit_in_two(run, *overrides, code=0):
-    devices = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2")
-    return ddp("--config", TINY, "--run", run, *devices, *overrides, code=code)
+    return start(
+        "-m", "sciml", "fit", "--config", TINY, "--run", run, *TWO, "--data.batch_size=2", *overrides, code=code
+    )
 
 
 def checkpoint(run):
@@ -55,12 +58,43 @@ def test_two_processes_train_as_one_does(sciml, fit):
     sciml("predict", "two")
 
 
+RTOL = 1e-3
+PID = f"--model.ode.solver.controller={{class_path: sciml.solvers.PID, init_args: {{rtol: {RTOL}, atol: 1e-4}}}}"
+EXACT = (0, 1e-9)  # float64: gradients of parts are summed in another order
+ODES = {  # overrides; the difference expected, between two bounds
+    "grid": ((), EXACT),
+    "each": ((PID, "--model.ode.solver.lanes=each"), EXACT),
+    "joint": ((PID,), (1e-9, 10 * RTOL)),  # each process chooses the steps for its half of the batch
+}
+
+
+def weights(run):
+    return torch.cat([x.flatten() for name, x in checkpoint(run)["state_dict"].items() if "ode" in name])
+
+
+def test_two_processes_train_a_neural_ode_as_one_does(fit):
+    config = TINY.with_name("ode.yaml")
+    runs = {name: ("--trainer.precision=64-true", *overrides) for name, (overrides, _) in ODES.items()}
+    halves = ("--config", str(config), *TWO, "--data.batch_size=2")
+    commands = [["fit", "--run", f"{name}2", "--seed_everything=4", *halves, *overrides] for name, overrides in runs.items()]
+    start(TINY.with_name("fit_each.py"), json.dumps(commands))
+    fit("untrained", "--trainer.precision=64-true", "--model.optimizer.lr=0", config=config)
+    for name, overrides in runs.items():
+        fit(name, *overrides, config=config)
+        one, two = weights(name), weights(f"{name}2")
+        least, most = ODES[name][1]
+        assert one.dtype == torch.float64
+        print(file=open("/tmp/dd/diff.txt","a"), *("DIFF", name, ((two - one).norm() / (one - weights("untrained")).norm()).item(), validation(name), validation(f"{name}2") - validation(name)))
+        assert least <= (two - one).norm() / (one - weights("untrained")).norm() <= most, name
+        assert_close(validation(f"{name}2"), validation(name), rtol=most, atol=0)
+
+
 @pytest.mark.slow
 def test_two_processes_go_on_after_a_signal_as_if_there_had_been_none(sciml):
     fit_in_two("reference")
     fit_in_two("run", "--trainer.callbacks=[{class_path: tiny.Stop, init_args: {step: 7, signal: SIGTERM}}]", code=143)
     assert checkpoint("run")["global_step"] == 7
-    ddp("--resume", "run", "--trainer.callbacks=null")
+    start("-m", "sciml", "fit", "--resume", "run", "--trainer.callbacks=null")
     got, expected = checkpoint("run"), checkpoint("reference")
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_close(got[part], expected[part], rtol=0, atol=0)

@@ -6,35 +6,11 @@ from torch.testing import assert_close
 from sciml import Grid, Solver
 from sciml.data import Observed, Trajectories
 from sciml.data.split import SplitData
-from sciml.data.trajectories import ObservedData
 from sciml.models import MLP, Autonomous, Chain, NeuralODE
 from sciml.solvers import RK4
 from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
 from sciml.training.trainer_cli import quiet
-
-ROTATION = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-
-
-class Rotations(ObservedData):
-    """Points that go round the origin; with holes, a value in three is missing and stands there as a large number."""
-
-    names = ("x", "y")
-
-    def __init__(self, holes: bool = False):
-        super().__init__(batch_size=8)
-        self.holes = holes
-
-    def read(self) -> dict[str, Observed]:
-        generator = torch.Generator().manual_seed(0)
-        ts = torch.linspace(0, 2, 9, dtype=torch.float64)
-        turns = torch.linalg.matrix_exp(ts[:, None, None].float() * ROTATION)
-        ys = torch.einsum("nc,tcd->ntd", torch.randn(24, 2, generator=generator), turns)
-        mask = torch.ones_like(ys, dtype=torch.bool)
-        if self.holes:
-            mask[:, 1:] = torch.rand(ys[:, 1:].shape, generator=generator) > 1 / 3
-            ys = ys.where(mask, 1e6)
-        whole = Observed(ts, ys, mask)
-        return {"train": whole.take(slice(16)), "val": whole.take(slice(16, 20)), "test": whole.take(slice(20, 24))}
+from tests.training.tiny.tiny import Rotations
 
 
 def small(lanes="joint", controller=None):

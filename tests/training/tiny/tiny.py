@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from sciml.data import FieldData
+from sciml.data import FieldData, Observed
+from sciml.data.trajectories import ObservedData
 
 
 class Net(nn.Module):
@@ -32,6 +33,28 @@ class Data(FieldData):
     def fields(self) -> tuple[Tensor, Tensor]:
         inputs = torch.randn(32, 1, 16, generator=torch.Generator().manual_seed(0))
         return inputs, (inputs.roll(1, -1) + inputs + inputs.roll(-1, -1)) / 3
+
+
+class Rotations(ObservedData):
+    """Points that go round the origin; with holes, a value in three is missing and stands there as a large number."""
+
+    names = ("x", "y")
+
+    def __init__(self, holes: bool = False, batch_size: int = 8):
+        super().__init__(batch_size)
+        self.holes = holes
+
+    def read(self) -> dict[str, Observed]:
+        generator = torch.Generator().manual_seed(0)
+        ts = torch.linspace(0, 2, 9, dtype=torch.float64)
+        turns = torch.linalg.matrix_exp(ts[:, None, None].float() * torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
+        ys = torch.einsum("nc,tcd->ntd", torch.randn(24, 2, generator=generator), turns)
+        mask = torch.ones_like(ys, dtype=torch.bool)
+        if self.holes:
+            mask[:, 1:] = torch.rand(ys[:, 1:].shape, generator=generator) > 1 / 3
+            ys = ys.where(mask, 1e6)
+        whole = Observed(ts, ys, mask)
+        return {"train": whole.take(slice(16)), "val": whole.take(slice(16, 20)), "test": whole.take(slice(20, 24))}
 
 
 class Stop(Callback):
