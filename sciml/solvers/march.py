@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,8 @@ from sciml.typing import Args, Lanes, Number
 # torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
 RUNNING, DONE, EVENT = Status.RUNNING.value, Status.DONE.value, Status.EVENT.value
 MAX_STEPS, DT_UNDERFLOW, NON_FINITE = Status.MAX_STEPS.value, Status.DT_UNDERFLOW.value, Status.NON_FINITE.value
+
+STRETCH = 1.1  # how much further a step may go to leave no stub before a stop; about 1 / safety
 
 Jump = Callable[[Tensor, Tensor, Tensor, Args], tuple[Tensor, Tensor]]
 """(t, y, key, args) -> (y, changed): acts after an accepted step; key (l) counts the lane's accepted steps."""
@@ -129,11 +130,14 @@ class March:
         return xp.following(c.stops), None if limit is None else xp.number(limit, c.t0)
 
     def propose(self, s: State, bounds: tuple[Callable[[Number], Number], Number | None], xp: Arithmetic) -> Number:
-        """Where the next trial ends: at s.theta + s.dtheta, or at a stop before that."""
+        """Where the next trial ends: at s.theta + s.dtheta, or at a stop before that or just after."""
         following, limit = bounds
-        wanted = s.theta + (s.dtheta if limit is None else xp.where(s.dtheta < limit, s.dtheta, limit))
+        size, most = s.dtheta, STRETCH * s.dtheta
+        if limit is not None:
+            size, most = xp.where(size < limit, size, limit), xp.where(most < limit, most, limit)
         stop = following(s.theta)
-        return xp.where(s.status == RUNNING, xp.where(wanted >= stop, stop, wanted), s.theta)
+        wanted = xp.where(s.theta + most >= stop, stop, s.theta + size)
+        return xp.where(s.status == RUNNING, wanted, s.theta)
 
     def judge(
         self, s: State, segment: Segment, theta1: Number, after: Tensor, error: Number, failure: Any, xp: Arithmetic
@@ -209,25 +213,24 @@ class March:
         xp, joint, quiet = self.host, self.lanes == "joint", torch.no_grad()
         reads = not joint or self.controller.adaptive or any(fold.stages for fold in self.folds)
         bounds = self.bounds(c, xp)
-        with np.errstate(all="ignore"):
-            while xp.any(s.status == RUNNING):
-                theta1 = self.propose(s, bounds, xp)
-                start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
-                full = reads or theta1 < 1
-                segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
-                with quiet:
-                    failure = None if failure is None else xp.number(failure, s.status)
-                    error = self.error(segment, failure, s.theta, xp)
-                    new = self.judge(s, segment, theta1, after, error, failure, xp)
-                taken = new.accepted > s.accepted
-                if xp.any(taken):
-                    mask = None if joint else xp.tensor(taken, c.t0)
-                    tape.add(key, start, s.y, self.emit(segment), mask)
-                    if mask is not None:
-                        after, *carry = _where(mask, (after, *carry), (s.y, *s.carry))
-                    new = new._replace(y=after, carry=tuple(carry))
-                s = new
-                tick(s)
+        while xp.any(s.status == RUNNING):
+            theta1 = self.propose(s, bounds, xp)
+            start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
+            full = reads or theta1 < 1
+            segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
+            with quiet:
+                failure = None if failure is None else xp.number(failure, s.status)
+                error = self.error(segment, failure, s.theta, xp)
+                new = self.judge(s, segment, theta1, after, error, failure, xp)
+            taken = new.accepted > s.accepted
+            if xp.any(taken):
+                mask = None if joint else xp.tensor(taken, c.t0)
+                tape.add(key, start, s.y, self.emit(segment), mask)
+                if mask is not None:
+                    after, *carry = _where(mask, (after, *carry), (s.y, *s.carry))
+                new = new._replace(y=after, carry=tuple(carry))
+            s = new
+            tick(s)
         return with_tensors(s, c.t0)
 
     @property

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -243,7 +244,7 @@ class _Task:
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
         march, c, y0 = self.march, self.const, self.y0
-        if y0.numel() == 0 or bool((c.t0 == c.t1).all()):
+        if y0.numel() == 0 or torch.equal(c.t0, c.t1):
             return self._nothing()
         gradients, graph, parameters = torch.is_grad_enabled(), self.adjoint.store == "graph", []
         if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
@@ -271,11 +272,11 @@ class _Task:
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
-        s = march.start(c, self.y0, march.host)
-        if resume is not None and march.controller.adaptive and resume._end.theta.shape == c.t0.shape:
-            s = self._warm(s, resume)
         tape = Tape(march.folds, keep)
-        with progress_bar(progress) as tick:
+        with np.errstate(all="ignore"), progress_bar(progress) as tick:
+            s = march.start(c, self.y0, march.host)
+            if resume is not None and march.controller.adaptive and resume._end.theta.shape == c.t0.shape:
+                s = self._warm(s, resume)
             end = march.run(s, c, tape, tick)
         return *freeze(march, c, end, tape), end
 
@@ -378,13 +379,14 @@ def _times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor
     device = torch.device("cpu") if lanes == "joint" else y0.device
     ends = []
     for name, given in (("t0", t0), ("t1", t1)):
-        t = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64)  # not the default dtype
+        number = isinstance(given, float | int)
+        t = torch.scalar_tensor(given, dtype=torch.float64) if number else torch.as_tensor(given)
         t = t.to(device=device, dtype=torch.float64)
         if t.shape not in ((), shape):
             raise ValueError(
                 f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
             )
-        if not (math.isfinite(given) if isinstance(given, float | int) else bool(t.isfinite().all())):
+        if not (math.isfinite(given) if number else bool(t.isfinite().all())):
             raise ValueError(f"{name}: expected a finite time, got {given}")
         ends.append(t.expand(shape))
     return ends[0], ends[1]

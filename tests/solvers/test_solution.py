@@ -180,7 +180,7 @@ def test_resumed_solve_is_as_good_as_one_in_one_go(kind: str, controller: PID):
     ys = second.ys if kind == "joint" else second.ys.movedim(1, 0)
     assert (ys - coupled_exact(ts)[:, None, 0]).abs().max() < 1e-5  # rtol is 1e-7
     fresh = solve(coupled, first.ys, 1.0, 2.0, solver)
-    assert int(second.stats.accepted.max()) <= int(fresh.stats.accepted.max())  # it goes on with its step size
+    assert bool((second.mesh.theta[1] > 1.2 * fresh.mesh.theta[1]).all())  # it goes on with its step size
     dense = second(torch.tensor([1.5, 2.0], dtype=DTYPE))
     assert (dense - second.ys).abs().max() < 1e-14
     third = solve(coupled, None, None, 0.0, solver, resume=second)  # and back
