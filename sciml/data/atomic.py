@@ -10,11 +10,12 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Replace a file in one step, so that it is always either the old or the new one.
 
-    Yields a path in the same folder to write to. On leaving, that file is synced to disk and renamed; after an
-    exception it is removed. A killed process leaves it behind, hidden, and the next writer replaces it.
+    Yields a path in the same folder and with the same ending to write to. On leaving, that file is synced to disk and
+    renamed; after an exception it is removed. A killed process leaves it behind, hidden, and the next writer replaces
+    it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
         sync(temporary)

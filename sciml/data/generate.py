@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import lightning
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -165,7 +169,29 @@ def _hash(file: h5py.File) -> str:
     return digest.hexdigest()
 
 
-class OperatorData(FieldData):
+class GeneratedData(lightning.LightningDataModule, ABC):
+    """Data that come from `generate`; a checkpoint records their hash, and going on with other ones gives a warning."""
+
+    @abstractmethod
+    def file(self) -> Path:
+        """The data's file, made where it is missing."""
+
+    def prepare_data(self) -> None:
+        """Fill the cache."""
+        self.file()
+
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint records: the hash of the data."""
+        return {"content": content(self.file())}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """Compare the data with those that the checkpoint was trained on."""
+        training = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if training and state_dict != self.state_dict():
+            rank_zero_warn(f"data: other ones than this run was trained on before; now they are {self.file()}")
+
+
+class OperatorData(GeneratedData, FieldData):
     """The map from a problem's initial conditions to its solution at one time, as pairs of fields.
 
     The data come from `generate`, through the cache.
@@ -196,17 +222,9 @@ class OperatorData(FieldData):
         self.problem, self.data_seed = problem, data_seed
         self.t = problem.t1 if t is None else t
 
-    def prepare_data(self) -> None:
-        """Fill the cache."""
-        self.file()
-
     def file(self) -> Path:
         """The data's file, made where it is missing."""
         return generate(self.problem, sum(self.sizes.values()), [0.0, self.t], self.data_seed)
-
-    def state_dict(self) -> dict[str, str]:
-        """What a checkpoint records: the hash of the data."""
-        return {"content": content(self.file())}
 
     def fields(self) -> tuple[Tensor, Tensor]:
         """Initial conditions and solutions."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sciml.data.generate import generate, load
+from sciml.data.generate import GeneratedData, generate, load
 from sciml.data.seeding import generator
 from sciml.data.split import SplitData
 from sciml.problems import Problem
@@ -97,7 +97,7 @@ class ObservedData(SplitData):
         return _Rows(self.part(name))
 
 
-class TrajectoryData(ObservedData):
+class TrajectoryData(GeneratedData, ObservedData):
     """Solutions of a problem from random initial conditions, at equally spaced times from 0 to its end.
 
     They come from `generate`, through the cache.
@@ -131,10 +131,6 @@ class TrajectoryData(ObservedData):
         self.problem, self.points, self.data_seed = problem, points, data_seed
         self.sizes = {"train": train, "val": val, "test": test}
         self.names = problem.channels
-
-    def prepare_data(self) -> None:
-        """Fill the cache."""
-        self.file()
 
     def file(self) -> Path:
         """The data's file, made where it is missing."""

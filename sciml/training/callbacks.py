@@ -72,11 +72,11 @@ class Figures(Callback):
 
 
 def draw_run(run: RunFolder, module: lightning.LightningModule, data: Any) -> list[Path]:
-    """Draw the learning curves and what the module itself has to show; returns the files."""
+    """Draw the learning curves and, where there is a data module, what the module has to show; returns the files."""
     figures = {}
     if rows := MetricsLogger(run.metrics).rows():
         figures["learning_curve"] = draw_metrics(rows)
-    if isinstance(module, TrainingModule):
+    if isinstance(module, TrainingModule) and data is not None:
         training = module.training
         figures.update(module.eval().pictures(data))
         module.train(training)

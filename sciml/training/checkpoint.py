@@ -4,6 +4,7 @@ A checkpoint is taken between two steps: when the next batch is about to be trai
 one (its metrics row, schedulers, a validation) is done, and nothing of the next one has happened.
 """
 
+import math
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ import lightning
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from sciml.data.atomic import replacing
 from sciml.training.metrics import MetricsLogger
@@ -76,16 +78,17 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Find the run's files."""
+        """Find the run's files; what does not train keeps the metrics that are there."""
         self.run = RunFolder(trainer.default_root_dir)
+        if stage != "fit":
+            rewind(trainer)
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take the metrics back to where the checkpoint stands."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsLogger):
-                logger.rewind(checkpoint["global_step"])
+        if trainer.state.fn == TrainerFn.FITTING:
+            rewind(trainer, checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] + 1)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Listen to signals; Lightning puts the old handlers back when it leaves `fit`."""
@@ -100,9 +103,9 @@ class Checkpoints(Checkpoint):
         """Save what is due, between two steps."""
         # Lightning clears this flag only at the end of the resumed epoch, and leaves out a step of ReduceLROnPlateau.
         trainer.fit_loop._restarting = False
+        self._save_best(trainer)
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return  # gradients are not part of a checkpoint
-        self._save_best(trainer)
         if not trainer.strategy.reduce_boolean_decision(self._signal is not None or self._due(trainer), all=False):
             return
         self._save_last(trainer)
@@ -112,7 +115,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note whether the monitored metric got better."""
         value = trainer.callback_metrics.get(getattr(pl_module, "monitor", ""))
-        if value is None or trainer.sanity_checking:
+        if value is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         better = not value.isnan() and (self.best is None or value.item() < self.best)
         if trainer.strategy.reduce_boolean_decision(better):
@@ -153,18 +156,29 @@ class Checkpoints(Checkpoint):
         self._saved_at = trainer.global_step, time.monotonic()
 
 
+def rewind(trainer: lightning.Trainer, step: float = math.inf) -> None:
+    """Go on with the metrics' rows before this step."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsLogger):
+            logger.rewind(step)
+
+
 def state_position(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
     """Write the present position into a saved state of Lightning's fit loop, in the one form that it resumes exactly.
 
     Lightning's own record depends on the hook it is taken in, and restarting from some of them trains a batch twice,
     validates again or leaves an epoch out. The form written here is that of its hook `on_train_batch_end` with the last
-    batch's end still to be counted, for any batch of the epoch, the zeroth included.
+    batch's end still to be counted, for any batch of the epoch, the zeroth included. Batches whose gradients were
+    accumulated, but not yet used in a step, are still to be trained.
     """
     batches = loop["epoch_loop.batch_progress"]
     batch, total = batches["current"]["processed"], batches["total"]["processed"]
     epoch = loop["epoch_progress"]["current"]["ready"] - 1
     if batch >= trainer.num_training_batches:
         epoch, batch = epoch + 1, 0
+    unused = batch % trainer.accumulate_grad_batches
+    batch, total = batch - unused, total - unused
+    stepped = trainer.global_step if trainer.lightning_module.automatic_optimization else total
 
     begun = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
     loop["epoch_progress"] = {"total": begun, "current": begun}
@@ -173,6 +187,6 @@ def state_position(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
         "current": {"ready": batch, "started": batch, "processed": batch, "completed": batch - 1},
         "is_last_batch": False,
     }
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - 1
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = stepped - 1
     if loaders := loop["state_dict"].get("combined_loader"):
         loop["state_dict"]["combined_loader"] = [{"epoch": epoch, "batch": batch} for _ in loaders]

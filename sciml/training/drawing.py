@@ -1,27 +1,39 @@
 """Pictures of metrics, fields, trajectories and classes."""
 
+import math
+import re
 from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+STAGES = {"train": "C0", "val": "C1", "test": "C2"}  # prefixes of metrics, with the colours of their curves
+
 
 def draw_metrics(rows: Sequence[dict[str, str]]) -> Figure:
-    """Each metric against the step, on a logarithmic axis if all are positive."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    positive = True
+    """Metrics against the step: a panel for each kind, with a curve for training, validation and test.
+
+    An axis is logarithmic where its values are positive and more than a factor of ten apart.
+    """
+    kinds: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for name in rows[0]:
         points = [(int(row["step"]) + 1, float(row[name])) for row in rows if row[name]]
-        if name in ("epoch", "step") or not points:
-            continue
-        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 50 else "")
-        positive &= all(value > 0 for _, value in points)
-    if positive:
-        axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.legend()
+        if name not in ("epoch", "step") and points:
+            kinds.setdefault(re.sub(f"^({'|'.join(STAGES)})_", "", name), {})[name] = points
+    columns = min(len(kinds), 3)
+    lines = math.ceil(len(kinds) / 3)
+    figure = Figure(figsize=(1 + 4 * columns, 1 + 2.5 * lines), layout="constrained")
+    for number, (kind, curves) in enumerate(kinds.items(), start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        for name, points in curves.items():
+            color = STAGES.get(name.partition("_")[0])
+            axes.plot(*zip(*points, strict=True), label=name, color=color, marker="." if len(points) < 50 else "")
+        values = [value for points in curves.values() for _, value in points if math.isfinite(value)]
+        if values and 0 < 10 * min(values) < max(values):
+            axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel=kind)
+        axes.legend()
     return figure
 
 

@@ -60,7 +60,7 @@ class MetricsLogger(Logger):
             self._writer(file).writerow(row)
 
     @rank_zero_only
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: float) -> None:
         """Keep the file's rows before this step, and go on behind them."""
         if rows := self.rows():
             self._columns = list(rows[0])

@@ -42,6 +42,10 @@ class TrainingModule(lightning.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer or torch.optim.Adam, scheduler
         self.scheduler_interval = scheduler_interval
 
+    def configure_model(self) -> None:
+        """Take the trainer's precision before Lightning does: it reads a checkpoint into the module before that."""
+        self.trainer.precision_plugin.convert_module(self)
+
     def configure_optimizers(self) -> Any:
         """The optimiser over all parameters, and its scheduler."""
         optimizer = self.make_optimizer(self.parameters())

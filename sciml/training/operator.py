@@ -51,7 +51,7 @@ def _take_shapes(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, 
     """Take the number of channels from a checkpoint: before `fit` it is not known."""
     for name, buffer in module.named_buffers():
         if (saved := state_dict.get(prefix + name)) is not None:
-            setattr(module, name, torch.empty_like(saved, device=buffer.device))
+            setattr(module, name, buffer.new_empty(saved.shape))
 
 
 class NormalizedOperator(nn.Module):

@@ -4,8 +4,9 @@ from sciml.data.atomic import replacing
 
 
 def test_content_is_there_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "folder" / "file"
+    path = tmp_path / "folder" / "file.txt"
     with replacing(path) as partial:
+        assert partial.suffix == ".txt"  # some writers ask for an ending
         partial.write_text("first")
         assert not path.exists()
     with replacing(path) as partial:

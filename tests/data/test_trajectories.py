@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from sciml.data import Observed, Trajectories, TrajectoryData
+from sciml.data.generate import content
 from sciml.data.trajectories import read_trajectories
 from sciml.problems import Spiral
 
@@ -139,3 +140,4 @@ def test_solutions_of_a_problem_are_generated_once_and_split(tmp_path, monkeypat
     assert isinstance(batch, Observed)
     assert (batch.ts.shape, batch.ys.shape, batch.mask.all()) == ((5,), (4, 5, 2), True)
     assert len(list(tmp_path.glob("spiral-*.h5"))) == 1
+    assert data.state_dict() == {"content": content(data.file())}

@@ -37,15 +37,32 @@ def test_lines_are_silent_when_disabled(trainer, capsys):
 
 def test_learning_curves_are_those_of_all_metrics_with_a_value():
     rows = [
-        {"epoch": "0", "step": "0", "train_loss": "1.0", "val_loss": "", "never": ""},
+        {"epoch": "0", "step": "0", "train_loss": "9.0", "val_loss": "", "never": ""},
         {"epoch": "0", "step": "4", "train_loss": "0.5", "val_loss": "0.7", "never": ""},
     ]
     (axes,) = draw_metrics(rows).axes
     assert [line.get_label() for line in axes.lines] == ["train_loss", "val_loss"]
-    assert axes.lines[0].get_xydata().tolist() == [[1, 1.0], [5, 0.5]]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 9.0], [5, 0.5]]
     assert axes.get_yscale() == "log"
-    rows[1]["train_loss"] = "-0.5"
-    assert draw_metrics(rows).axes[0].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [((9, 0.5), "log"), ((9, 1), "linear"), ((9, -0.5), "linear"), ((9, 0.5, "nan"), "log")]
+)
+def test_axis_is_logarithmic_where_values_are_positive_and_far_apart(values, scale):
+    rows = [{"epoch": "0", "step": str(step), "val_loss": str(value)} for step, value in enumerate(values)]
+    assert draw_metrics(rows).axes[0].get_yscale() == scale
+
+
+def test_each_kind_of_metric_has_a_panel_of_its_own():
+    names = ("train_loss", "train_nfe", "val_loss", "val_relative_l2", "val_nfe", "lr-Adam")
+    panels = draw_metrics([{"epoch": "0", "step": "0", **dict.fromkeys(names, "1.0")}]).axes
+    assert {axes.get_ylabel(): [line.get_label() for line in axes.lines] for axes in panels} == {
+        "loss": ["train_loss", "val_loss"],
+        "nfe": ["train_nfe", "val_nfe"],
+        "relative_l2": ["val_relative_l2"],
+        "lr-Adam": ["lr-Adam"],
+    }
 
 
 def test_fields_are_drawn_over_their_coordinates():

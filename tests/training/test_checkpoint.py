@@ -13,6 +13,7 @@ class Trainer(SimpleNamespace):
         super().__init__(
             default_root_dir=folder,
             sanity_checking=False,
+            state=SimpleNamespace(fn="fit"),
             strategy=SimpleNamespace(reduce_boolean_decision=bool),
             global_step=0,
             saved=[],
@@ -34,6 +35,13 @@ def test_best_is_written_after_each_improvement(tmp_path, values, best):
         checkpoints.on_validation_end(trainer, module)
         checkpoints.on_train_end(trainer, module)
     assert [value for name, value in trainer.saved if name == "best.ckpt"] == best
+
+
+def test_a_validation_apart_from_training_says_nothing_of_the_best(tmp_path):
+    trainer, checkpoints, module = Trainer(tmp_path), Checkpoints(), SimpleNamespace(monitor="val_loss")
+    trainer.state.fn, trainer.callback_metrics = "validate", {"val_loss": torch.tensor(2.0)}
+    checkpoints.on_validation_end(trainer, module)
+    assert checkpoints.best is None
 
 
 def test_best_value_goes_on_with_a_resumed_run(tmp_path):

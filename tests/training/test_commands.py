@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_metrics_of_the_evaluation_commands(trained, sciml):
     assert trained.metrics.read_bytes() == before
 
 
-def test_predictions_load_and_export_agree(trained, sciml):
+def test_predictions_load_and_export_agree(trained, sciml, caplog):
     assert sciml("predict", "run").strip() == "run/predictions.h5"
     with h5py.File(trained.predictions) as file:
         assert set(file) == {"inputs", "targets", "predictions"}
@@ -74,6 +75,7 @@ def test_predictions_load_and_export_agree(trained, sciml):
     assert torch.equal(load("run", trust=True)(inputs), predictions)
 
     sciml("export", "run")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     torch.save(inputs, "inputs.pt")
     subprocess.run([sys.executable, "-c", LOAD_WITHOUT_SCIML], check=True)
     whole, single = torch.load("outputs.pt")
@@ -210,12 +212,24 @@ def test_data_are_generated_into_the_cache(sciml, tmp_path, monkeypatch):
     assert "Data generates nothing" in sciml("data", "generate", TINY, code=2)
 
 
-def test_checkpoint_records_the_hash_of_generated_data(sciml, tmp_path, monkeypatch):
+GENERATED = {
+    "OperatorData": ("burgers_fno", BURGERS, "--model.net.width=4"),
+    "TrajectoryData": ("spiral_node", "--data.points=10"),
+}
+
+
+@pytest.mark.parametrize("data", GENERATED)
+def test_a_run_notices_when_it_goes_on_with_other_generated_data(sciml, tmp_path, monkeypatch, data):
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
-    small = ("--data.train=4", "--data.val=2", "--data.test=2", "--trainer.max_steps=1", "--model.net.width=4")
-    sciml("fit", "--config", "burgers_fno", "--run", "run", BURGERS, *small)
+    config, *overrides = GENERATED[data]
+    small = ("--data.train=4", "--data.val=2", "--data.test=2", "--data.batch_size=2", "--trainer.max_epochs=1")
+    sciml("fit", "--config", config, "--run", "run", *overrides, *small)
     (file,) = (tmp_path / "cache").glob("*.h5")
-    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["OperatorData"] == {"content": content(file)}
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)[data] == {"content": content(file)}
+    sciml("fit", "--resume", "run", "--trainer.max_epochs=2")  # a warning is an error here
+    sciml("test", "run", "--data.data_seed=1")
+    with pytest.warns(UserWarning, match="data: other ones than this run was trained on before"):
+        sciml("fit", "--resume", "run", "--trainer.max_epochs=3", "--data.data_seed=1")
 
 
 def test_every_validation_meets_all_samples(fit):
@@ -232,6 +246,23 @@ def test_fit_ends_with_the_best_metric_and_the_folder(fit):
     ]
     assert best == f"best val_relative_l2: {min(values):.6g}"
     assert folder == "run folder: run"
+
+
+def test_best_checkpoint_is_what_was_validated_also_between_two_steps(fit, sciml):
+    overrides = ("--trainer.accumulate_grad_batches=4", "--trainer.val_check_interval=3", "--trainer.max_epochs=4")
+    best, _ = fit("run", *overrides).splitlines()[-2:]
+    assert best == f"best {sciml('validate', 'run').strip()}"
+
+
+def test_a_run_in_double_precision_is_loaded_in_single(fit, sciml):
+    fit("run", "--trainer.precision=64-true")
+    sciml("predict", "run")
+    sciml("plot", "run")
+    with h5py.File("run/predictions.h5") as file:
+        inputs, predictions = (torch.from_numpy(file[name][...]) for name in ("inputs", "predictions"))
+    assert predictions.dtype == torch.float64
+    single = load("run", trust=True)(inputs.float())
+    torch.testing.assert_close(single, predictions.float(), rtol=0, atol=1e-6)  # round-off of float32
 
 
 def test_solve_refuses_the_folder_of_a_trained_run(trained, sciml):

@@ -44,7 +44,8 @@ def checkpoint(run):
 
 def validation(run):
     with open(f"{run}/metrics.csv") as file:
-        return torch.tensor([float(row["val_relative_l2"]) for row in csv.DictReader(file) if row["val_relative_l2"]])
+        errors = [row["val_relative_l2"] for row in csv.DictReader(file)]
+    return torch.tensor([float(error) for error in errors if error], dtype=torch.float64)
 
 
 def test_two_processes_train_as_one_does(sciml, fit):
@@ -76,7 +77,7 @@ def test_two_processes_train_a_neural_ode_as_one_does(fit):
     config = TINY.with_name("ode.yaml")
     runs = {name: ("--trainer.precision=64-true", *overrides) for name, (overrides, _) in ODES.items()}
     halves = ("--config", str(config), *TWO, "--data.batch_size=2")
-    commands = [["fit", "--run", f"{name}2", "--seed_everything=4", *halves, *overrides] for name, overrides in runs.items()]
+    commands = [["fit", "--run", f"{name}2", *halves, *overrides] for name, overrides in runs.items()]
     start(TINY.with_name("fit_each.py"), json.dumps(commands))
     fit("untrained", "--trainer.precision=64-true", "--model.optimizer.lr=0", config=config)
     for name, overrides in runs.items():
@@ -84,7 +85,6 @@ def test_two_processes_train_a_neural_ode_as_one_does(fit):
         one, two = weights(name), weights(f"{name}2")
         least, most = ODES[name][1]
         assert one.dtype == torch.float64
-        print(file=open("/tmp/dd/diff.txt","a"), *("DIFF", name, ((two - one).norm() / (one - weights("untrained")).norm()).item(), validation(name), validation(f"{name}2") - validation(name)))
         assert least <= (two - one).norm() / (one - weights("untrained")).norm() <= most, name
         assert_close(validation(f"{name}2"), validation(name), rtol=most, atol=0)
 

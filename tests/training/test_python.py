@@ -7,7 +7,7 @@ from torch import nn
 
 from sciml import load
 from sciml.data import TensorFields
-from sciml.training import AtomicCheckpointIO, Checkpoints, MetricsLogger, OperatorModule, RunFolder
+from sciml.training import AtomicCheckpointIO, Checkpoints, Figures, MetricsLogger, OperatorModule, RunFolder
 
 
 @pytest.fixture
@@ -16,23 +16,26 @@ def data():
     return TensorFields(inputs, inputs[:, :1] * 100, train=8, val=2, test=2, batch_size=4)
 
 
+def trainer(folder, epochs=1):
+    return lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=[Checkpoints(), Figures()],
+        logger=MetricsLogger(RunFolder(folder).metrics),
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
 @pytest.fixture
 def train(tmp_path, data):
     def run(epochs, checkpoint=None):
         torch.manual_seed(0)
         module = OperatorModule(nn.Conv1d(2, 1, 1))
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            default_root_dir=tmp_path,
-            callbacks=[Checkpoints()],
-            logger=MetricsLogger(RunFolder(tmp_path).metrics),
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        trainer.fit(module, data, ckpt_path=checkpoint)
+        trainer(tmp_path, epochs).fit(module, data, ckpt_path=checkpoint)
         return module
 
     return run
@@ -62,6 +65,23 @@ def test_normaliser_comes_from_the_training_part_and_into_the_checkpoint(train, 
     fresh = OperatorModule(nn.Conv1d(2, 1, 1))
     fresh.load_state_dict(torch.load(RunFolder(tmp_path).last, weights_only=True)["state_dict"])
     assert torch.equal(fresh(inputs), module(inputs))
+
+
+def test_a_test_keeps_the_metrics_of_the_training(train, data, tmp_path):
+    module, run = train(2), RunFolder(tmp_path)
+    rows = MetricsLogger(run.metrics).rows()
+    for checkpoint in (None, run.last, run.best):
+        trainer(tmp_path).test(module, data, ckpt_path=checkpoint, verbose=False)
+    kept = MetricsLogger(run.metrics).rows()
+    assert [{name: row[name] for name in rows[0]} for row in kept[: len(rows)]] == rows
+    assert [float(row["test_relative_l2"]) > 0 for row in kept[len(rows) :]] == [True] * 3
+
+
+def test_loaders_take_the_place_of_a_data_module(data, tmp_path):
+    data.setup("fit")
+    module = OperatorModule(nn.Conv1d(2, 1, 1))
+    trainer(tmp_path).fit(module, data.train_dataloader(), data.val_dataloader())
+    assert [path.name for path in RunFolder(tmp_path).figures.iterdir()] == ["learning_curve.png"]
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):

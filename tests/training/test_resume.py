@@ -20,6 +20,14 @@ VARIANTS = {
     "limited": ("--trainer.limit_train_batches=3", "--trainer.max_epochs=5"),
     "by steps": ("--trainer.max_steps=13", "--trainer.max_epochs=-1"),
     "logs rarely": ("--trainer.log_every_n_steps=4",),
+    "validates across epochs": ("--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
+    "validates while accumulating": (
+        "--trainer.accumulate_grad_batches=4",
+        "--trainer.val_check_interval=3",
+        "--trainer.max_epochs=5",
+    ),
+    "clipped": ("--trainer.gradient_clip_val=0.01",),
+    "double": ("--trainer.precision=64-true",),
 }
 
 
@@ -59,13 +67,29 @@ def interrupted(sciml, fit, run, step, name, overrides=()):
 def assert_same_run(run, reference):
     for got, expected in zip(state(run), state(reference), strict=True):
         assert equal(got, expected)
-    assert not list(Path(run).rglob("*.partial"))
+    assert not list(Path(run).rglob("*.partial*"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_run_equals_an_uninterrupted_one(sciml, fit, variant):
     fit("reference", *VARIANTS[variant])
     interrupted(sciml, fit, "run", 7, None, VARIANTS[variant])
+    assert_same_run("run", "reference")
+
+
+def test_resumed_run_of_two_optimisers_equals_an_uninterrupted_one(sciml, fit):
+    overrides = ("--model=tiny.Adversaries", "--checkpoint.every_n_steps=6")
+    fit("reference", *overrides)
+    interrupted(sciml, fit, "run", 10, None, overrides)  # both count: 5 batches, of which the checkpoint has 3
+    assert_same_run("run", "reference")
+
+
+def test_gradients_that_were_accumulated_when_a_run_ended_are_made_again(sciml, fit):
+    overrides = ("--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=2")
+    fit("reference", *overrides)
+    fit("run", *overrides, "--trainer.callbacks=[{class_path: tiny.End, init_args: {batch: 3}}]")
+    assert RunFolder("run").last.is_file()
+    sciml("fit", "--resume", "run", "--trainer.max_epochs=2", "--trainer.callbacks=null")
     assert_same_run("run", "reference")
 
 

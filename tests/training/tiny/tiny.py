@@ -3,6 +3,7 @@
 import os
 import signal
 
+import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -22,6 +23,33 @@ class Net(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         return self.layers(fields)
+
+
+class Adversaries(lightning.LightningModule):
+    """Two nets with an optimiser each, stepped by hand."""
+
+    monitor = "val_relative_l2"
+
+    def __init__(self, lr: float = 1e-2):
+        super().__init__()
+        self.automatic_optimization, self.lr = False, lr
+        self.nets = nn.ModuleList([Net(dropout=0), Net(dropout=0)])
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(net.parameters(), self.lr) for net in self.nets]
+
+    def training_step(self, batch, batch_idx):
+        inputs, targets = batch
+        for net, optimizer in zip(self.nets, self.optimizers(), strict=True):
+            loss = (net(inputs) - targets).square().mean()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        self.log("train_loss", loss)
+
+    def validation_step(self, batch, batch_idx):
+        inputs, targets = batch
+        self.log("val_relative_l2", (self.nets[1](inputs) - targets).square().mean(), batch_size=len(inputs))
 
 
 class Data(FieldData):
@@ -69,3 +97,14 @@ class Stop(Callback):
             if self.signal is None:
                 raise RuntimeError("stopped")
             os.kill(os.getpid(), getattr(signal, self.signal))
+
+
+class End(Callback):
+    """Ends a run in order after a batch of its first epoch, counted from 1."""
+
+    def __init__(self, batch: int):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        trainer.should_stop = batch_idx + 1 == self.batch
