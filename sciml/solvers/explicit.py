@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers import tableau as tab
-from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine, displace
+from sciml.solvers.stepper import SMALL, Field, Interval, Step, Stepper, combine, displace
 from sciml.solvers.term import real_dtype
 from sciml.typing import Number
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
 
 
-SMALL = 4096  # elements up to which a kernel costs its launch, not its work
 NONE = np.zeros((0, 0))
+SHORT = 16  # elements of a sample along which a product of small matrices does not pay
 FEW = 5  # stages up to which sums by columns do not pay
 
 
@@ -105,7 +105,7 @@ class RungeKutta(Stepper):
             rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
             return start + at * (rise + (at - 1) * ((1 - 2 * at) * rise + h * ((at - 1) * f0 + at * f1)))
         dense = segment.const.stepper[-1]  # (p, stages)
-        if lane and y0.numel() <= SMALL:
+        if lane and y0.numel() <= SHORT * len(y0):
             slopes = (dense.to(y0.dtype) @ torch.stack(ks).reshape(len(ks), -1)).reshape(len(dense), *y0.shape)
             return _horner(y0, slopes, scale, at.movedim(1, 0)).movedim(0, 1)
         powers = [s]

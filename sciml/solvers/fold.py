@@ -5,7 +5,7 @@ step at a time knows what each step contributed.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.term import expand, real_dtype
-from sciml.typing import Args, Number
+from sciml.typing import Args
 
 if TYPE_CHECKING:
     from sciml.solvers.march import Segment
@@ -250,99 +250,3 @@ class Quadrature(Fold):
         for c, w, y in zip(s, weights, states, strict=True):
             total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
         return total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
-
-
-class Best(NamedTuple):
-    """A running maximum and the step that attained it first."""
-
-    value: Tensor
-    step: Tensor  # int64, of the value's shape
-
-
-class Tape:
-    """What an eager march, or a pass over a mesh, keeps of its steps."""
-
-    def __init__(self, folds: Sequence[Fold], keep: bool):
-        self.folds, self.keep = tuple(folds), keep
-        self.theta: list[Number] = []
-        self.y: list[Tensor] = []
-        self.taken: list[Tensor] = []
-        self.values: list[Any] = [[] if fold.reduce in ("stack", "write") else None for fold in self.folds]
-
-    def add(self, step: Number, theta: Number, y: Tensor, emits: Sequence[Any], taken: Tensor | None = None) -> None:
-        """Keep a step.
-
-        Args:
-            step: its number in every lane (l).
-            theta: where it started (l).
-            y: the state there.
-            emits: what the folds read of it.
-            taken: the lanes that took it (l); None for all.
-        """
-        self.theta.append(theta)
-        if self.keep:
-            self.y.append(y)
-        if taken is not None:
-            self.taken.append(taken)
-        for i, (fold, value) in enumerate(zip(self.folds, emits, strict=True)):
-            if fold.reduce == "write":
-                if value is not None:
-                    self._write(i, value, taken)
-            elif fold.reduce == "stack":
-                self.values[i].append(value)
-            elif fold.reduce == "max":
-                self.values[i] = _best(self.values[i], value, step, taken)
-            else:
-                self.values[i] = _total(fold.reduce, self.values[i], value, taken)
-
-    def _write(self, i: int, value: Writes, taken: Tensor | None) -> None:
-        """Keep what was written in order, or where a gradient will need it; else put it where it belongs at once."""
-        if taken is not None:
-            value = value._replace(hit=value.hit & taken[..., None])
-        if taken is None or torch.is_grad_enabled():
-            self.values[i].append(value)
-            return
-        places = self.folds[i].places
-        if not self.values[i]:
-            self.values[i] = [value.values.new_empty(len(taken), places + 1, *value.values.shape[2:])]
-        self.values[i][0].scatter_(1, value.targets(places), value.values)
-
-
-def _total(reduce: Reduce, total: Tensor | None, value: Tensor, taken: Tensor | None) -> Tensor:
-    if taken is not None:
-        taken = expand(taken.to(value.device), value)
-        rest = torch.zeros_like(value) if total is None or reduce == "sum" else total
-        value = torch.where(taken, value, rest)
-    return value if total is None or reduce == "last" else total + value
-
-
-def _best(best: Best | None, value: Tensor, step: Number, taken: Tensor | None) -> Best:
-    step = expand(torch.as_tensor(step, device=value.device), value).expand(value.shape)
-    if best is None:
-        best = Best(torch.full_like(value, -torch.inf), step)
-    better = value > best.value
-    if taken is not None:
-        better = better & expand(taken.to(value.device), value)
-    return Best(torch.where(better, value, best.value), torch.where(better, step, best.step))
-
-
-def write(written: Sequence[Any], rest: Tensor, reached: Tensor, places: int) -> Tensor:
-    """All that a tape was given to write in one output (l, places, ...), with l left out for joint lanes.
-
-    Args:
-        written: what the tape has kept.
-        rest: the last state, which fills the places that no step reached, since the lane failed before.
-        reached: number of places that were reached (l).
-        places: number of places.
-    """
-    if reached.ndim == 0:  # in order, since time has one direction
-        done = [w.values for w in written]
-        return torch.cat([*done, rest.expand(places - sum(map(len, done)), *rest.shape)])
-    out = rest[:, None].expand(len(rest), places + 1, *rest.shape[1:])
-    if not written:
-        return out[:, :places].clone()
-    if isinstance(written[0], Tensor):
-        missing = torch.arange(places + 1, device=rest.device) >= reached[:, None]
-        return torch.where(expand(missing, out), out, written[0])[:, :places]
-    joined = Writes(*(torch.cat(parts, 1) for parts in zip(*written, strict=True)))
-    return out.scatter(1, joined.targets(places), joined.values)[:, :places]

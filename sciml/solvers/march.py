@@ -14,10 +14,11 @@ from torch import Tensor
 from sciml.errors import Status
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR, Controller
-from sciml.solvers.fold import Fold, Tape
+from sciml.solvers.fold import Fold
 from sciml.solvers.path import Path
 from sciml.solvers.state import Const, Row, State, with_tensors
 from sciml.solvers.stepper import Field, Interval, Stepper
+from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand
 from sciml.typing import Args, Lanes, Number
 
@@ -225,7 +226,7 @@ class March:
             taken = new.accepted > s.accepted
             if xp.any(taken):
                 mask = None if joint else xp.tensor(taken, c.t0)
-                tape.add(key, start, s.y, self.emit(segment), mask)
+                tape.add(segment, mask)
                 if mask is not None:
                     after, *carry = _where(mask, (after, *carry), (s.y, *s.carry))
                 new = new._replace(y=after, carry=tuple(carry))

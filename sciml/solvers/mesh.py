@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
-from sciml.solvers.fold import Tape, write
 from sciml.solvers.march import March
 from sciml.solvers.state import Const, State
+from sciml.solvers.tape import Tape, write
 from sciml.solvers.term import expand
 
 
@@ -82,7 +82,7 @@ def over(march: March, mesh: Mesh, c: Const, y: Tensor, keep: bool = False) -> P
         if held:  # a step of length zero is the identity only where the field is finite
             stays = expand(mesh.failed & (j >= mesh.count), y)
             segment, after = segment._replace(y1=torch.where(stays, y, segment.y1)), torch.where(stays, y, after)
-        tape.add(key, theta0, y, march.emit(segment), None if joint else j < mesh.count)
+        tape.add(segment, None if joint else j < mesh.count)
         y = after
     end = State(mesh.theta[-1], mesh.theta[-1], y, (), (), (), mesh.count, mesh.count, mesh.status)
     return close(march, c, end, tape)
@@ -95,6 +95,7 @@ def close(
 
     Where no step was taken, or to pad a stack, a step of length zero is emitted.
     """
+    tape.flush()
     states = torch.stack([*tape.y, s.y]) if tape.keep else None
     if not march.folds:
         return Pass(s.y, (), (), states)

@@ -18,7 +18,7 @@ from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclare
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
-from sciml.solvers.fold import Fold, SaveAt, Tape
+from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.layout import Layout, PackedTerm
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
@@ -26,6 +26,7 @@ from sciml.solvers.path import Path
 from sciml.solvers.progress import progress_bar
 from sciml.solvers.state import Const, State
 from sciml.solvers.stepper import Stepper
+from sciml.solvers.tape import Tape
 from sciml.solvers.term import as_term, declared_parameters, expand
 from sciml.typing import Lanes, Time
 from sciml.typing import State as Tree

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
 
 
+SMALL = 4096  # elements of a state up to which a kernel costs its launch, not its work
+
+
 class Interval(NamedTuple):
     """Where a step goes: from t to t + h."""
 
@@ -158,6 +161,9 @@ class Stepper(ABC):
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The state at fractions s (l, k) of the step, as (l, k, ...) with l left out for joint lanes.
+
+        It may read the step's interval, ends and stages and the stepper's constants: nothing else, since several steps
+        may come as one with the lanes of all.
 
         A method without dense output knows the two ends only: its save times are stops.
         """

@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from sciml.errors import Status
 from sciml.solvers import PID, Path, Quadrature, SaveAt, Stats, Steps, Tsit5
-from sciml.solvers.fold import Tape
 from sciml.solvers.march import March
 from sciml.solvers.state import Const, State
 from sciml.solvers.stepper import Field, Interval, Step
+from sciml.solvers.tape import Tape
 from sciml.solvers.term import as_term, expand
 from tests.solvers.systems import DTYPE
 

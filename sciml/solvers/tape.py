@@ -1,0 +1,147 @@
+"""What an eager march, or a pass over a mesh, keeps of its steps."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.fold import Fold, Reduce, Writes
+from sciml.solvers.stepper import SMALL, Interval
+from sciml.solvers.term import expand
+from sciml.typing import Number
+
+if TYPE_CHECKING:
+    from sciml.solvers.march import Segment
+
+TOGETHER = 8  # steps of small states whose dense output is evaluated at once
+
+
+class Tape:
+    """The ends of the steps, the states there where they are to be kept, and the folds' emissions as far as reduced.
+
+    States at save times of lanes that step by themselves are computed for several steps at once while no gradient is
+    asked for, and put where they belong: a step of a small state costs less than finding its save times.
+    """
+
+    def __init__(self, folds: Sequence[Fold], keep: bool):
+        self.folds, self.keep = tuple(folds), keep
+        self.theta: list[Number] = []
+        self.y: list[Tensor] = []
+        self.taken: list[Tensor] = []
+        self.values: list[Any] = [[] if fold.reduce in ("stack", "write") else None for fold in self.folds]
+        self.waiting: list[tuple[Segment, Tensor]] = []
+
+    def add(self, segment: "Segment", taken: Tensor | None = None) -> None:
+        """Keep a step; ``taken`` are the lanes that took it (l), None for all."""
+        self.theta.append(segment.theta0)
+        if self.keep:
+            self.y.append(segment.y0)
+        if taken is not None:
+            self.taken.append(taken)
+        wait = taken is not None and not torch.is_grad_enabled()
+        for i, fold in enumerate(self.folds):
+            if not (wait and fold.reduce == "write"):
+                self._reduce(i, fold.emit(segment, None, *segment.const.folds[i]), segment.key, taken)
+        if wait and any(fold.reduce == "write" for fold in self.folds):
+            self.waiting.append((segment, taken))
+            if len(self.waiting) == TOGETHER or segment.y0.numel() > SMALL:
+                self.flush()
+
+    def _reduce(self, i: int, value: Any, step: Number, taken: Tensor | None) -> None:
+        reduce = self.folds[i].reduce
+        if reduce == "write":
+            if value is not None:
+                self.values[i].append(value if taken is None else value._replace(hit=value.hit & taken[..., None]))
+        elif reduce == "stack":
+            self.values[i].append(value)
+        elif reduce == "max":
+            self.values[i] = _best(self.values[i], value, step, taken)
+        else:
+            self.values[i] = _total(reduce, self.values[i], value, taken)
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if not self.waiting:
+            return
+        segments, taken = zip(*self.waiting, strict=True)
+        self.waiting = []
+        joined, steps, lanes = _joined(segments), len(segments), len(taken[0])
+        row = torch.arange(lanes, device=joined.y0.device).repeat(steps)[:, None]
+        for i, fold in enumerate(self.folds):
+            if fold.reduce != "write":
+                continue
+            value = fold.emit(joined, None, *(x.repeat(steps, 1) for x in joined.const.folds[i]))
+            if value is None:
+                continue
+            shape = value.values.shape[2:]
+            if not self.values[i]:
+                self.values[i] = [value.values.new_empty(lanes, fold.places + 1, *shape)]
+            hit = value.hit & torch.cat(taken)[:, None]
+            place = torch.where(hit, value.place, fold.places) + row * (fold.places + 1)
+            out = self.values[i][0].view(-1, *shape)
+            out.index_copy_(0, place.reshape(-1), value.values.reshape(-1, *shape))
+
+
+def _joined(segments: "Sequence[Segment]") -> "Segment":
+    """Steps of the same lanes as one step of as many times as many lanes, as far as dense output reads it."""
+    if len(segments) == 1:
+        return segments[0]
+    join = lambda parts: torch.cat(tuple(parts))  # noqa: E731
+    return segments[0]._replace(
+        theta0=join(s.theta0 for s in segments),
+        theta1=join(s.theta1 for s in segments),
+        key=join(s.key for s in segments),
+        interval=Interval(*(join(parts) for parts in zip(*(s.interval for s in segments), strict=True))),
+        y0=join(s.y0 for s in segments),
+        y1=join(s.y1 for s in segments),
+        stages=tuple(join(parts) for parts in zip(*(s.stages for s in segments), strict=True)),
+        error=None,
+    )
+
+
+class Best(NamedTuple):
+    """A running maximum and the step that attained it first."""
+
+    value: Tensor
+    step: Tensor  # int64, of the value's shape
+
+
+def _total(reduce: Reduce, total: Tensor | None, value: Tensor, taken: Tensor | None) -> Tensor:
+    if taken is not None:
+        taken = expand(taken.to(value.device), value)
+        rest = torch.zeros_like(value) if total is None or reduce == "sum" else total
+        value = torch.where(taken, value, rest)
+    return value if total is None or reduce == "last" else total + value
+
+
+def _best(best: Best | None, value: Tensor, step: Number, taken: Tensor | None) -> Best:
+    step = expand(torch.as_tensor(step, device=value.device), value).expand(value.shape)
+    if best is None:
+        best = Best(torch.full_like(value, -torch.inf), step)
+    better = value > best.value
+    if taken is not None:
+        better = better & expand(taken.to(value.device), value)
+    return Best(torch.where(better, value, best.value), torch.where(better, step, best.step))
+
+
+def write(written: Sequence[Any], rest: Tensor, reached: Tensor, places: int) -> Tensor:
+    """All that a tape was given to write in one output (l, places, ...), with l left out for joint lanes.
+
+    Args:
+        written: what the tape has kept.
+        rest: the last state, which fills the places that no step reached, since the lane failed before.
+        reached: number of places that were reached (l).
+        places: number of places.
+    """
+    if reached.ndim == 0:  # in order, since time has one direction
+        done = [w.values for w in written]
+        return torch.cat([*done, rest.expand(places - sum(map(len, done)), *rest.shape)])
+    out = rest[:, None].expand(len(rest), places + 1, *rest.shape[1:])
+    if not written:
+        return out[:, :places].clone()
+    if isinstance(written[0], Tensor):
+        missing = torch.arange(places + 1, device=rest.device) >= reached[:, None]
+        return torch.where(expand(missing, out), out, written[0])[:, :places]
+    joined = Writes(*(torch.cat(parts, 1) for parts in zip(*written, strict=True)))
+    return out.scatter(1, joined.targets(places), joined.values)[:, :places]
