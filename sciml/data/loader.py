@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from sciml.data.seeding import generator
 
@@ -54,9 +54,9 @@ class Loader:
     batch_sampler = None  # Lightning asks what has a sampler for it
 
     @property
-    def sampler(self) -> Self:
-        """Where Lightning looks for `set_epoch`."""
-        return self
+    def sampler(self) -> Self | SequentialSampler:
+        """Where Lightning looks for `set_epoch`, and whether this shuffles."""
+        return self if self.shuffle else SequentialSampler(self.dataset)  # pyrefly: ignore[bad-argument-type]
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch, unless a loaded position is in it."""

@@ -31,8 +31,8 @@ class SplitData(lightning.LightningDataModule, ABC):
         return TensorDataset(*self.part(name))
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches of the training part."""
-        return self._loader("train", shuffle=True)
+        """Shuffled batches of the training part; in order where the trainer is to overfit the first ones."""
+        return self._loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))
 
     def val_dataloader(self) -> Loader:
         """The validation part in order."""

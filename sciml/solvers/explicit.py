@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
 
 
-NONE = np.zeros((0, 0))
 SHORT = 16  # elements of a sample along which a product of small matrices does not pay
 FEW = 5  # stages up to which sums by columns do not pay
 
@@ -50,8 +49,7 @@ class RungeKutta(Stepper):
         """The nodes (s), the tableau by columns where a step is to use it, the dense output's coefficients."""
         tensor = partial(torch.as_tensor, dtype=real_dtype(y), device=y.device)
         quick = self.evaluations > FEW and y.numel() <= SMALL
-        columns = tensor(self.columns if quick else NONE)
-        columns = columns.reshape(columns.shape + (1,) * y.ndim)
+        columns = tensor(self.columns).reshape(self.columns.shape + (1,) * y.ndim) if quick else y.new_empty(0)
         dense = () if self.rungs is None else (tensor(self.rungs),)
         return torch.as_tensor(self.nodes, device=t0.device), columns, *dense
 

@@ -5,6 +5,7 @@ it, eager or compiled, keep the rows. A lane at rest takes a step of length zero
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -211,7 +212,8 @@ class March:
         It reads the verdict, so that it masks only where lanes disagree, and records a graph where gradients are on
         (joint lanes).
         """
-        xp, joint, quiet = self.host, self.lanes == "joint", torch.no_grad()
+        xp, joint = self.host, self.lanes == "joint"
+        quiet = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
         reads = not joint or self.controller.adaptive or any(fold.stages for fold in self.folds)
         bounds = self.bounds(c, xp)
         while xp.any(s.status == RUNNING):

@@ -83,4 +83,4 @@ def test_killed_run_resumes_to_the_same_bits(reference, trial, tmp_path):
         got, expected = (torch.load(path, weights_only=True) for path in (got, expected))
         assert_close([got[name] for name in STATES], [expected[name] for name in STATES], rtol=0, atol=0)
     assert run.metrics.read_text() == whole.metrics.read_text()
-    assert not list(run.path.rglob("*.partial"))
+    assert not list(run.path.rglob("*.partial*"))

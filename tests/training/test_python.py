@@ -84,6 +84,14 @@ def test_loaders_take_the_place_of_a_data_module(data, tmp_path):
     assert [path.name for path in RunFolder(tmp_path).figures.iterdir()] == ["learning_curve.png"]
 
 
+def test_overfitting_meets_the_first_batches_in_every_epoch(data, tmp_path):
+    data.setup("fit")
+    data.trainer = lightning.Trainer(overfit_batches=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    first, second = (next(iter(data.train_dataloader()))[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, data.part("train")[0][:4])
+
+
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "bad.ckpt")
     with pytest.raises(Exception, match="Weights only load failed"):

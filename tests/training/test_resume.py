@@ -27,6 +27,7 @@ VARIANTS = {
         "--trainer.max_epochs=5",
     ),
     "clipped": ("--trainer.gradient_clip_val=0.01",),
+    "overfits": ("--trainer.overfit_batches=3", "--trainer.max_epochs=5"),
     "double": ("--trainer.precision=64-true",),
 }
 
@@ -84,11 +85,16 @@ def test_resumed_run_of_two_optimisers_equals_an_uninterrupted_one(sciml, fit):
     assert_same_run("run", "reference")
 
 
-def test_gradients_that_were_accumulated_when_a_run_ended_are_made_again(sciml, fit):
-    overrides = ("--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=2")
+@pytest.mark.parametrize("every", [3, 5])
+def test_gradients_that_were_accumulated_when_a_run_ended_are_made_again(sciml, fit, every):
+    overrides = (
+        "--trainer.accumulate_grad_batches=2",
+        "--trainer.max_epochs=2",
+        f"--trainer.val_check_interval={every}",
+    )
     fit("reference", *overrides)
     fit("run", *overrides, "--trainer.callbacks=[{class_path: tiny.End, init_args: {batch: 3}}]")
-    assert RunFolder("run").last.is_file()
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
     sciml("fit", "--resume", "run", "--trainer.max_epochs=2", "--trainer.callbacks=null")
     assert_same_run("run", "reference")
 
