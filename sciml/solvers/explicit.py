@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers import tableau as tab
-from sciml.solvers.stepper import SMALL, Field, Interval, Step, Stepper, combine, displace
+from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine, displace, small
 from sciml.solvers.term import real_dtype
 from sciml.typing import Number
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
 
 
-SHORT = 16  # elements of a sample along which a product of small matrices does not pay
 FEW = 5  # stages up to which sums by columns do not pay
 
 
@@ -43,14 +41,16 @@ class RungeKutta(Stepper):
         cls.adaptive = cls.tableau.error is not None
         cls.nodes = np.array(cls.tableau.c)
         cls.columns = tab.columns(cls.tableau)
-        cls.rungs = None if cls.tableau.dense is None else np.array(cls.tableau.dense).T
+        cls.rungs = None if cls.tableau.dense is None else np.array(cls.tableau.dense).T.copy()
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The nodes (s), the tableau by columns where a step is to use it, the dense output's coefficients."""
-        tensor = partial(torch.as_tensor, dtype=real_dtype(y), device=y.device)
-        quick = self.evaluations > FEW and y.numel() <= SMALL
-        columns = tensor(self.columns).reshape(self.columns.shape + (1,) * y.ndim) if quick else y.new_empty(0)
-        dense = () if self.rungs is None else (tensor(self.rungs),)
+        if self.evaluations > FEW and small(y):
+            columns = torch.as_tensor(self.columns, dtype=real_dtype(y), device=y.device)
+            columns = columns.reshape(columns.shape + (1,) * y.ndim)
+        else:
+            columns = y.new_empty(0)
+        dense = () if self.rungs is None else (torch.as_tensor(self.rungs, device=y.device),)
         return torch.as_tensor(self.nodes, device=t0.device), columns, *dense
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
@@ -98,33 +98,18 @@ class RungeKutta(Stepper):
         y0, ks, lane = segment.y0, segment.stages, int(segment.march.lanes == "each")
         scale = segment.interval.scale
         h = scale if isinstance(scale, float) or not lane else scale.unsqueeze(lane)
-        start, at = y0.unsqueeze(lane), s.reshape(s.shape + (1,) * (y0.ndim - lane))
+        start = y0.unsqueeze(lane)
         if self.tableau.dense is None:
+            at = s.reshape(s.shape + (1,) * (y0.ndim - lane))
             rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
             return start + at * (rise + (at - 1) * ((1 - 2 * at) * rise + h * ((at - 1) * f0 + at * f1)))
-        dense = segment.const.stepper[-1]  # (p, stages)
-        if lane and y0.numel() <= SHORT * len(y0):
-            slopes = (dense.to(y0.dtype) @ torch.stack(ks).reshape(len(ks), -1)).reshape(len(dense), *y0.shape)
-            return _horner(y0, slopes, scale, at.movedim(1, 0)).movedim(0, 1)
-        powers = [s]
+        dense, powers = segment.const.stepper[-1], [s.to(torch.float64)]  # (p, stages)
         while len(powers) < len(dense):
-            powers.append(powers[-1] * s)
-        weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages)
+            powers.append(powers[-1] * powers[0])
+        weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages), small differences of large terms
         stages = torch.stack(ks, lane)  # (l, stages, ...)
         rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
         return start + h * rise.reshape(*s.shape, *y0.shape[lane:])
-
-
-def _horner(y0: Tensor, slopes: Tensor, h: Tensor, s: Tensor) -> Tensor:
-    """y0 + h (c_1 s + c_2 s^2 + ..) of slopes c (p, b, ...) at fractions s (k, b, 1, ..): (k, b, ...).
-
-    Everything has its innermost axes in full, since a kernel that broadcasts along a short one is slow.
-    """
-    *lower, rise = slopes.unbind()
-    s = s.expand(-1, *y0.shape).contiguous()
-    for coefficient in reversed(lower):
-        rise = torch.addcmul(coefficient, rise, s)
-    return torch.addcmul(y0, rise, h * s)
 
 
 def _grown(sums: Tensor, column: Tensor, k: Tensor, h: Number) -> Tensor:

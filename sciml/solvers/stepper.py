@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from sciml.solvers.march import Segment
 
 
-SMALL = 4096  # elements of a state up to which a kernel costs its launch, not its work
+SMALL = 4096  # elements
+
+
+def small(y: Tensor) -> bool:
+    """Whether a kernel on the state costs its launch, not its work; False for a program that is traced for any size."""
+    return not torch.compiler.is_compiling() and y.numel() <= SMALL
 
 
 class Interval(NamedTuple):

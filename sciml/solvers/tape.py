@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.fold import Fold, Reduce, Writes
-from sciml.solvers.stepper import SMALL, Interval
+from sciml.solvers.stepper import Interval, small
 from sciml.solvers.term import expand
 from sciml.typing import Number
 
@@ -39,13 +39,13 @@ class Tape:
             self.y.append(segment.y0)
         if taken is not None:
             self.taken.append(taken)
-        wait = taken is not None and not torch.is_grad_enabled()
+        wait = taken is not None and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         for i, fold in enumerate(self.folds):
             if not (wait and fold.reduce == "write"):
                 self._reduce(i, fold.emit(segment, None, *segment.const.folds[i]), segment.key, taken)
         if wait and any(fold.reduce == "write" for fold in self.folds):
             self.waiting.append((segment, taken))
-            if len(self.waiting) == TOGETHER or segment.y0.numel() > SMALL:
+            if len(self.waiting) == TOGETHER or not small(segment.y0):
                 self.flush()
 
     def _reduce(self, i: int, value: Any, step: Number, taken: Tensor | None) -> None:
