@@ -151,8 +151,10 @@ class PID(Controller):
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
         """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
-        finite = error + (y1 - y1)  # NaN where y1 is infinite, which would hide in the unit
-        return self._norm(finite / self._unit(torch.maximum(y0.abs(), y1.abs()), lanes), lanes)
+        unit = self._unit(torch.maximum(y0.abs(), y1.abs()), lanes)
+        # y1 - y1 is NaN where y1 is infinite, which would hide in the unit
+        quotients = (error + (y1 - y1)) / unit if error.is_complex() else torch.addcdiv(y1 - y1, error, unit)
+        return self._norm(quotients, lanes)
 
     def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
         """``dt0``, or a size found by one evaluation of the field."""
