@@ -1,4 +1,4 @@
-"""What can go wrong in a solve, per lane, and the error that reports it."""
+"""What can go wrong: in a solve, per lane, and in a file of data."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -29,6 +29,10 @@ CAUSES = {
     Status.NON_FINITE: "the vector field or the state became NaN or infinite",
     Status.NEWTON: "the stage equations of an implicit step did not converge",
 }
+
+
+class DataError(ValueError):
+    """A file of data is not as it should be; the message names the file, and the place in it where there is one."""
 
 
 class SolveError(RuntimeError):

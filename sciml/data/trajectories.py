@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from sciml.data.generate import GeneratedData, generate, load
 from sciml.data.seeding import generator
 from sciml.data.split import SplitData
+from sciml.errors import DataError
 from sciml.problems import Problem
 
 
@@ -196,7 +197,7 @@ class Trajectories(ObservedData):
         count = len(observed.ys)
         val, test = (max(1, round(share * count)) for share in self.shares.values())
         if val + test >= count:
-            raise ValueError(
+            raise DataError(
                 f"{self.path}: expected at least 3 trajectories, to train, validate and test on, got {count}; a long "
                 "one can be cut into pieces, numbered in a column that `id` names"
             )
@@ -212,22 +213,20 @@ def read_trajectories(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not as described; the message names column, row or array.
+        DataError: the file is not as described; the message names column, row or array.
     """
     readers = {".csv": _read_csv, ".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
     if path.suffix not in readers:
-        raise ValueError(f"path: expected a file that ends in {', '.join(readers)}, got {str(path)!r}")
+        raise DataError(f"path: expected a file that ends in {', '.join(readers)}, got {str(path)!r}")
     if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {str(path)!r}")
     if path.suffix != ".csv" and id is not None:
-        raise ValueError(
-            f"id: expected None, as the arrays of {path} have trajectories on their first axis, got {id!r}"
-        )
+        raise DataError(f"id: expected None, as the arrays of {path} have trajectories on their first axis, got {id!r}")
     try:
         table = readers[path.suffix](path, t, y, id)
         return table.names, _observed(table)
     except _Mistake as mistake:
-        raise ValueError(f"{path}: {mistake}") from None
+        raise DataError(f"{path}: {mistake}") from None
 
 
 class _Mistake(Exception):

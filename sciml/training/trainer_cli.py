@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sciml.data.atomic import replacing
 from sciml.data.seeding import run_seed
+from sciml.errors import DataError
 from sciml.problems import Problem
 from sciml.training.callbacks import Figures, draw_run, progress
 from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupted
@@ -270,7 +271,7 @@ def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UsageError(explain(str(error), cli.parser)) from error
-    except (MisconfigurationException, FileNotFoundError, *more) as error:
+    except (MisconfigurationException, FileNotFoundError, DataError, *more) as error:
         raise UsageError(explain(str(error), cli.parser)) from error
 
 

@@ -1,5 +1,6 @@
 import h5py
 import lightning
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -156,6 +157,22 @@ def test_csv_goes_through_the_command_line(sciml, tmp_path):
     with h5py.File(tmp_path / "run" / "predictions.h5") as file:
         ts, ys, expected = (torch.from_numpy(file[name][...]) for name in ("ts", "targets", "predictions"))
     assert_close(program(ys[:, 0], ts), expected, rtol=1e-6, atol=1e-6)  # float32 round-off
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("id: run", "id: patient"), "my.csv: no column 'patient'; it has run, hours, dose"),
+        (("id: run, ", "y: [dose], "), "my.csv: trajectory 0: expected increasing times"),
+        (("my.csv", "my.txt"), "path: expected a file that ends in .csv, .npz, .h5, .hdf5, got 'my.txt'"),
+    ],
+)
+def test_mistake_in_a_file_of_data_is_told_in_one_line(sciml, tmp_path, wrong, message):
+    write_doses(tmp_path / "my.csv")
+    (tmp_path / "my.yaml").write_text(CONFIG.replace(*wrong))
+    told = sciml("fit", "--config", "my.yaml", "--run", "run", code=2)
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
 
 
 class Signs(SplitData):
