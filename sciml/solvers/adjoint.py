@@ -4,7 +4,7 @@ They agree to round-off, since all of them differentiate the same discrete solut
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
 from sciml.solvers.term import FunctionTerm, expand
+from sciml.typing import Number
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,18 @@ class Plan(NamedTuple):
     mesh: Mesh
     const: Const
     every: int
+    pull: Callable[..., list[Any]] | None  # a compiled backward pass
 
 
 def replay(
-    adjoint: Discrete, march: March, mesh: Mesh, c: Const, y0: Tensor, done: Pass, parameters: Sequence[nn.Parameter]
+    adjoint: Discrete,
+    march: March,
+    mesh: Mesh,
+    c: Const,
+    y0: Tensor,
+    done: Pass,
+    parameters: Sequence[nn.Parameter],
+    pull: Callable[..., list[Any]] | None = None,
 ) -> Pass:
     """Attach the gradient to the results ``done`` of a march without one.
 
@@ -65,13 +74,14 @@ def replay(
         y0: initial state.
         done: the results; its states are needed with ``store="all"``.
         parameters: those of every module of the solve.
+        pull: a compiled backward pass over states of ``store="all"``.
     """
     if adjoint.store == "all":
         every, states = 1, done.states
     else:
         every = adjoint.every or max(1, ceil(sqrt(len(mesh.theta) - 1)))
         states = _checkpoints(march, mesh, c, y0.detach(), every)
-    plan = Plan(march, mesh, c, every)
+    plan = Plan(march, mesh, c, every, pull if every == 1 else None)
     y, *values = _Replay.apply(plan, done, states, y0, mesh.theta, *c.leaves(), *parameters)
     return done._replace(y=y, values=tuple(values))
 
@@ -115,10 +125,14 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def recompute(ctx: Any, grad_y: Any, *grad_values: Tensor) -> tuple[Any, ...]:
         """The gradients of all inputs of `forward`."""
-        march, mesh, like, every = ctx.plan
+        march, mesh, like, every, pull = ctx.plan
         states, _, theta, *rest = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]  # theta, the constants, the parameters
         count = len(like.leaves())
+        if pull is not None and not needs[0]:
+            c, parameters = like.with_leaves([x.detach() for x in rest[:count]]), rest[count:]
+            grad_y, *grads = pull(march, mesh, c, states, parameters, needs[1:], ctx.best, grad_y, grad_values)
+            return None, None, None, grad_y, None, *grads
         total: list[Any] = [None] * (1 + len(rest))
         reads = any(fold.stages for fold in march.folds)
         c = like.with_leaves([x.detach() for x in rest[:count]])
@@ -132,7 +146,7 @@ class _Replay(torch.autograd.Function):
                 theta0, theta1 = march.ends(ends, 0)
                 segment, after, _, _ = march.segment(like.with_leaves(leaves), theta0, theta1, y, None, key, reads)
                 emits = march.emit(segment)
-            pairs = [(after, grad_y), *_cotangents(march, mesh, emits, grad_values, ctx.best, j)]
+            pairs = [(after, grad_y), *cotangents(march, mesh, emits, grad_values, ctx.best, j)]
             pairs = [(out, grad) for out, grad in pairs if out.requires_grad]
             wanted = [x for x, need in zip([ends, *leaves, *rest[count:]], needs, strict=True) if need]
             grad_y, *grads = torch.autograd.grad(
@@ -187,8 +201,8 @@ def _backwards(march: March, mesh: Mesh, c: Const, states: Tensor, every: int) -
             yield j, chunk.pop()
 
 
-def _cotangents(
-    march: March, mesh: Mesh, emits: Sequence[Any], grads: Sequence[Tensor], best: Sequence[Tensor | None], j: int
+def cotangents(
+    march: March, mesh: Mesh, emits: Sequence[Any], grads: Sequence[Tensor], best: Sequence[Tensor | None], j: Number
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Each fold's emission in step j with the share of the result's gradient that belongs to it."""
     for fold, value, grad, step in zip(march.folds, emits, grads, best, strict=True):
@@ -199,7 +213,7 @@ def _cotangents(
             continue
         real = expand((j < mesh.count).to(value.device), value)
         if fold.reduce == "stack":
-            grad = grad[j]
+            grad = grad[j] if isinstance(j, int) else grad.index_select(0, j.reshape(1)).squeeze(0)
         elif fold.reduce == "max":
             real = real & (step == j)
         elif fold.reduce == "last":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
+from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
@@ -44,6 +45,10 @@ class Solver:
         max_steps: how many steps may be tried, rejected ones included.
         lanes: ``"joint"``: the state is one system with one sequence of steps; ``"each"``: its first axis is a batch
             and every sample has its own.
+        compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time; None:
+            eagerly. The first call takes seconds to compile. A field that cannot be traced falls back, with a warning.
+            The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
+        fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
     """
 
     stepper: Stepper | None = None
@@ -51,6 +56,8 @@ class Solver:
     adjoint: Discrete | None = None
     max_steps: int = 10_000
     lanes: Lanes = "joint"
+    compile: Literal["loop", "chunks"] | None = None
+    fast_math: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
@@ -58,6 +65,10 @@ class Solver:
             raise ValueError(f"lanes: expected 'joint' or 'each', got {self.lanes!r}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
+        if self.compile not in (None, "loop", "chunks"):
+            raise ValueError(f"compile: expected None, 'loop' or 'chunks', got {self.compile!r}")
+        if self.fast_math and self.compile is None:
+            raise ValueError("fast_math: expected compile='loop' or 'chunks' with it, got None")
         control.check(self.stepper or Tsit5(), self.controller or PID())
 
 
@@ -186,7 +197,12 @@ class _Task:
     y0: Tensor
     names: tuple[str, ...]
     layout: Layout | None
-    adjoint: Discrete
+    solver: Solver
+
+    @property
+    def adjoint(self) -> Discrete:
+        """The solver's, or the default one."""
+        return self.solver.adjoint or Discrete("all" if self.solver.compile else "graph")
 
     @classmethod
     def of(
@@ -240,7 +256,7 @@ class _Task:
             stepper.constants(start, y0),
         )
         march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, folds=used)
-        return cls(march, const, y0, tuple(named), layout, solver.adjoint or Discrete())
+        return cls(march, const, y0, tuple(named), layout, solver)
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
@@ -256,6 +272,7 @@ class _Task:
                 graph and undeclared(march, c, y0, parameters) is not None
             )
         recorded = gradients and graph and march.lanes == "joint" and not c.stops.requires_grad
+        recorded = recorded and not self.solver.compile
         keep = gradients and self.adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
             mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
@@ -269,21 +286,41 @@ class _Task:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
         if done.states is not None and calm is not mesh:
             done = done._replace(states=torch.where(expand(mesh.failed, y0), y0.detach(), done.states))
-        return mesh, replay(self.adjoint, march, calm, c, y0, done, parameters), end
+        return mesh, replay(self.adjoint, march, calm, c, y0, done, parameters, self._pull()), end
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
+        if self.solver.compile:
+            from sciml.solvers import compiled
+
+            with progress_bar(progress) as tick:
+                first = None if resume is None else self._warm(march.start(c, self.y0), resume, TENSORS)
+                through = compiled.through(
+                    self.solver.compile, self.solver.fast_math, march, c, self.y0, first, keep, tick
+                )
+            if through is not None:
+                return through
         tape = Tape(march.folds, keep)
         with np.errstate(all="ignore"), progress_bar(progress) as tick:
             s = march.start(c, self.y0, march.host)
-            if resume is not None and march.controller.adaptive and resume._end.theta.shape == c.t0.shape:
-                s = self._warm(s, resume)
+            if resume is not None:
+                s = self._warm(s, resume, march.host)
             end = march.run(s, c, tape, tick)
         return *freeze(march, c, end, tape), end
 
-    def _warm(self, s: State, resume: Solution) -> State:
+    def _pull(self) -> Callable[..., list[Any]] | None:
+        """A compiled backward pass, where there is one."""
+        if self.solver.compile != "loop":
+            return None
+        from sciml.solvers import compiled
+
+        return compiled.puller(self.march, self.solver.fast_math)
+
+    def _warm(self, s: State, resume: Solution, xp: Arithmetic) -> State:
         """The first state with step sizes and memory of a solution, where that has them."""
-        end, before, c, xp = resume._end, resume._task.const, self.const, self.march.host
+        if not self.march.controller.adaptive or resume._end.theta.shape != self.const.t0.shape:
+            return s
+        end, before, c = resume._end, resume._task.const, self.const
         dt = end.dtheta * (before.t1 - before.t0).abs()
         known = (end.status < Status.MAX_STEPS.value) & dt.isfinite() & (dt > 0) & (c.t0 != c.t1)
         dtheta = (dt / (c.t1 - c.t0).abs()).clamp_min(2 * control.FLOOR)

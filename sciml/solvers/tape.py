@@ -56,9 +56,9 @@ class Tape:
         elif reduce == "stack":
             self.values[i].append(value)
         elif reduce == "max":
-            self.values[i] = _best(self.values[i], value, step, taken)
+            self.values[i] = greatest(self.values[i], value, step, taken)
         else:
-            self.values[i] = _total(reduce, self.values[i], value, taken)
+            self.values[i] = accumulate(reduce, self.values[i], value, taken)
 
     def flush(self) -> None:
         """Write what waits to be written."""
@@ -107,33 +107,38 @@ class Best(NamedTuple):
     step: Tensor  # int64, of the value's shape
 
 
-def _total(reduce: Reduce, total: Tensor | None, value: Tensor, taken: Tensor | None) -> Tensor:
+def accumulate(reduce: Reduce, so_far: Tensor | None, value: Tensor, taken: Tensor | None) -> Tensor:
+    """The sum of emissions, or the last one, with that of a step that the lanes ``taken`` took."""
     if taken is not None:
         taken = expand(taken.to(value.device), value)
-        rest = torch.zeros_like(value) if total is None or reduce == "sum" else total
+        rest = torch.zeros_like(value) if so_far is None or reduce == "sum" else so_far
         value = torch.where(taken, value, rest)
-    return value if total is None or reduce == "last" else total + value
+    return value if so_far is None or reduce == "last" else so_far + value
 
 
-def _best(best: Best | None, value: Tensor, step: Number, taken: Tensor | None) -> Best:
+def greatest(so_far: Best | None, value: Tensor, step: Number, taken: Tensor | None) -> Best:
+    """The greatest of emissions with that of step number ``step``."""
     step = expand(torch.as_tensor(step, device=value.device), value).expand(value.shape)
-    if best is None:
-        best = Best(torch.full_like(value, -torch.inf), step)
-    better = value > best.value
+    if so_far is None:
+        so_far = Best(torch.full_like(value, -torch.inf), step)
+    better = value > so_far.value
     if taken is not None:
         better = better & expand(taken.to(value.device), value)
-    return Best(torch.where(better, value, best.value), torch.where(better, step, best.step))
+    return Best(torch.where(better, value, so_far.value), torch.where(better, step, so_far.step))
 
 
-def write(written: Sequence[Any], rest: Tensor, reached: Tensor, places: int) -> Tensor:
+def write(written: Any, rest: Tensor, reached: Tensor, places: int) -> Tensor:
     """All that a tape was given to write in one output (l, places, ...), with l left out for joint lanes.
 
     Args:
-        written: what the tape has kept.
+        written: what the tape has kept, or the output but for the places that were not reached.
         rest: the last state, which fills the places that no step reached, since the lane failed before.
         reached: number of places that were reached (l).
         places: number of places.
     """
+    if isinstance(written, Tensor):
+        missing = torch.arange(places, device=rest.device) >= reached.to(rest.device)[..., None]
+        return torch.where(expand(missing, written), rest.unsqueeze(reached.ndim), written)
     if reached.ndim == 0:  # in order, since time has one direction
         done = [w.values for w in written]
         return torch.cat([*done, rest.expand(places - sum(map(len, done)), *rest.shape)])

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -96,33 +96,45 @@ def _positional(function: Callable[..., Any]) -> int:
 
 
 def declared_parameters(*things: Any) -> list[nn.Parameter]:
-    """The parameters of every module among ``things``, in a fixed order, each once.
-
-    A thing is looked into where that is unambiguous: a module, a wrapped function, a bound method of a module, a
-    `functools.partial`, or a plain object that holds modules, parameters or such things as attributes.
-    """
-    seen: set[int] = set()
-    found = {id(p): p for thing in things for p in _parameters(thing, seen)}
+    """The parameters of every module among ``things``, in a fixed order, each once."""
+    found = {
+        id(p): p
+        for member in _members(things)
+        for p in ([member] if isinstance(member, nn.Parameter) else member.parameters())
+    }
     return list(found.values())
 
 
-def _parameters(thing: Any, seen: set[int]) -> Iterator[nn.Parameter]:
+def declared_modules(*things: Any) -> list[nn.Module]:
+    """The modules among ``things``, or the empty list where a parameter lies outside of one."""
+    members = list(_members(things))
+    return [m for m in members if isinstance(m, nn.Module)] if all(isinstance(m, nn.Module) for m in members) else []
+
+
+def _members(thing: Any, seen: set[int] | None = None) -> Iterator[nn.Module | nn.Parameter]:
+    """The outermost modules and parameters in a thing, which is looked into where that is unambiguous.
+
+    That is: a sequence, a module, a wrapped function, a bound method of a module, a `functools.partial`, or a plain
+    object that holds modules, parameters or such things as attributes.
+    """
+    seen = set() if seen is None else seen
     if id(thing) in seen:
         return
     seen.add(id(thing))
-    if isinstance(thing, nn.Module):
-        yield from thing.parameters()
-    elif isinstance(thing, nn.Parameter):
+    parts: Iterable[Any] = ()
+    if isinstance(thing, nn.Module | nn.Parameter):
         yield thing
+    elif isinstance(thing, tuple):
+        parts = thing
     elif isinstance(thing, partial):
-        for part in (thing.func, *thing.args, *thing.keywords.values()):
-            yield from _parameters(part, seen)
+        parts = (thing.func, *thing.args, *thing.keywords.values())
     elif inspect.ismethod(thing):
-        yield from _parameters(thing.__self__, seen)
-    elif not inspect.isfunction(thing) and not inspect.isclass(thing):
-        for value in getattr(thing, "__dict__", {}).values():
-            if isinstance(value, nn.Parameter | Term) or callable(value):
-                yield from _parameters(value, seen)  # a function's own attributes and closure are not looked into
+        parts = (thing.__self__,)
+    elif not inspect.isfunction(thing) and not inspect.isclass(thing):  # their closures and attributes are not
+        values = getattr(thing, "__dict__", {}).values()
+        parts = [value for value in values if isinstance(value, nn.Parameter | Term) or callable(value)]
+    for part in parts:
+        yield from _members(part, seen)
 
 
 def real_dtype(y: Tensor) -> torch.dtype:

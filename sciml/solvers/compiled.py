@@ -1,0 +1,455 @@
+"""Compiled marches: the whole march as one loop, or chunks of masked steps, in the place of an eager march.
+
+What is compiled is in `loops`; here it is fed, its rows become a mesh and results, and compiled functions are kept.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import lru_cache
+from itertools import count
+from operator import is_
+from types import FunctionType
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch._dynamo
+import torch._inductor.exc
+from torch import Tensor
+from torch._dynamo.callback import callback_handler
+from torch.utils._pytree import tree_leaves, tree_map
+
+from sciml.solvers import loops
+from sciml.solvers.control import PID
+from sciml.solvers.fast_math import Rewrite
+from sciml.solvers.fold import Fold, SaveAt
+from sciml.solvers.loops import CHUNK, Kept, Owner, Pull, Record, backward, chunk, loop, saved
+from sciml.solvers.march import March
+from sciml.solvers.mesh import Mesh, Pass, close
+from sciml.solvers.state import Const, State
+from sciml.solvers.tape import Best, Tape
+from sciml.solvers.term import FunctionTerm, Term, declared_modules, declared_parameters, expand, real_dtype
+
+Mode = Literal["loop", "chunks"]
+
+BYTES = 2**26  # what the rows of a loop may take
+ROWS = 512  # at most
+
+
+class Program:
+    """The compiled functions of marches of one structure; whatever else changes is for the compiler to notice."""
+
+    def __init__(self, mode: Mode, march: March, fast_math: bool):
+        self.fast_math = fast_math
+        method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
+        self.mode = mode
+        self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", fast_math)
+        self.backward = _compiled(backward, f"the backward pass of {method}", fast_math)
+        self.known: dict[Any, Any] = {}
+        self.owned: tuple[tuple[Any, ...], Owner] | None = None
+
+    def march(
+        self, march: March, c: Const, y0: Tensor, first: State | None, keep: bool, tick: Callable[[State], None]
+    ) -> tuple[Mesh, Pass, State]:
+        """The mesh, the results and the last state, as of an eager march."""
+        bound = _Bound.of(march, c, y0, keep, self.known)
+        run = self._loop if self.mode == "loop" else self._chunks
+        return bound.finish(run(bound, first, tick))
+
+    def pull(
+        self,
+        march: March,
+        mesh: Mesh,
+        c: Const,
+        states: Tensor,
+        parameters: Sequence[Tensor],
+        needs: Sequence[bool],
+        best: tuple[Tensor | None, ...],
+        grad_y: Tensor,
+        grad_values: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """The gradients of y0, of the constants' leaves and of the parameters, None where none is needed.
+
+        Args:
+            march: the march, its parameters all in modules.
+            mesh: its steps.
+            c: constants.
+            states: the state at the start of every step (n + 1, ...).
+            parameters: those of the march's modules.
+            needs: which of the constants' leaves and of the parameters need a gradient.
+            best: the steps in which maxima were attained.
+            grad_y: that of the last state.
+            grad_values: those of the folds' results.
+        """
+        leaves = len(c.leaves())
+        owner = self._owner(march)
+        mesh, c, grad_y, grads = _apart((mesh, c, grad_y, tuple(grad_values)))
+        values = tuple(p.detach() for p in parameters)
+        pull = Pull(owner, values, c, tuple(needs[:leaves]), self.fast_math, mesh, states, best, grad_y, grads)
+        steps = torch.scalar_tensor(len(mesh.theta) - 2, dtype=torch.int64)
+        pull = _varying(pull, self._sizes("backward", states[0], march, len(mesh.theta)))
+        with torch.no_grad():
+            grads = iter(
+                self.backward(_with_tensors(march, states, march.folds), pull, steps, _most_saves(march, mesh, c))
+            )
+        parts = [next(grads), *(next(grads) if need else None for need in needs[:leaves])]
+        return [*parts, *(grad if need else None for grad, need in zip(grads, needs[leaves:], strict=True))]
+
+    def _owner(self, march: March) -> Owner:
+        """Of the march's parameters; the last one is kept, since it takes as long to make as several steps."""
+        things = (field_of(march.term), march.path, *(fold for fold in march.folds if not isinstance(fold, SaveAt)))
+        if self.owned is None or not all(map(is_, self.owned[0], things)) or len(self.owned[0]) != len(things):
+            self.owned = things, Owner(declared_modules(*things))
+        return self.owned[1]
+
+    def _sizes(self, name: str, y: Tensor, march: March, *more: int) -> tuple[int, ...]:
+        """What may vary where a state of this kind is new here: the first axis of a batch, and ``more``."""
+        kind = (name, y.ndim, y.shape[1:], y.dtype, y.device)
+        if kind in self.known:
+            return ()
+        self.known[kind] = None
+        batch = (y.shape[0],) if y.ndim > int(march.lanes == "joint") else ()
+        places = (fold.places for fold in march.folds if fold.reduce == "write")
+        return tuple(size for size in (*batch, *places, *more) if size > 1)
+
+    def _loop(self, bound: "_Bound", first: State | None, tick: Callable[[State], None]) -> "_Run":
+        owner = self._owner(bound.outer) if self.fast_math else None
+        base = torch.zeros_like(bound.c.t0, dtype=torch.int64) if first is None else first.accepted
+        s, parts, totals = first, [], bound.totals()
+        sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
+        while True:
+            kept = bound.kept()
+            rest = _varying((s, bound.y0, totals, bound.c, bound.writing, kept), sizes)
+            s, totals, written, state = self.forward(bound.march, owner, *rest)
+            parts.append((base, kept, written))
+            running, n = state.tolist()
+            tick(s)
+            if not running:
+                return _Run(s, n, totals, parts)
+            base = s.accepted
+
+    def _chunks(self, bound: "_Bound", s: State | None, tick: Callable[[State], None]) -> "_Run":
+        s = s or bound.march.start(bound.c, bound.y0)
+        parts, totals, running, n = [], bound.totals(), True, 0
+        sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
+        while running:
+            kept, base = bound.kept(), s.accepted
+            for _ in range((kept.theta.shape[0] - 1) // CHUNK):
+                s, totals, state = self.forward(bound.march, *_varying((s, totals, base, bound.c, kept), sizes))
+                running, n = state.tolist()
+                tick(s)
+                if not running:
+                    break
+            written = [saved(bound.march, fold, inputs, s, kept, bound.c, base) for fold, inputs in bound.writing]
+            parts.append((base, kept, written))
+        return _Run(s, n, totals, parts)
+
+
+class _Run(NamedTuple):
+    """What marching gave."""
+
+    s: State
+    n: int  # accepted steps of the lane that took most
+    totals: tuple[Any, ...]
+    parts: list[tuple[Tensor, Kept, Any]]  # base, rows and what was written, whenever the rows were full
+
+
+class _Bound(NamedTuple):
+    """A march as it is compiled: tolerances are tensors, folds that write are replaced by a record."""
+
+    outer: March
+    const: Const
+    march: March
+    c: Const
+    writing: list[tuple[Fold, tuple[Tensor, ...]]]
+    keep: bool
+    y0: Tensor
+    emits: tuple[Any, ...]  # what a row holds, as fakes
+    rows: int
+
+    @classmethod
+    def of(cls, march: March, c: Const, y0: Tensor, keep: bool, known: dict[Any, Any]) -> "_Bound":
+        pairs = list(zip(march.folds, c.folds, strict=True))
+        writing = [pair for pair in pairs if pair[0].reduce == "write"]
+        rest = [pair for pair in pairs if pair[0].reduce != "write"]
+        if writing:
+            rest.append((Record(), ()))
+        inner = _with_tensors(march, y0, tuple(fold for fold, _ in rest))
+        bound = c._replace(folds=tuple(inputs for _, inputs in rest))
+        kind = (inner.lanes, y0.shape, y0.dtype, y0.device, *map(type, inner.folds))
+        if kind not in known:
+            known[kind] = _emitted(inner, bound, y0)
+        emits = known[kind]
+        size = y0.element_size() * y0.numel() * (keep or bool(writing)) + 8 * c.t0.numel()
+        size += sum(x.element_size() * x.numel() for x in tree_leaves(emits))
+        return cls(march, c, inner, bound, writing, keep, y0, emits, max(8, min(ROWS, BYTES // size)))
+
+    def totals(self) -> tuple[Any, ...]:
+        """Of no steps."""
+        made: list[Any] = []
+        for fold, like in zip(self.march.folds, self.emits, strict=True):
+            if fold.reduce in ("sum", "last"):
+                made.append(self.y0.new_zeros(like.shape, dtype=like.dtype))
+            elif fold.reduce == "max":
+                value = self.y0.new_full(like.shape, -torch.inf, dtype=like.dtype)
+                made.append(Best(value, torch.zeros_like(value, dtype=torch.int64)))
+        return tuple(made)
+
+    def kept(self) -> Kept:
+        """Rows to fill."""
+        emits = [e for f, e in zip(self.march.folds, self.emits, strict=True) if f.reduce in ("stack", "record")]
+        y = (self.y0,) if self.keep or self.writing else ()
+        make = lambda x: self.y0.new_empty(self.rows + 1, *x.shape, dtype=x.dtype)  # noqa: E731
+        return Kept(make(self.c.t0), tuple(map(make, y)), tuple(tree_map(make, e) for e in emits))
+
+    def finish(self, run: _Run) -> tuple[Mesh, Pass, State]:
+        """What an eager march gives."""
+        s, n, totals, parts = run
+        each = self.march.lanes == "each"
+
+        def rows(pick: Callable[[Kept], Tensor], end: Tensor) -> Tensor:
+            """All rows of the march and one more, with ``end`` where a lane took fewer steps."""
+            out = _gathered([(base, pick(kept)) for base, kept, _ in parts], n + 1)
+            if each:
+                return torch.where(expand(torch.arange(n + 1, device=out.device)[:, None] < s.accepted, out), out, end)
+            out[n] = end
+            return out
+
+        mesh = Mesh(rows(lambda kept: kept.theta, s.theta), s.accepted, s.status)
+        tape = Tape(self.outer.folds, keep=False)
+        tape.theta = [s.theta] * n
+        reduced, stacks, writes = iter(totals), count(), count()
+        for i, fold in enumerate(self.outer.folds):
+            if fold.reduce == "write":
+                j = next(writes)
+                tape.values[i] = _merged([written[j] for _, _, written in parts])
+            elif fold.reduce == "stack":
+                j = next(stacks)
+                stacked = _gathered([(base, kept.emits[j]) for base, kept, _ in parts], n)
+                tape.values[i] = list(stacked.unbind())
+            else:
+                tape.values[i] = next(reduced)
+
+        def compact(stacked: Tensor, rest: Tensor) -> Tensor:
+            real = torch.arange(n, device=stacked.device)[:, None] < s.accepted
+            return torch.where(expand(real, stacked), stacked, rest)
+
+        done = close(self.outer, self.const, s, tape, compact if each else None)
+        return mesh, done._replace(states=rows(lambda kept: kept.y[0], s.y) if self.keep else None), s
+
+
+def _gathered(parts: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """Rows (n, ...) of parts that start at a row of each lane (l)."""
+    (_, first), *more = parts
+    if not more and first.shape[0] >= n:
+        return first[:n]
+    out = first.new_empty(n + 1, *first.shape[1:])  # the last row takes what is not wanted
+    for base, part in parts:
+        index = base + torch.arange(part.shape[0], device=base.device).reshape(-1, *(1,) * base.ndim)
+        out.scatter_(0, expand(index.clamp_max(n), part).expand(part.shape), part)
+    return out[:n]
+
+
+def _merged(written: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """One output of several, each of which holds some places."""
+    (out, _), *more = written
+    for values, hit in more:
+        out = torch.where(expand(hit, values), values, out)
+    return out
+
+
+@lru_cache(maxsize=64)
+def _tolerances(rtol: float, atol: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(rtol, dtype=dtype, device=device), torch.tensor(atol, dtype=dtype, device=device)
+
+
+def _with_tensors(march: March, y: Tensor, folds: tuple[Fold, ...]) -> March:
+    """The same march with tolerances as tensors, which may change without compiling anew, and with other folds."""
+    controller, kind = march.controller, (real_dtype(y), y.device)
+    if isinstance(controller, PID):
+        rtol, atol = controller.rtol, controller.atol
+        if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+            rtol, atol = (torch.as_tensor(x, dtype=kind[0], device=kind[1]) for x in (rtol, atol))
+        else:
+            rtol, atol = _tolerances(rtol, atol, *kind)
+        controller = copy(controller)
+        vars(controller).update(rtol=rtol, atol=atol)
+    return March(
+        march.term,
+        march.stepper,
+        controller,
+        march.lanes,
+        march.max_steps,
+        march.path,
+        march.jumps,
+        march.events,
+        folds,
+    )
+
+
+def _apart(tree: Any) -> Any:
+    """The same tensors, each with memory of its own: a loop refuses two views of one."""
+    seen: set[int] = set()
+
+    def own(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        place = x.untyped_storage().data_ptr()
+        if place in seen or not x.is_contiguous():
+            x = x.clone(memory_format=torch.contiguous_format)
+        seen.add(place)
+        return x
+
+    return tree_map(own, tree)
+
+
+def _varying(tree: Any, sizes: Sequence[int]) -> Any:
+    """The same tensors, told that axes of these sizes may have other ones next time."""
+
+    def mark(x: Any) -> Any:
+        axes = [i for i, n in enumerate(x.shape) if n in sizes] if isinstance(x, Tensor) else []
+        if axes:
+            x = x.detach()
+            torch._dynamo.maybe_mark_dynamic(x, axes)
+        return x
+
+    return tree_map(mark, tree) if sizes else tree
+
+
+def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
+    """The next power of two to the largest number of save times in one step."""
+    most = 1
+    for fold, inputs in zip(march.folds, c.folds, strict=True):
+        if fold.reduce == "write":
+            theta = mesh.theta.mT.contiguous() if mesh.theta.ndim == 2 else mesh.theta
+            most = max(most, int(torch.searchsorted(inputs[1].detach(), theta.detach(), right=True).diff(dim=-1).max()))
+    return 1 << (most - 1).bit_length()
+
+
+def _emitted(march: March, c: Const, y0: Tensor) -> tuple[Any, ...]:
+    """What a row holds of every fold, as fakes: found without evaluating the field."""
+    if not march.folds:
+        return ()
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = lambda tree: tree_map(lambda x: mode.from_tensor(x) if isinstance(x, Tensor) else x, tree)  # noqa: E731
+    with mode, torch.no_grad():
+        y, c = fake(y0.detach()), fake(c)
+        zero = torch.zeros_like(c.t0)
+        segment, *_ = march.segment(c, zero, zero, y, None, zero.long())
+        return march.emit(segment, 1)
+
+
+def _compiled(function: FunctionType, what: str, fast_math: bool) -> Callable[..., Any]:
+    """A function compiled by itself, since recompilations are counted by code object; it says when that happens."""
+    name = f"{function.__name__}_{next(_numbers)}"
+    own = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
+    options: dict[str, Any] = {**OPTIONS, "post_grad_custom_post_pass": Rewrite()} if fast_math else OPTIONS
+    call = torch.compile(own, fullgraph=True, options=options)
+
+    def announced(*args: Any) -> Any:
+        _speech.append(what)
+        try:
+            return call(*args)
+        finally:
+            _speech.pop()
+
+    return announced
+
+
+_speech: list[str] = []  # what the calls that run now are about
+
+
+def _say(*args: Any) -> None:
+    if _speech:
+        print(f"sciml: compiling {_speech[-1]} ...", file=sys.stderr, flush=True)
+
+
+callback_handler.register_start_callback(_say)
+
+
+def _guards(entries: Sequence[Any]) -> list[bool]:
+    """What to check at every call: all that is the user's. What is ours does not change, or is in a program's key."""
+    return [not (entry.name == "march" or entry.name.startswith(OURS)) for entry in entries]
+
+
+OURS = (
+    *("march.stepper", "march.controller.", "march.lanes", "march.max_steps", "dict(", "type(", "list(", "__import__"),
+    *(f"G['{name}" for name in ("__import_sciml", "__import_torch", *vars(loops))),
+)
+OPTIONS = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "guard_filter_fn": _guards}
+TRACE_ERRORS = (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError)
+_numbers = count()
+_programs: dict[Any, Program | None] = {}
+
+
+def program(mode: Mode, march: March, fast_math: bool) -> Program | None:
+    """The program for marches of this structure; None where compiling it has failed."""
+    key = _key(mode, march, fast_math)
+    if key not in _programs:
+        _programs[key] = Program(mode, march, fast_math)
+    return _programs[key]
+
+
+def _key(mode: Mode, march: March, fast_math: bool) -> tuple[Any, ...]:
+    """What a program was made for: all that guards are not asked about, and the kind of field."""
+    field, controller = field_of(march.term), march.controller
+    sizes = tuple(value for name, value in vars(controller).items() if name not in ("rtol", "atol", "ts"))
+    static = (mode, fast_math, march.stepper, type(controller), sizes, march.lanes, march.max_steps)
+    return *static, getattr(field, "__code__", type(field)), tuple(type(fold) for fold in march.folds)
+
+
+def through(
+    mode: Mode,
+    fast_math: bool,
+    march: March,
+    c: Const,
+    y0: Tensor,
+    first: State | None,
+    keep: bool,
+    tick: Callable[[State], None],
+) -> tuple[Mesh, Pass, State] | None:
+    """An eager march's results from a compiled one; None where it cannot be compiled."""
+    y0, c = _apart((y0.detach(), c.with_leaves([x.detach() for x in c.leaves()])))
+    for kind in ("loop", "chunks") if mode == "loop" else ("chunks",):
+        made = program(kind, march, fast_math)
+        while made is not None:
+            try:
+                return made.march(march, c, y0, first, keep, tick)
+            except torch._dynamo.exc.FailOnRecompileLimitHit:
+                made = _programs[_key(kind, march, fast_math)] = Program(kind, march, fast_math)
+            except TRACE_ERRORS as error:
+                made = _give_up(kind, march, fast_math, error)
+    return None
+
+
+def _give_up(mode: Mode, march: March, fast_math: bool, error: Exception) -> None:
+    _programs[_key(mode, march, fast_math)] = None
+    following = "as chunks of compiled steps" if mode == "loop" else "without compiling"
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    warnings.warn(
+        f"compile: {type(march.stepper).__name__} over this vector field cannot be compiled as "
+        f"{'one loop' if mode == 'loop' else 'chunks'} and goes on {following}: {reason}",
+        stacklevel=5,
+    )
+
+
+def field_of(term: Term) -> Any:
+    """What the user gave as a term."""
+    return term.function if isinstance(term, FunctionTerm) else term
+
+
+def puller(march: March, fast_math: bool) -> Callable[..., list[Any]] | None:
+    """The backward pass as one loop; None where the march runs otherwise, or reads parameters outside of modules."""
+    made = _programs.get(_key("loop", march, fast_math))
+    modules = declared_modules(march.term, march.path, *march.folds)
+    if made is None or (declared_parameters(march.term, march.path, *march.folds) and not modules):
+        return None
+    return made.pull
+
+
+def forget() -> None:
+    """Drop all programs, and what has been said of fields that cannot be compiled."""
+    _programs.clear()

@@ -1,0 +1,209 @@
+"""What is compiled of a march: the loop over its trials, and the one that pulls gradients back.
+
+There are no numerics here: the loops run `March.advance` and `March.segment` and keep rows. Saved states are computed
+after the loop, from the rows of the steps that they lie in.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
+from torch.utils._pytree import tree_leaves, tree_map
+
+from sciml.solvers.adjoint import cotangents
+from sciml.solvers.fast_math import laid_out
+from sciml.solvers.fold import Fold, Writes
+from sciml.solvers.march import March, Segment
+from sciml.solvers.mesh import Mesh
+from sciml.solvers.state import Const, State
+from sciml.solvers.stepper import Interval
+from sciml.solvers.tape import accumulate, greatest
+
+CHUNK = 4  # trials of a compiled chunk
+
+
+class Record(Fold):
+    """Keeps of a step what dense output reads."""
+
+    reduce: ClassVar[Any] = "record"
+
+    def emit(self, segment: Segment, saves: int | None, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The end of the step and its stages."""
+        return segment.y1, *segment.stages
+
+
+class Kept(NamedTuple):
+    """The accepted steps since ``base`` in order, and in the row after the last one where it ended."""
+
+    theta: Tensor  # (rows + 1, l)
+    y: tuple[Tensor, ...]  # (rows + 1, ...), where it is wanted
+    emits: tuple[Any, ...]  # (rows + 1, ...) of folds that stack, and of the record
+
+
+def _trial(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any]:
+    """One trial of every lane, its row kept; that of a rejected one is overwritten by the next."""
+    new, row = march.advance(s, c, 1)
+    emits, reduced = [], []
+    for fold, value in zip(march.folds, row.emits, strict=True):
+        if fold.reduce in ("stack", "record"):
+            emits.append(value)
+        elif fold.reduce == "max":
+            reduced.append(greatest(totals[len(reduced)], value, s.accepted, row.taken))
+        else:
+            reduced.append(accumulate(fold.reduce, totals[len(reduced)], value, row.taken))
+    lane = () if march.lanes == "joint" else (torch.arange(base.shape[0], device=base.device),)
+    rows = Kept(s.theta, (s.y,) * len(kept.y), tuple(emits))
+    for buffer, x in zip(tree_leaves(kept), tree_leaves(rows), strict=True):
+        buffer.index_put_((s.accepted - base, *lane), x)
+    known = {id(x) for x in tree_leaves((s, totals))}  # a loop refuses what comes back unchanged
+    return tree_map(lambda x: x.clone() if id(x) in known else x, (new, tuple(reduced)))
+
+
+def loop(
+    march: March,
+    owner: "Owner | None",
+    first: State | None,
+    y0: Tensor,
+    totals: Any,
+    c: Const,
+    writing: Sequence[Any],
+    kept: Kept,
+) -> tuple[State, Any, Any, Tensor]:
+    """March until no lane runs or the rows are full.
+
+    Args:
+        march: its folds that write replaced by a record.
+        owner: of the march's parameters, where they are to be laid out anew.
+        first: the state to go on from; None starts.
+        y0: initial state.
+        totals: what the folds have reduced so far.
+        c: constants.
+        writing: the folds that write, with their inputs.
+        kept: where to keep the rows.
+
+    Returns:
+        the last state, the totals, what was `saved`, and how far the march is (`progress`).
+    """
+    if owner is not None:
+        rest = partial(loop, march, None, first, y0, totals, c, writing, kept)
+        return torch.func.functional_call(owner, laid_out(owner, dict(owner.named_parameters())), rest)
+    s = tree_map(torch.clone, march.start(c, y0) if first is None else first)
+    rows, base = kept.theta.shape[0] - 1, s.accepted
+    i = torch.zeros((), dtype=torch.int64, device=base.device)
+    _, s, totals = while_loop(
+        lambda i, s, totals: (s.status == 0).any() & (i < rows),
+        lambda i, s, totals: (i + 1, *_trial(march, s, totals, base, c, kept)),
+        (i, s, totals),
+    )
+    written = tuple(saved(march, fold, inputs, s, kept, c, base) for fold, inputs in writing)
+    return s, totals, written, progress(s)
+
+
+def progress(s: State) -> Tensor:
+    """Whether a lane runs, and the largest number of accepted steps (2): all that the host waits for."""
+    return torch.stack([(s.status == 0).any().long(), s.accepted.max()])
+
+
+def chunk(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any, Tensor]:
+    """A few trials, whether lanes run or not."""
+    s, totals = tree_map(torch.clone, (s, totals))
+    for _ in range(CHUNK):
+        s, totals = _trial(march, s, totals, base, c, kept)
+    return s, totals, progress(s)
+
+
+def saved(
+    march: March, fold: Fold, inputs: Sequence[Tensor], s: State, kept: Kept, c: Const, base: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a fold writes of the rows: values (l, places, ...), and which places lie in them (l, places)."""
+    key, each = inputs[1], march.lanes == "each"
+    n, index = s.accepted - base, torch.arange(kept.theta.shape[0], device=base.device)
+    index = index[:, None] if each else index
+    thetas = torch.where(index < n, kept.theta, torch.where(index == n, s.theta, torch.inf))
+    ordered = thetas.mT.contiguous() if each else thetas
+    last = (torch.searchsorted(ordered, key) - 1).clamp_max(len(index) - 2)
+    hit = (last >= 0) & (key <= s.theta[..., None])
+    last = torch.where(hit, last, 0)
+    lanes = base.shape[0] if each else 1
+    flat = (last * lanes + torch.arange(lanes, device=base.device)[:, None]).reshape(-1) if each else last
+    pick = lambda x: x.reshape(-1, *x.shape[1 + each :]).index_select(0, flat)  # noqa: E731
+    spread = lambda x: x[..., None].expand(key.shape).reshape(-1)  # noqa: E731
+    theta0, theta1 = pick(thetas), thetas.reshape(-1).index_select(0, flat + lanes)
+    start, (y1, *stages) = pick(kept.y[0]), [pick(x) for x in kept.emits[-1]]
+    interval = Interval.of(spread(c.t0), spread(c.t1), theta0, theta1, start)
+    rows = replace(march, lanes="each")  # every place as a lane of its own
+    segment = Segment(rows, c, theta0, theta1, flat, interval, start, y1, tuple(stages), None)
+    values = fold.emit(segment, 1, *(x.reshape(-1, 1) for x in inputs)).values
+    return values.reshape(*key.shape, *values.shape[2:]), hit
+
+
+class Pull(NamedTuple):
+    """What the backward loop is given beside its march."""
+
+    owner: "Owner"
+    parameters: tuple[Tensor, ...]
+    c: Const
+    needs: tuple[bool, ...]  # of the constants' leaves
+    relay: bool  # whether to lay the parameters out anew
+    mesh: Mesh
+    states: Tensor  # (n + 1, ...)
+    best: tuple[Tensor | None, ...]
+    grad_y: Tensor
+    grad_values: tuple[Tensor, ...]
+
+
+def backward(march: March, pull: Pull, last: Tensor, saves: int) -> tuple[Tensor, ...]:
+    """The gradients of y0, of the constants' leaves that need one, and of the parameters.
+
+    Args:
+        march: the march.
+        pull: the forward pass and what comes back from its results.
+        last: number of the last step, 0-d int64.
+        saves: a bound on the number of save times in one step.
+    """
+    leaves, mesh, names = pull.c.leaves(), pull.mesh, pull.owner.names
+    full = any(fold.stages for fold in march.folds)
+    wanted = tuple(x for x, need in zip(leaves, pull.needs, strict=True) if need)
+    parameters = pull.parameters
+    if pull.relay:
+        parameters = tuple(laid_out(pull.owner, dict(zip(names, parameters, strict=True))).values())
+
+    def body(j: Tensor, grad_y: Tensor, *so_far: Tensor) -> tuple[Tensor, ...]:
+        theta0, theta1, y = (
+            x.index_select(0, i.reshape(1)).squeeze(0)
+            for x, i in ((mesh.theta, j), (mesh.theta, j + 1), (pull.states, j))
+        )
+
+        def step(y: Tensor, wanted: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> Any:
+            some = iter(wanted)
+            c = pull.c.with_leaves([next(some) if need else x for x, need in zip(leaves, pull.needs, strict=True)])
+            run = lambda: march.segment(c, theta0, theta1, y, None, j.expand(mesh.count.shape), full)  # noqa: E731
+            segment, after, *_ = torch.func.functional_call(pull.owner, dict(zip(names, parameters, strict=True)), run)
+            emits = march.emit(segment, saves)
+            values = [e.values if isinstance(e, Writes) else e for e in emits]
+            return (after, *values), emits
+
+        _, vjp, emits = torch.func.vjp(step, y, wanted, parameters, has_aux=True)  # pyrefly: ignore[bad-unpacking]
+        grads = [grad for _, grad in cotangents(march, mesh, emits, pull.grad_values, pull.best, j)]
+        grad_y, parts, more = vjp((grad_y, *grads))
+        return j - 1, grad_y, *(a + b for a, b in zip(so_far, (*parts, *more), strict=True))
+
+    zeros = [x.new_zeros(x.shape) for x in (*wanted, *parameters)]
+    return while_loop(lambda j, *rest: j >= 0, body, (last.clone(), pull.grad_y.clone(), *zeros))[1:]
+
+
+class Owner(nn.Module):
+    """Modules whose parameters a function reads that it is called with."""
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+        self.names = tuple(name for name, _ in self.named_parameters())
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        """The function's value."""
+        return function()

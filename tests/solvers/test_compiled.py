@@ -1,0 +1,220 @@
+"""Compiled marches beside the eager one. Each program costs seconds to compile: few of them, on small fields."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sciml import solve
+from sciml.errors import SolveError, Status
+from sciml.solvers import PID, Bosh3, Discrete, Fold, Quadrature, Solver, Stats, Steps, compiled
+from sciml.solvers.fast_math import EDGE, tanh
+from tests.solvers.systems import DTYPE, Net, coupled
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
+# The same float64 operations in another order, and with products and sums fused: some units in the last place a step.
+ROUND_OFF = 1e-12
+
+
+class Peak(Fold):
+    """The largest component."""
+
+    reduce = "max"
+    stages = False
+
+    def emit(self, segment: Any, saves: int | None, *inputs: Tensor) -> Tensor:
+        return segment.y1.amax(-1)
+
+
+FOLDS = {
+    "energy": Quadrature(lambda t, y, args: args[0] * y.square().sum(-1)),
+    "sizes": Stats(),
+    "steps": Steps(),
+    "peak": Peak(),
+}
+
+
+@pytest.fixture(autouse=True)
+def _forgetting():
+    """Programs of one test do not serve another."""
+    yield
+    compiled.forget()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch):
+    """Everything but the last stage of compilation, which takes most of the time: graphs run as they are."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
+
+
+def solver(mode: str | None, lanes: str = "joint", rtol: float = 1e-6, **kwargs: Any) -> Solver:
+    return Solver(Bosh3(), PID(rtol, rtol, 0.1), Discrete("all"), lanes=lanes, compile=mode, **kwargs)
+
+
+def start(b: int) -> Tensor:
+    return torch.linspace(0.5, 1.5, 2 * b, dtype=DTYPE).reshape(b, 2)
+
+
+def close(a: Any, b: Any, tolerance: float = ROUND_OFF) -> bool:
+    leaves = torch.utils._pytree.tree_leaves
+    return all(torch.allclose(x, y, tolerance, tolerance) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_loop_gives_what_an_eager_march_gives_for_joint_lanes():
+    args = (torch.tensor(2.0, dtype=DTYPE),)
+    ts = torch.tensor([0.7, 0.0, 2.0, 0.71, 0.3], dtype=DTYPE)  # out of order, and several in one step
+    both = [solve(coupled, start(3), 0.0, 2.0, solver(m), args=args, save_at=ts, folds=FOLDS) for m in ("loop", None)]
+    loop, eager = both
+    assert close(loop.ys, eager.ys)
+    assert close(loop.folds, eager.folds, 1e-6)  # an error estimate is a difference that cancels
+    assert close(loop.mesh, eager.mesh, 1e-9)
+    assert loop.stats == eager.stats
+    assert (loop.ys[2, :, 0] - start(3)[:, 0] / (1 + 4 * start(3)[:, 0])).abs().max() < 1e-5  # u' = -2 t u^2
+
+
+def test_loop_serves_lanes_that_step_by_themselves_any_batch_and_any_tolerance(capsys: pytest.CaptureFixture[str]):
+    ts = torch.linspace(0, 2, 5, dtype=DTYPE)
+    for b, rtol, t1 in ((3, 1e-6, 2.0), (2, 1e-6, 2.0), (5, 1e-8, 3.0), (4, 1e-4, 2.5)):
+        ends = torch.linspace(2, t1, b, dtype=DTYPE)
+        loop, eager = (
+            solve(coupled, start(b), 0.0, ends, solver(m, "each", rtol), save_at=ts, folds={"steps": Steps()})
+            for m in ("loop", None)
+        )
+        assert close(loop.ys, eager.ys)
+        assert close(loop.folds, eager.folds, 1e-9)
+        assert loop.mesh.count.tolist() == eager.mesh.count.tolist()
+    assert capsys.readouterr().err.count("compiling") == 1
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("mode", ["loop", "chunks"])
+def test_march_goes_on_when_its_rows_are_full(mode: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled, "ROWS", 8)
+    ts = torch.linspace(0, 2, 9, dtype=DTYPE)
+    for lanes in ("joint", "each"):
+        arguments = coupled, start(3), 0.0, 2.0
+        loop, eager = (solve(*arguments, solver(m, lanes), save_at=ts, folds={"steps": Steps()}) for m in (mode, None))
+        assert int(eager.mesh.count.max()) > 20
+        assert close(loop.ys, eager.ys)
+        assert close(loop.folds["steps"], eager.folds["steps"], 1e-9)
+        assert close(loop.mesh, eager.mesh, 1e-9)
+
+
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_backward_loop_gives_the_gradient_of_backpropagation(lanes: str):
+    net, ts = Net(), torch.linspace(0, 1, 6, dtype=DTYPE)
+    grads = []
+    for mode in ("loop", None):
+        y0, scale = start(3).requires_grad_(), torch.tensor(1.1, dtype=DTYPE, requires_grad=True)
+        end = torch.tensor(1.0, dtype=DTYPE, requires_grad=True)
+        term = Scaled(net)
+        found = solve(term, y0, 0.0, end, solver(mode, lanes), args=(scale,), save_at=ts * end.detach(), folds=FOLDS)
+        total = found.ys.square().sum() + found.folds["energy"].sum() + found.folds["peak"].sum()
+        total = total + found.folds["steps"].ys.sum()
+        grads.append(torch.autograd.grad(total, [y0, scale, end, *net.parameters()]))
+    assert close(*grads, 1e-10)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.layers(y)
+
+
+class Scaled(nn.Module):
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return self.net(t, y) * args[0]
+
+
+@pytest.mark.usefixtures("traced")
+def test_second_gradient_is_refused_as_of_every_replay():
+    y0 = start(2).requires_grad_()
+    end = solve(Net(), y0, 0.0, 1.0, solver("loop")).ys.sum()
+    (grad,) = torch.autograd.grad(end, [y0], create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        grad.sum().backward()
+
+
+def test_field_that_cannot_be_traced_falls_back_and_says_so_once(recwarn: pytest.WarningsRecorder):
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return -y if float(y.sum()) > 0 else y
+
+    for _ in range(2):
+        found = solve(field, start(2), 0.0, 1.0, solver("loop"))
+        assert close(found.ys, solve(field, start(2), 0.0, 1.0, solver(None)).ys)
+    told = [str(w.message) for w in recwarn if "cannot be compiled" in str(w.message)]
+    assert len(told) == 2
+    assert "as one loop and goes on as chunks" in told[0]
+    assert "as chunks and goes on without compiling" in told[1]
+
+
+@pytest.mark.usefixtures("traced")
+def test_failures_are_those_of_an_eager_march():
+    def blowup(t: Tensor, y: Tensor) -> Tensor:  # infinite at t = 1 / y0
+        return y * y
+
+    y0 = torch.tensor([[0.5], [2.0]], dtype=DTYPE)
+    ended = [solve(blowup, y0, 0.0, 1.0, solver(m, "each"), throw=False) for m in ("loop", None)]
+    assert [s.status.tolist() for s in ended] == [[Status.DONE, Status.DT_UNDERFLOW]] * 2
+    assert abs(ended[0].ys[0, 0].item() - 1.0) < 1e-5
+    with pytest.raises(SolveError, match=r"sample 1 at t=0\.5"):
+        solve(blowup, y0, 0.0, 1.0, solver("loop", "each"))
+
+
+@pytest.mark.usefixtures("traced")
+def test_weights_that_change_are_seen():
+    net = Net()
+    for _ in range(2):
+        found = [solve(net, start(2), 0.0, 1.0, solver(m)).ys.detach() for m in ("loop", None)]
+        assert close(*found)
+        with torch.no_grad():
+            net.outer.mul_(2)
+    net.outer = nn.Parameter(net.outer.detach() / 8)
+    assert close(*(solve(net, start(2), 0.0, 1.0, solver(m)).ys.detach() for m in ("loop", None)))
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_solve_resumes():
+    whole = solve(coupled, start(2), 0.0, 2.0, solver(None))
+    half = solve(coupled, start(2), 0.0, 1.0, solver("loop"))
+    rest = solve(coupled, None, None, 2.0, solver("loop"), resume=half)
+    assert torch.allclose(rest.ys, whole.ys, rtol=1e-5)
+    assert int(rest.stats.accepted) < int(whole.stats.accepted)
+
+
+def test_rational_tanh_is_good_to_a_few_units_in_the_last_place():
+    x = torch.cat([torch.linspace(-12, 12, 400_001), torch.logspace(-8, 1, 20_000), torch.tensor([EDGE])])
+    exact = x.double().tanh()
+    off = (tanh(x).double() - exact).abs() / exact.abs().clamp_min(1e-30)
+    assert off.max() < 3.4e-7  # as fitted; round-off is 6e-8
+
+
+def test_fast_math_changes_float32_results_by_round_off_only():
+    torch.manual_seed(0)
+    net = Plain()
+    grads, ends = [], []
+    for fast in (True, False):
+        y0 = start(8).float().requires_grad_()
+        method = Solver(Bosh3(), PID(1e-3, 1e-3), compile="loop" if fast else None, fast_math=fast)
+        end = solve(net, y0, 0.0, 1.0, method).ys
+        ends.append(end.detach())
+        grads.append(torch.autograd.grad(end.square().sum(), [y0, *net.parameters()]))
+    assert close(*ends, 1e-4)  # round-off, and what it moves the ends of steps by: less than rtol
+    assert close(*grads, 1e-3)
+
+
+def test_wrong_modes_are_refused():
+    with pytest.raises(ValueError, match="compile: expected None, 'loop' or 'chunks', got 'jit'"):
+        Solver(compile="jit")
+    with pytest.raises(ValueError, match="fast_math: expected compile='loop' or 'chunks' with it"):
+        Solver(fast_math=True)
