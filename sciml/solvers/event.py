@@ -1,0 +1,422 @@
+"""Events: where a function of the solution changes its sign, and what happens there.
+
+The march halts a lane before a step over which an event function changes its sign. `meet` finds the root on that step's
+dense output, takes the step anew so that it ends there, and applies resets. On the frozen mesh the end of the step does
+not move; that the event does is seen by a Newton correction of the time, tau = -g / (dg/dt), which vanishes in value
+and carries the gradient of the implicit function. A state that is reset is brought from the event to the end of the
+step along the field, so that it has the derivative that the theory of hybrid systems calls the saltation matrix.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.errors import Status
+from sciml.solvers.arithmetic import TENSORS, Arithmetic
+from sciml.solvers.control import FLOOR
+from sciml.solvers.layout import Layout, PackedFunction, PackedReset
+from sciml.solvers.state import Const, State
+from sciml.solvers.term import expand, real_dtype
+from sciml.typing import Args, Number
+
+if TYPE_CHECKING:
+    from sciml.solvers.march import March, Segment
+    from sciml.solvers.mesh import Mesh, Pass
+    from sciml.solvers.tape import Tape
+
+WIDTH = 64  # units in the last place of time within which events are at once, and a zero counts as after
+NEWTON = 3  # corrections of a root of the dense output on the steps themselves: its error to the power of 2^3
+ROOT = 2.0**-50  # width to which a root of the dense output is found, as a fraction of the step
+
+Function = Callable[[Tensor, Any, Args], Tensor]
+Reset = Callable[[Tensor, Any, Args], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A change of sign of g(t, y(t), args) along the solution.
+
+    It is noticed where g has different signs at the two ends of a step: two roots within one step go unnoticed, and
+    `PID`'s ``dtmax`` is the remedy. A zero at the start counts as after it: a ball that starts on the floor, going up,
+    meets the floor when it comes back. Nor is a change of sign made by a jump or by another event's reset an event.
+
+    Args:
+        function: g, mapping (t, y, args) to a tensor (l): 0-d with joint lanes, (b) with lanes "each". The state is as
+            the term sees it; t is 0-d, (b, 1, .., 1) with lanes "each", (b) where the state is a tree.
+        direction: +1 for roots where g grows in the direction of integration, -1 where it falls, 0 for both.
+        terminate: whether the solve (with lanes "each": of that sample) ends there; None: unless there is a ``reset``.
+            Events that do not terminate are recorded, too.
+        reset: maps (t, y, args) at the event to the state to go on with.
+
+    Gradients of event times and of what follows a reset are those of the implicit function g = 0. They are first
+    derivatives only, and do not exist where g touches zero without crossing it.
+    """
+
+    function: Function
+    direction: int = 0
+    terminate: bool | None = None
+    reset: Reset | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not an event."""
+        if not callable(self.function):
+            raise TypeError(f"function: expected a callable g(t, y, args), got {type(self.function).__name__}")
+        if self.direction not in (-1, 0, 1):
+            raise ValueError(f"direction: expected -1, 0 or 1, got {self.direction}")
+        if self.terminate and self.reset is not None:
+            raise ValueError("reset: a terminating event has no state to go on with; expected terminate=False or None")
+
+    @property
+    def final(self) -> bool:
+        """Whether it ends the solve."""
+        return self.reset is None if self.terminate is None else self.terminate
+
+    def crossed(self, old: Number, new: Number) -> Any:
+        """Whether the function went through zero in the right direction between two values."""
+        up, down = (old < 0) & (new >= 0), (old > 0) & (new <= 0)
+        return up if self.direction > 0 else down if self.direction < 0 else up | down
+
+    def packed(self, layout: Layout) -> "Event":
+        """The same event of states packed into one tensor."""
+        reset = None if self.reset is None else PackedReset(self.reset, layout)
+        return Event(PackedFunction(self.function, layout), self.direction, self.terminate, reset)
+
+
+def named(events: Any) -> dict[Any, Event]:
+    """The events by name, or by number where they have none.
+
+    Raises:
+        TypeError: something is neither an `Event` nor a callable.
+    """
+    pairs = events.items() if isinstance(events, Mapping) else enumerate(_several(events))
+    return {name: event if isinstance(event, Event) else Event(event) for name, event in pairs}
+
+
+def _several(events: Any) -> Sequence[Any]:
+    return (events,) if isinstance(events, Event) or callable(events) else tuple(events)
+
+
+class Crossings(NamedTuple):
+    """Where an event was met: n times, or at most n times by the samples of lanes "each", padded with NaN.
+
+    Attributes:
+        ts: times (n) or (b, n).
+        ys: states there, before any reset: (n, *y0) or (b, n, *y0[1:]).
+        count: how many there are (l).
+        ended: whether it ended the solve (l).
+    """
+
+    ts: Tensor
+    ys: Any
+    count: Tensor
+    ended: Tensor
+
+
+def values(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
+    """The event functions at float64 times (l), each (l)."""
+    found = [event.function(march.field(c).clock(t, y), y, c.args) for event in march.events]
+    for i, g in enumerate(found):
+        if not isinstance(g, Tensor) or g.shape != c.t0.shape or g.is_complex():
+            got = f"{tuple(g.shape)} of {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
+            raise ValueError(f"events: expected real values of shape {tuple(c.t0.shape)} of event {i}, got {got}")
+    return found
+
+
+def just_after(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
+    """The event functions a few units in the last place of time after t, along the field; each (l)."""
+    eps = torch.finfo(real_dtype(y)).eps
+    width = WIDTH * eps * torch.maximum(c.t0.abs(), c.t1.abs()) * (c.t1 - c.t0).sign()
+    slope = march.field(c).checked(t, y)
+    return values(march, c, t + width, y + _sized(width, y) * slope)
+
+
+def look(
+    march: "March", segment: "Segment", after: Tensor, old: Sequence[Number], like: Number, xp: Arithmetic
+) -> tuple[tuple[Number, ...], Any, Any]:
+    """The event functions (l) after a step and its jumps, whether the step crossed a root, whether one is NaN."""
+    c, t = segment.const, segment.interval.t + segment.interval.h
+    marks = tuple(xp.number(g, like) for g in values(march, c, t, segment.y1))
+    crosses = lost = False
+    for event, before, mark in zip(march.events, old, marks, strict=True):
+        crosses, lost = crosses | event.crossed(before, mark), lost | (mark != mark)
+    if march.jumps:
+        marks = tuple(xp.number(g, like) for g in values(march, c, t, after))
+    return marks, crosses, lost
+
+
+def meet(march: "March", c: Const, s: State, tape: "Tape") -> State:
+    """The state with all lanes that wait before an event taken there.
+
+    Args:
+        march: the static part of the solve.
+        c: its constants.
+        s: a state of tensors; its lanes of status `Status.CROSSING` wait at the start of the step with the event.
+        tape: keeps the steps.
+    """
+    waits = s.status == Status.CROSSING.value
+    ready = s._replace(status=torch.where(waits, Status.RUNNING.value, s.status))
+    theta1 = march.propose(ready, march.bounds(c), TENSORS)
+    joint = march.lanes == "joint"
+    number = lambda x: x.item() if joint else x  # noqa: E731
+    with torch.no_grad():
+        whole, *_ = march.segment(c, number(s.theta), number(theta1), s.y, s.carry, number(s.accepted))
+        root, which = _first(march, whole, s, theta1, waits)
+        theta, y1 = _corrected(march, c, s, theta1, root, which)
+        after = just_after(march, c, torch.lerp(c.t0, c.t1, theta), y1)
+        fired = torch.zeros_like(s.accepted)
+        for i, (event, old, new) in enumerate(zip(march.events, s.marks, after, strict=True)):
+            fired += (event.crossed(old, new.to(old)) & waits) << i
+    segment, y, carry, _ = march.segment(
+        c, number(s.theta), number(theta), s.y, s.carry, number(s.accepted), True, fired
+    )
+    tape.add(segment, None if joint else waits)
+    tape.meet(segment.y1, fired)
+    with torch.no_grad():
+        marks = just_after(march, c, torch.lerp(c.t0, c.t1, theta), y)
+        pick = lambda new, old: torch.where(expand(waits, new), new, old)  # noqa: E731
+        final = sum(1 << i for i, event in enumerate(march.events) if event.final)
+        status = torch.where(s.trials + 1 >= march.max_steps, Status.MAX_STEPS.value, Status.RUNNING.value)
+        status = torch.where(theta - tape.last < FLOOR, Status.PILE_UP.value, status)
+        status = torch.where(theta >= 1, Status.DONE.value, status)
+        status = torch.where((fired & final) != 0, Status.EVENT.value, status)
+        tape.last = torch.where(fired != 0, theta, tape.last)
+    return s._replace(
+        theta=pick(theta, s.theta),
+        y=pick(y, s.y),
+        carry=tuple(pick(new, old) for new, old in zip(carry, s.carry, strict=True)),
+        marks=tuple(pick(new.to(old), old) for new, old in zip(marks, s.marks, strict=True)),
+        trials=s.trials + waits,
+        accepted=s.accepted + waits,
+        status=pick(status, s.status),
+    )
+
+
+def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the first event of a step is met, as theta (l), and its number (l), by the dense output."""
+    c, (t, h, _), y = whole.const, whole.interval, whole.y1
+    lane = int(march.lanes == "each")
+    old = torch.stack(s.marks, -1)  # (l, m)
+    new = torch.stack(values(march, c, t + h, y), -1).to(old)
+    pairs = zip(march.events, old.unbind(-1), new.unbind(-1), strict=True)
+    hits = torch.stack([event.crossed(a, b) & waits for event, a, b in pairs], -1)
+    stretch = h if isinstance(h, float) else h[..., None]
+    begin = t if isinstance(t, float) else t[..., None]
+
+    def g(x: Tensor) -> Tensor:
+        states = whole.dense(x.to(device=y.device, dtype=real_dtype(y))).unbind(lane)
+        times = (begin + stretch * x).unbind(-1)
+        clock = march.field(c).clock
+        triples = zip(march.events, times, states, strict=True)
+        return torch.stack([event.function(clock(at, z), z, c.args) for event, at, z in triples], -1).to(old)
+
+    roots, which = torch.where(hits, itp(g, old, new), 2.0).min(-1)
+    return torch.where(roots <= 1, s.theta + roots * (theta1 - s.theta), s.theta), which
+
+
+def itp(g: Callable[[Tensor], Tensor], g0: Tensor, g1: Tensor) -> Tensor:
+    """Roots in (0, 1] of several functions at once, from their values at the two ends, which differ in sign.
+
+    The method interpolates, truncates and projects: as few evaluations as the secant method on smooth functions, at
+    most one more than bisection on any. What it returns lies on the far side of the root, or at it.
+
+    Args:
+        g: values (...) at points (...).
+        g0: values at 0.
+        g1: values at 1.
+
+    Reference:
+        Oliveira & Takahashi, An enhancement of the bisection method average performance preserving minmax optimality,
+        ACM TOMS 47 (2021), doi:10.1145/3423597.
+    """
+    sign = -g0.sign()
+    a, b = torch.zeros_like(g0), torch.ones_like(g0)
+    fa, fb, n = g0 * sign, (g1 * sign).clamp_min(0), 51
+    for j in range(n):
+        if j % 4 == 0 and not torch.compiler.is_compiling() and bool((b - a <= ROOT).all()):
+            break
+        middle, width = (a + b) / 2, b - a
+        slack = (ROOT / 2 * 2.0 ** (n - j) - width / 2).clamp_min(0)
+        secant = torch.where(fb > fa, (fb * a - fa * b) / (fb - fa), middle)
+        toward = (middle - secant).sign()
+        shift = 0.2 * width * width
+        nudged = torch.where(shift <= (middle - secant).abs(), secant + toward * shift, middle)
+        x = torch.where((nudged - middle).abs() <= slack, nudged, middle - toward * slack)
+        fx = g(x) * sign
+        past = (fx >= 0) & (width > ROOT)
+        short = (fx < 0) & (width > ROOT)
+        a, fa = torch.where(short, x, a), torch.where(short, fx, fa)
+        b, fb = torch.where(past, x, b), torch.where(past, fx, fb)
+    return b
+
+
+def _corrected(
+    march: "March", c: Const, s: State, theta1: Tensor, theta: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The root (l) on the steps themselves, by Newton's method from that of the dense output, and the state there."""
+    number = lambda x: x.item() if march.lanes == "joint" else x  # noqa: E731
+    best, y, least = theta, s.y, torch.full_like(theta, torch.inf)
+    for _ in range(NEWTON):
+        segment, *_ = march.segment(c, number(s.theta), number(theta), s.y, s.carry, number(s.accepted))
+        t = torch.lerp(c.t0, c.t1, theta)
+        slope = march.field(c)(march.field(c).clock(t, segment.y1), segment.y1)
+        pairs = [_rate(march, c, event, t, segment.y1, slope) for event in march.events]
+        g, rate = (torch.stack(x, -1).gather(-1, which[..., None]).squeeze(-1) for x in zip(*pairs, strict=True))
+        better = g.abs() < least
+        best, least = torch.where(better, theta, best), torch.where(better, g.abs(), least)
+        y = torch.where(expand(better.to(y.device), y), segment.y1, y)
+        moved = theta - g / (rate * (c.t1 - c.t0))
+        theta = torch.where(moved.isfinite(), moved, theta).clamp(s.theta, theta1)
+    return best, y
+
+
+def _rate(march: "March", c: Const, event: Event, t: Tensor, y: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """An event function (l) and its derivative along the field (l), float64 and without gradient."""
+    with torch.inference_mode(False), torch.enable_grad():
+        clock = march.field(c).clock(t.detach(), y).clone().requires_grad_()
+        y, slope = y.detach().clone().requires_grad_(), slope.detach()
+        g = event.function(clock, y, tuple(arg.detach() for arg in c.args))
+        if not g.requires_grad:
+            return g.to(c.t0), torch.zeros_like(c.t0)
+        dt, dy = torch.autograd.grad(g.sum(), (clock, y), allow_unused=True)
+    rate = torch.zeros_like(c.t0)
+    if dt is not None:
+        rate = rate + dt.reshape(rate.shape).to(rate)
+    if dy is not None:
+        along = (dy.conj() * slope).real if dy.is_complex() else dy * slope
+        rate = rate + along.reshape(*rate.shape, -1).sum(-1).to(rate)
+    return g.detach().to(c.t0), rate
+
+
+def _delay(
+    march: "March", c: Const, event: Event, hit: Tensor, t: Number, y: Tensor, slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How long after t the event is met (l), to first order and 0 where not hit, and the state there."""
+    t = torch.as_tensor(t, dtype=c.t0.dtype, device=c.t0.device)
+    _, rate = _rate(march, c, event, t, y, slope)
+    g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
+    delay = -g / torch.where(hit & (rate != 0), rate, torch.inf)
+    return delay, y + _sized(delay, y) * slope
+
+
+def reset(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:
+    """The state (at the end t of a step) after the resets of the events that fired, and where it changed (l).
+
+    Args:
+        march: the static part of the solve.
+        c: its constants.
+        t: float64 times (l).
+        y: state at the end of the step.
+        fired: a bit for every event (l).
+    """
+    field, changed = march.field(c), torch.zeros_like(fired, dtype=torch.bool)
+    for i, event in enumerate(march.events):
+        hit = (fired >> i) & 1 != 0
+        if event.reset is None or not bool(hit.any()):
+            continue
+        delay, there = _delay(march, c, event, hit, t, y, field(field.clock(t, y), y))
+        new = event.reset(field.clock(t + delay, y), there, c.args)
+        if not isinstance(new, Tensor) or new.shape != y.shape or new.dtype != y.dtype:
+            got = f"{tuple(new.shape)} of {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
+        new = new - _sized(delay, y) * field(field.clock(t, new), new)
+        y, changed = torch.where(expand(hit.to(y.device), y), new, y), changed | hit
+    return y, changed
+
+
+def _sized(t: Tensor, y: Tensor) -> Tensor:
+    """Times (l) as factors of a state."""
+    return expand(t.to(device=y.device, dtype=real_dtype(y)), y)
+
+
+def by_occurrence(fired: Tensor, rows: Tensor) -> Tensor:
+    """The rows (n, l, ...) of the steps at whose ends events fired (n, l), those of every lane first: (m, l, ...)."""
+    hits = fired != 0
+    count = int(hits.sum(0).max()) if len(hits) else 0
+    order = torch.argsort((~hits).to(torch.uint8), dim=0, stable=True)[:count].to(rows.device)
+    return rows.gather(0, expand(order, rows).expand(count, *rows.shape[1:]))
+
+
+def evaluations(march: "March", mesh: "Mesh", chosen: bool) -> Tensor:
+    """How many evaluations of the field the events took beside the trials (l), on a mesh that was ``chosen`` or not."""
+    count, stepper = torch.zeros_like(mesh.count), march.stepper
+    if mesh.events is None:
+        return count
+    each = 1 + (NEWTON + 2 + (1 + NEWTON) * stepper.evaluations if chosen else 0)  # one for its time
+    resets = [((mesh.events >> i) & 1).sum(0) for i, event in enumerate(march.events) if event.reset]
+    bits = sum(1 << i for i, event in enumerate(march.events) if event.reset)
+    again = ((mesh.events & bits) != 0).sum(0)
+    return count + chosen + each * (mesh.events != 0).sum(0) + 2 * sum(resets) + stepper.starts * again
+
+
+class Outcome(NamedTuple):
+    """What the events of a solve came to."""
+
+    crossings: tuple[Crossings, ...]
+    t: Tensor  # the end of every lane (l)
+    y: Tensor  # the state there
+
+
+def held(march: "March", c: Const, mesh: "Mesh", done: "Pass", y: Tensor) -> "Pass":
+    """The results with the state y at the event instead of the last one, also at save times after it."""
+    if not march.events:
+        return done
+    ended, written = mesh.status == Status.EVENT.value, list(done.values)
+    for i, (fold, value) in enumerate(zip(march.folds, done.values, strict=True)):
+        if fold.reduce == "write":
+            past = (c.folds[i][1] > mesh.theta[-1].detach()[..., None]) & ended[..., None]
+            lane = ended.ndim
+            past = past.expand(value.shape[: lane + 1]).to(y.device)
+            written[i] = torch.where(expand(past, value), y.unsqueeze(lane), value)
+    return done._replace(y=y, values=tuple(written))
+
+
+def outcome(march: "March", c: Const, mesh: "Mesh", done: "Pass") -> Outcome:
+    """Times and states of the events, as differentiable functions of the frozen mesh.
+
+    Args:
+        march: the static part of the solve.
+        c: its constants.
+        mesh: its steps.
+        done: the results of a pass over them.
+    """
+    end, y, met = torch.lerp(c.t0, c.t1, mesh.theta[-1]), done.y, done.met
+    if mesh.events is None:
+        return Outcome((), end, y)
+    met = y.new_empty(0, *y.shape) if met is None else met
+    fired = by_occurrence(mesh.events, mesh.events)  # (m, l)
+    theta = by_occurrence(mesh.events, mesh.theta[1:])
+    last = (mesh.events != 0).sum(0) - 1
+    field, ts, ys = march.field(c), [], []
+    for k, (bits, z) in enumerate(zip(fired.unbind(), met.unbind(), strict=True)):
+        t = torch.lerp(c.t0, c.t1, theta[k])
+        slope = field(field.clock(t, z), z)
+        hits = [(bits >> i) & 1 != 0 for i in range(len(march.events))]
+        found = [_delay(march, c, e, hit, t, z, slope) for e, hit in zip(march.events, hits, strict=True)]
+        ts.append(torch.stack([t + delay for delay, _ in found]))  # (events, l)
+        ys.append(torch.stack([there for _, there in found]))
+        ends = (last == k) & (mesh.status == Status.EVENT.value)
+        for event, hit, (delay, _) in zip(march.events, hits, found, strict=True):
+            if event.final:  # the first of those that end the lane at once says when
+                delay = torch.where(hit & ends, delay, 0)
+                end, y, ends = end + delay, y + _sized(delay, y) * slope, ends & ~hit
+    crossings = []
+    for i, event in enumerate(march.events):
+        hits = (fired >> i) & 1 != 0  # (m, l)
+        times, states = (torch.stack([x[i] for x in xs]) if xs else None for xs in (ts, ys))
+        if times is None or states is None:
+            times, states = theta, met
+        times, states = by_occurrence(hits, times), by_occurrence(hits, states)
+        count = hits.sum(0)
+        real = torch.arange(len(times), device=count.device).reshape(-1, *(1,) * count.ndim) < count
+        times = torch.where(real, times, torch.nan)
+        states = torch.where(expand(real.to(states.device), states), states, torch.nan)
+        if march.lanes == "each":
+            times, states = times.mT, states.movedim(0, 1)
+        ended = (mesh.status == Status.EVENT.value) & event.final
+        if len(fired):
+            ended = ended & hits.gather(0, last.clamp_min(0)[None])[0]
+        crossings.append(Crossings(times, states, count, ended))
+    return Outcome(tuple(crossings), end, y)
