@@ -33,7 +33,7 @@ CAUSES = {
     Status.NEWTON: "the stage equations of an implicit step did not converge",
     Status.PILE_UP: "events pile up: two of them lie within 2^-48 of the span, as the bounces of a ball that comes to "
     "rest; end the solve before, by a terminating event",
-    Status.EVENT_NAN: "an event function became NaN",
+    Status.EVENT_NAN: "an event function became NaN in the step that starts there",
 }
 
 

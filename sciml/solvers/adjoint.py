@@ -257,7 +257,7 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
             zero = torch.zeros_like(c.t0)
             fired = zero.long() + (1 << len(march.events)) - 1 if march.events else None
             segment, after, *_ = march.segment(frozen, zero, zero, y, None, zero.long(), True, fired)
-            roots += [after, *values(march, frozen, c.t0, y)]
+            roots += [after, *values(march, frozen, frozen.t0, y)]
             roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
     known = {id(p) for p in parameters} | {id(y)}
     return next((leaf for leaf in _graph_leaves(roots) if id(leaf) not in known), None)

@@ -290,19 +290,31 @@ def _rate(march: "March", c: Const, event: Event, t: Tensor, y: Tensor, slope: T
     return g.detach().to(c.t0), rate
 
 
-def _delay(
-    march: "March", c: Const, event: Event, hit: Tensor, t: Number, y: Tensor, slope: Tensor
-) -> tuple[Tensor, Tensor]:
-    """How long after t the event is met (l), to first order and 0 where not hit, and the state there."""
-    t = torch.as_tensor(t, dtype=c.t0.dtype, device=c.t0.device)
-    _, rate = _rate(march, c, event, t, y, slope)
-    g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
-    delay = -g / torch.where(hit & (rate != 0), rate, torch.inf)
-    return delay, y + _sized(delay, y) * slope
+class Turn(NamedTuple):
+    """What an event does at the end of a step."""
+
+    hit: Tensor  # (l) whether it fired
+    delay: Tensor  # (l) how long after the end of the step it is met, to first order; 0 in value, or nearly
+    before: Tensor  # the state at the end of the step
+    after: Tensor | None  # the state there with which the solution goes on; None where it ends
 
 
-def reset(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:
-    """The state (at the end t of a step) after the resets of the events that fired, and where it changed (l).
+def _delays(march: "March", c: Const, t: Tensor, y: Tensor, fired: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Which lanes each event fired in (l), and how long after t (l), 0 where it did not; differentiable."""
+    slope, found = march.field(c)(march.field(c).clock(t, y), y), []
+    for i, event in enumerate(march.events):
+        hit = (fired >> i) & 1 != 0
+        delay = torch.zeros_like(c.t0)
+        if bool(hit.any()):
+            _, rate = _rate(march, c, event, t, y, slope)
+            g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
+            delay = -g / torch.where(hit & (rate != 0) & rate.isfinite(), rate, torch.inf)
+        found.append((hit, delay))
+    return found
+
+
+def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> list[Turn]:
+    """What the events that ``fired`` do to the state y at the end t of a step, one after the other.
 
     Args:
         march: the static part of the solve.
@@ -311,19 +323,26 @@ def reset(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tupl
         y: state at the end of the step.
         fired: a bit for every event (l).
     """
-    field, changed = march.field(c), torch.zeros_like(fired, dtype=torch.bool)
-    for i, event in enumerate(march.events):
-        hit = (fired >> i) & 1 != 0
-        if event.reset is None or not bool(hit.any()):
+    field, t = march.field(c), torch.as_tensor(t, dtype=c.t0.dtype, device=c.t0.device)
+    chosen = sum(1 << i for i, event in enumerate(march.events) if event.final or event.reset is not None)
+    if not bool((fired & chosen).any()):
+        return []
+    done = []
+    for event, (hit, delay) in zip(march.events, _delays(march, c, t, y, fired), strict=True):
+        if not bool(hit.any()) or not (event.final or event.reset is not None):
             continue
-        delay, there = _delay(march, c, event, hit, t, y, field(field.clock(t, y), y))
-        new = event.reset(field.clock(t + delay, y), there, c.args)
-        if not isinstance(new, Tensor) or new.shape != y.shape or new.dtype != y.dtype:
-            got = f"{tuple(new.shape)} of {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
-            raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
-        new = new - _sized(delay, y) * field(field.clock(t, new), new)
-        y, changed = torch.where(expand(hit.to(y.device), y), new, y), changed | hit
-    return y, changed
+        after = None
+        if event.reset is not None:
+            there = y + _sized(delay, y) * field(field.clock(t, y), y)
+            after = event.reset(field.clock(t + delay, y), there, c.args)
+            if not isinstance(after, Tensor) or after.shape != y.shape or after.dtype != y.dtype:
+                got = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else type(after).__name__
+                raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
+            after = after - _sized(delay, y) * field(field.clock(t, after), after)
+            after = torch.where(expand(hit.to(y.device), y), after, y)
+        done.append(Turn(hit, delay, y, after))
+        y = y if after is None else after
+    return done
 
 
 def _sized(t: Tensor, y: Tensor) -> Tensor:
@@ -359,20 +378,6 @@ class Outcome(NamedTuple):
     y: Tensor  # the state there
 
 
-def held(march: "March", c: Const, mesh: "Mesh", done: "Pass", y: Tensor) -> "Pass":
-    """The results with the state y at the event instead of the last one, also at save times after it."""
-    if not march.events:
-        return done
-    ended, written = mesh.status == Status.EVENT.value, list(done.values)
-    for i, (fold, value) in enumerate(zip(march.folds, done.values, strict=True)):
-        if fold.reduce == "write":
-            past = (c.folds[i][1] > mesh.theta[-1].detach()[..., None]) & ended[..., None]
-            lane = ended.ndim
-            past = past.expand(value.shape[: lane + 1]).to(y.device)
-            written[i] = torch.where(expand(past, value), y.unsqueeze(lane), value)
-    return done._replace(y=y, values=tuple(written))
-
-
 def outcome(march: "March", c: Const, mesh: "Mesh", done: "Pass") -> Outcome:
     """Times and states of the events, as differentiable functions of the frozen mesh.
 
@@ -393,12 +398,11 @@ def outcome(march: "March", c: Const, mesh: "Mesh", done: "Pass") -> Outcome:
     for k, (bits, z) in enumerate(zip(fired.unbind(), met.unbind(), strict=True)):
         t = torch.lerp(c.t0, c.t1, theta[k])
         slope = field(field.clock(t, z), z)
-        hits = [(bits >> i) & 1 != 0 for i in range(len(march.events))]
-        found = [_delay(march, c, e, hit, t, z, slope) for e, hit in zip(march.events, hits, strict=True)]
-        ts.append(torch.stack([t + delay for delay, _ in found]))  # (events, l)
-        ys.append(torch.stack([there for _, there in found]))
+        found = _delays(march, c, t, z, bits)
+        ts.append(torch.stack([t + delay for _, delay in found]))  # (events, l)
+        ys.append(torch.stack([z + _sized(delay, z) * slope for _, delay in found]))
         ends = (last == k) & (mesh.status == Status.EVENT.value)
-        for event, hit, (delay, _) in zip(march.events, hits, found, strict=True):
+        for event, (hit, delay) in zip(march.events, found, strict=True):
             if event.final:  # the first of those that end the lane at once says when
                 delay = torch.where(hit & ends, delay, 0)
                 end, y, ends = end + delay, y + _sized(delay, y) * slope, ends & ~hit

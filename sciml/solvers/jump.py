@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sciml.solvers.event import reset
+from sciml.solvers.event import turns
 from sciml.solvers.state import Const
 from sciml.solvers.stepper import Interval
 from sciml.solvers.term import expand, real_dtype
@@ -28,8 +28,9 @@ def jumped(segment: "Segment", fired: Tensor | None, carry: tuple[Tensor, ...]) 
     """The state and the stepper's carry after a step with the resets of the events that ``fired`` and the jumps."""
     march, c, (t, h, _), y = segment.march, segment.const, segment.interval, segment.y1
     field, t, changed = march.field(c), t + h, None
-    if fired is not None:
-        y, changed = reset(march, c, t, y, fired)
+    for turn in turns(march, c, t, y, fired) if fired is not None else ():
+        if turn.after is not None:
+            y, changed = turn.after, turn.hit if changed is None else changed | turn.hit
     for jump in march.jumps:
         new, marked = jump(field.clock(t, y), y, torch.as_tensor(segment.key), c.args)
         if new.shape != y.shape or new.dtype != y.dtype or marked.shape != c.t0.shape:

@@ -45,6 +45,7 @@ class Segment(NamedTuple):
     y1: Tensor  # at the end of the step, before any jump
     stages: tuple[Tensor, ...]
     error: Tensor | None
+    fired: Tensor | None = None  # a bit for every event at its end (l)
 
     def dense(self, s: Tensor) -> Tensor:
         """The state at fractions s (l, k) of the step: (l, k, ...), l left out for joint lanes."""
@@ -121,7 +122,7 @@ class March:
             start, end = (torch.as_tensor(theta, dtype=c.t0.dtype, device=c.t0.device) for theta in (theta0, theta1))
             dx = self.path.increment(c.path, start, end, c.t1 - c.t0)
         step = self.stepper.step(field, interval, y, carry, dx, full)
-        segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
+        segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error, fired)
         after, carry = step.y, step.carry
         if self.jumps or fired is not None:
             after, carry = jumped(segment, fired, carry)
@@ -159,7 +160,7 @@ class March:
             marks, crosses, lost = look(self, segment, after, s.marks, error, xp)
             status = xp.where(accept & lost, Status.EVENT_NAN.value, status)
             status = xp.where(accept & crosses, CROSSING, status)  # nothing else changes: `meet` takes the step anew
-            running, accept = (xp.where(crosses & accept, False, x) for x in (running, accept))
+            running, accept = (xp.where((crosses | lost) & accept, False, x) for x in (running, accept))
             marks = tuple(xp.where(accept, new, old) for new, old in zip(marks, s.marks, strict=True))
         return s._replace(
             theta=xp.where(accept, theta1, s.theta),

@@ -16,7 +16,7 @@ from sciml.errors import Status
 from sciml.solvers import control
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
 from sciml.solvers.control import PID, Controller, Grid
-from sciml.solvers.event import Crossings, Event, evaluations, held, outcome
+from sciml.solvers.event import Crossings, Event, evaluations, outcome
 from sciml.solvers.event import named as named_events
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
@@ -339,12 +339,12 @@ class _Task:
         march, c = self.march, self.const
         unpack = self.layout.unpack if self.layout else lambda y: y
         met = outcome(march, c, mesh, results)
-        results = held(march, c, mesh, results, met.y)
-        found = {
-            name: fold.finish(value, mesh, c.t0, c.t1, unpack)
-            for name, fold, value in zip(self.names, march.folds, results.values, strict=True)
-        }
-        ys, ts = last = unpack(results.y), met.t
+        found = {}
+        for name, fold, value, inputs in zip(self.names, march.folds, results.values, c.folds, strict=True):
+            if march.events:
+                value = fold.ended(value, met.y, mesh.theta[-1], mesh.status == Status.EVENT.value, *inputs)
+            found[name] = fold.finish(value, mesh, c.t0, c.t1, unpack)
+        ys, ts = last = unpack(met.y), met.t
         crossed = (crossings._replace(ys=unpack(crossings.ys)) for crossings in met.crossings)
         events = dict(zip(self.awaited, crossed, strict=True))
         for name, fold in zip(self.names, march.folds, strict=True):
