@@ -89,9 +89,9 @@ class Controller(ABC):
 
 
 def _fractions(ts: Tensor | Sequence[float], t0: Tensor, t1: Tensor) -> Tensor:
-    """Times (k) or (l, k) as fractions of the span (l, k), or (k) for joint lanes; 2 where there is no span."""
-    times = ts.detach() if isinstance(ts, Tensor) else torch.tensor(ts)
-    start, span = (x.detach()[..., None] for x in (t0, t1 - t0))
+    """Constant times (k) or (l, k) as fractions of the span, (l, k) or (k) for joint lanes; 2 where there is none."""
+    times = ts.detach() if isinstance(ts, Tensor) else torch.tensor(ts, dtype=torch.float64)
+    start, span = t0[..., None], (t1 - t0)[..., None]
     theta = (times.to(start) - start) / torch.where(span == 0, 1, span)
     if theta.ndim != t0.ndim + 1:
         raise ValueError(f"step_ts, jump_ts: expected times of shape (k), got {tuple(times.shape)} for joint lanes")
@@ -170,14 +170,14 @@ class PID(Controller):
     def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
         """``step_ts`` and ``jump_ts`` as fractions of the span, increasing, and 1: (k) or (l, k)."""
         one = torch.ones_like(t0.detach())[..., None]
-        given = [_fractions(ts, t0, t1) for ts in (self.step_ts, self.jump_ts) if ts is not None]
+        given = [_fractions(ts, t0, t1).detach() for ts in (self.step_ts, self.jump_ts) if ts is not None]
         if not given:
             return one.reshape(-1)[:1]
         inside = torch.cat(given, -1)
         return torch.cat([torch.where((inside > 0) & (inside < 1), inside, 1.0), one], -1).sort(-1).values
 
     def edges(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, ...]:
-        """``jump_ts`` as fractions of the span, (k) or (l, k)."""
+        """``jump_ts`` as fractions of the span, (k) or (l, k); they stay where they are when its ends move."""
         return () if self.jump_ts is None else (_fractions(self.jump_ts, t0, t1),)
 
     def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:

@@ -134,9 +134,18 @@ def just_after(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
 
 
 def look(
-    march: "March", segment: "Segment", after: Tensor, old: Sequence[Number], like: Number, xp: Arithmetic
+    march: "March",
+    segment: "Segment",
+    after: Tensor,
+    old: Sequence[Number],
+    trials: Number,
+    like: Number,
+    xp: Arithmetic,
 ) -> tuple[tuple[Number, ...], Any, Any]:
-    """The event functions (l) after a step and its jumps, whether the step crossed a root, whether one is NaN."""
+    """The event functions (l) after a step and its jumps, whether they forbid to take it, and the status then.
+
+    A step over a root is left to `meet`, which takes it anew; one to where a function is NaN is a failure.
+    """
     c, t = segment.const, segment.interval.t + segment.interval.h
     marks = tuple(xp.number(g, like) for g in values(march, c, t, segment.y1))
     crosses = lost = False
@@ -144,7 +153,8 @@ def look(
         crosses, lost = crosses | event.crossed(before, mark), lost | (mark != mark)
     if march.jumps:
         marks = tuple(xp.number(g, like) for g in values(march, c, t, after))
-    return marks, crosses, lost
+    halt = xp.where(trials >= march.max_steps, Status.MAX_STEPS.value, Status.CROSSING.value)
+    return marks, crosses | lost, xp.where(lost, Status.EVENT_NAN.value, halt)
 
 
 def meet(march: "March", c: Const, s: State, tape: "Tape") -> State:
@@ -213,7 +223,7 @@ def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Te
         return torch.stack([event.function(clock(at, z), z, c.args) for event, at, z in triples], -1).to(old)
 
     roots, which = torch.where(hits, itp(g, old, new), 2.0).min(-1)
-    return torch.where(roots <= 1, s.theta + roots * (theta1 - s.theta), s.theta), which
+    return torch.where(roots <= 1, torch.lerp(s.theta, theta1, roots), s.theta), which
 
 
 def itp(g: Callable[[Tensor], Tensor], g0: Tensor, g1: Tensor) -> Tensor:
@@ -241,7 +251,7 @@ def itp(g: Callable[[Tensor], Tensor], g0: Tensor, g1: Tensor) -> Tensor:
         slack = (ROOT / 2 * 2.0 ** (n - j) - width / 2).clamp_min(0)
         secant = torch.where(fb > fa, (fb * a - fa * b) / (fb - fa), middle)
         toward = (middle - secant).sign()
-        shift = 0.2 * width * width
+        shift = (0.2 * width * width).clamp_min(ROOT / 2)  # to end on the other side of the root in the end, too
         nudged = torch.where(shift <= (middle - secant).abs(), secant + toward * shift, middle)
         x = torch.where((nudged - middle).abs() <= slack, nudged, middle - toward * slack)
         fx = g(x) * sign
@@ -299,8 +309,10 @@ class Turn(NamedTuple):
     after: Tensor | None  # the state there with which the solution goes on; None where it ends
 
 
-def _delays(march: "March", c: Const, t: Tensor, y: Tensor, fired: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Which lanes each event fired in (l), and how long after t (l), 0 where it did not; differentiable."""
+def _delays(
+    march: "March", c: Const, t: Tensor, y: Tensor, fired: Tensor
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The field, which lanes each event fired in (l), and how long after t (l), 0 where not; differentiable."""
     slope, found = march.field(c)(march.field(c).clock(t, y), y), []
     for i, event in enumerate(march.events):
         hit = (fired >> i) & 1 != 0
@@ -310,10 +322,10 @@ def _delays(march: "March", c: Const, t: Tensor, y: Tensor, fired: Tensor) -> li
             g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
             delay = -g / torch.where(hit & (rate != 0) & rate.isfinite(), rate, torch.inf)
         found.append((hit, delay))
-    return found
+    return slope, found
 
 
-def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> list[Turn]:
+def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tuple[Turn, ...]:
     """What the events that ``fired`` do to the state y at the end t of a step, one after the other.
 
     Args:
@@ -326,23 +338,25 @@ def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> list
     field, t = march.field(c), torch.as_tensor(t, dtype=c.t0.dtype, device=c.t0.device)
     chosen = sum(1 << i for i, event in enumerate(march.events) if event.final or event.reset is not None)
     if not bool((fired & chosen).any()):
-        return []
+        return ()
     done = []
-    for event, (hit, delay) in zip(march.events, _delays(march, c, t, y, fired), strict=True):
+    slope, delays = _delays(march, c, t, y, fired)
+    for event, (hit, delay) in zip(march.events, delays, strict=True):
         if not bool(hit.any()) or not (event.final or event.reset is not None):
             continue
         after = None
         if event.reset is not None:
-            there = y + _sized(delay, y) * field(field.clock(t, y), y)
+            slope = field(field.clock(t, y), y) if slope is None else slope
+            there = y + _sized(delay, y) * slope
             after = event.reset(field.clock(t + delay, y), there, c.args)
             if not isinstance(after, Tensor) or after.shape != y.shape or after.dtype != y.dtype:
                 got = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else type(after).__name__
                 raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
             after = after - _sized(delay, y) * field(field.clock(t, after), after)
-            after = torch.where(expand(hit.to(y.device), y), after, y)
+            after, slope = torch.where(expand(hit.to(y.device), y), after, y), None
         done.append(Turn(hit, delay, y, after))
         y = y if after is None else after
-    return done
+    return tuple(done)
 
 
 def _sized(t: Tensor, y: Tensor) -> Tensor:
@@ -365,9 +379,12 @@ def evaluations(march: "March", mesh: "Mesh", chosen: bool) -> Tensor:
         return count
     each = 1 + (NEWTON + 2 + (1 + NEWTON) * stepper.evaluations if chosen else 0)  # one for its time
     resets = [((mesh.events >> i) & 1).sum(0) for i, event in enumerate(march.events) if event.reset]
-    bits = sum(1 << i for i, event in enumerate(march.events) if event.reset)
-    again = ((mesh.events & bits) != 0).sum(0)
-    return count + chosen + each * (mesh.events != 0).sum(0) + 2 * sum(resets) + stepper.starts * again
+    bits = lambda kind: sum(1 << i for i, event in enumerate(march.events) if kind(event))  # noqa: E731
+    again = (mesh.events & bits(lambda event: event.reset)) != 0
+    starts = 0 if march.jumps else stepper.starts  # jumps do so after every step
+    ends = ((mesh.events & bits(lambda event: event.final)) != 0) & ~again
+    count = count + chosen + each * (mesh.events != 0).sum(0) + 2 * sum(resets)
+    return count + starts * again.sum(0) + ends.sum(0)
 
 
 class Outcome(NamedTuple):
@@ -394,11 +411,10 @@ def outcome(march: "March", c: Const, mesh: "Mesh", done: "Pass") -> Outcome:
     fired = by_occurrence(mesh.events, mesh.events)  # (m, l)
     theta = by_occurrence(mesh.events, mesh.theta[1:])
     last = (mesh.events != 0).sum(0) - 1
-    field, ts, ys = march.field(c), [], []
+    ts, ys = [], []
     for k, (bits, z) in enumerate(zip(fired.unbind(), met.unbind(), strict=True)):
         t = torch.lerp(c.t0, c.t1, theta[k])
-        slope = field(field.clock(t, z), z)
-        found = _delays(march, c, t, z, bits)
+        slope, found = _delays(march, c, t, z, bits)
         ts.append(torch.stack([t + delay for _, delay in found]))  # (events, l)
         ys.append(torch.stack([z + _sized(delay, z) * slope for _, delay in found]))
         ends = (last == k) & (mesh.status == Status.EVENT.value)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.solvers.event import turns
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args
@@ -264,14 +263,14 @@ class Quadrature(Fold):
         for c, w, y in zip(s, weights, states, strict=True):
             total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
         total = total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
-        return total if segment.fired is None else total + self._moved(segment, segment.fired)
+        return total + self._moved(segment) if segment.turns else total
 
-    def _moved(self, segment: "Segment", fired: Tensor) -> Tensor | float:
+    def _moved(self, segment: "Segment") -> Any:
         """What the integral gains when the events at the end of the step come later: 0 but for its derivative."""
-        march, c, total = segment.march, segment.const, 0.0
-        t = segment.interval.t + segment.interval.h
-        g = lambda y: self.integrand(march.field(c).clock(t, y), y, c.args)  # noqa: E731
-        for turn in turns(march, c, t, segment.y1, fired):
+        c, t, total = segment.const, segment.interval.t + segment.interval.h, 0
+        field = segment.march.field(c)
+        g = lambda y: self.integrand(field.clock(t, y), y, c.args)  # noqa: E731
+        for turn in segment.turns:
             gain = g(turn.before) if turn.after is None else g(turn.before) - g(turn.after)
             total = total + expand(turn.delay.to(gain.device, real_dtype(gain)), gain) * gain
         return total

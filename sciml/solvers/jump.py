@@ -13,7 +13,7 @@ from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args, Number
 
 if TYPE_CHECKING:
-    from sciml.solvers.march import Segment
+    from sciml.solvers.march import March, Segment
 
 BESIDE = 8  # units in the last place of time between a discontinuity and where the field is evaluated beside it
 
@@ -24,11 +24,15 @@ Jump = Callable[[Tensor, Any, Tensor, Args], tuple[Any, Tensor]]
 """
 
 
-def jumped(segment: "Segment", fired: Tensor | None, carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The state and the stepper's carry after a step with the resets of the events that ``fired`` and the jumps."""
+def jumped(
+    segment: "Segment", fired: Tensor | None, carry: tuple[Tensor, ...]
+) -> tuple["Segment", Tensor, tuple[Tensor, ...]]:
+    """The step, and state and carry after the resets of the events that ``fired`` at its end and the jumps."""
     march, c, (t, h, _), y = segment.march, segment.const, segment.interval, segment.y1
     field, t, changed = march.field(c), t + h, None
-    for turn in turns(march, c, t, y, fired) if fired is not None else ():
+    if fired is not None:
+        segment = segment._replace(turns=turns(march, c, t, y, fired))
+    for turn in segment.turns:
         if turn.after is not None:
             y, changed = turn.after, turn.hit if changed is None else changed | turn.hit
     for jump in march.jumps:
@@ -43,10 +47,10 @@ def jumped(segment: "Segment", fired: Tensor | None, carry: tuple[Tensor, ...]) 
             new, marked = torch.where(expand(moves.to(y.device), y), new, y), marked & moves.to(marked.device)
         y, changed = new, marked if changed is None else changed.to(marked.device) | marked
     if not carry or changed is None:
-        return y, carry
+        return segment, y, carry
     fresh = march.stepper.init(field, t, y, h)
     again = changed.to(y.device)
-    return y, tuple(torch.where(expand(again, new), new, old) for new, old in zip(fresh, carry, strict=True))
+    return segment, y, tuple(torch.where(expand(again, new), new, old) for new, old in zip(fresh, carry, strict=True))
 
 
 def beside(interval: Interval, c: Const, theta0: Number, theta1: Number, y: Tensor) -> tuple[Interval, bool | Tensor]:
@@ -68,3 +72,26 @@ def beside(interval: Interval, c: Const, theta0: Number, theta1: Number, y: Tens
     width = width * (c.t1 - c.t0).detach().sign()
     shift = width.item() if isinstance(h, float) else width
     return Interval(t + shift * first, h - shift * first - shift * last, scale), first
+
+
+def pinned(theta: Tensor, edges: tuple[Tensor, ...]) -> Tensor:
+    """The ends of steps (n + 1, ...), with the gradient of those that lie at discontinuities."""
+    for edge in edges[0].unbind(-1) if edges and edges[0].requires_grad else ():
+        theta = torch.where(theta == edge, edge, theta)
+    return theta
+
+
+def evaluations(march: "March", c: Const, theta: Tensor, trials: Tensor, chosen: bool) -> Tensor | int:
+    """Evaluations of the field after jumps and discontinuities (l), on a mesh that was ``chosen`` or not.
+
+    For joint lanes a trial that was rejected just after a discontinuity is not counted.
+    """
+    count, starts, first = 0, march.stepper.starts, int(not chosen)
+    if march.jumps:
+        reads = march.controller.adaptive or march.lanes == "each" or any(fold.stages for fold in march.folds)
+        count = starts * trials - (0 if reads and chosen else starts * (theta[-1] == 1))
+    if c.edges and march.lanes == "joint":
+        count = count + starts * torch.isin(theta[first:-1], c.edges[0]).sum()
+    elif c.edges:
+        count = count + starts * (trials - first)
+    return count

@@ -15,7 +15,7 @@ from torch import Tensor
 from sciml.errors import Status
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR, Controller
-from sciml.solvers.event import Event, just_after, look, meet
+from sciml.solvers.event import Event, Turn, just_after, look, meet
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump, beside, jumped
 from sciml.solvers.path import Path
@@ -26,10 +26,11 @@ from sciml.solvers.term import Term, expand
 from sciml.typing import Lanes, Number
 
 # torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
-CROSSING, RUNNING, DONE = Status.CROSSING.value, Status.RUNNING.value, Status.DONE.value
+RUNNING, DONE = Status.RUNNING.value, Status.DONE.value
 MAX_STEPS, DT_UNDERFLOW, NON_FINITE = Status.MAX_STEPS.value, Status.DT_UNDERFLOW.value, Status.NON_FINITE.value
 
 STRETCH = 1.1  # how much further a step may go to leave no stub before a stop; about 1 / safety
+SLACK = 1 + 2.0**-30  # likewise past the largest step, which round-off shall not leave a stub of
 
 
 class Segment(NamedTuple):
@@ -45,7 +46,7 @@ class Segment(NamedTuple):
     y1: Tensor  # at the end of the step, before any jump
     stages: tuple[Tensor, ...]
     error: Tensor | None
-    fired: Tensor | None = None  # a bit for every event at its end (l)
+    turns: tuple[Turn, ...] = ()  # what events at its end do
 
     def dense(self, s: Tensor) -> Tensor:
         """The state at fractions s (l, k) of the step: (l, k, ...), l left out for joint lanes."""
@@ -111,9 +112,7 @@ class March:
         """
         field, dx = self.field(c), None
         interval = Interval.of(c.t0, c.t1, theta0, theta1, y)
-        edge = False
-        if c.edges:
-            interval, edge = beside(interval, c, theta0, theta1, y)
+        interval, edge = beside(interval, c, theta0, theta1, y) if c.edges else (interval, False)
         if carry is None or edge is True:
             carry = self.stepper.init(field, interval.t, y, interval.h)
         elif isinstance(edge, Tensor):
@@ -122,10 +121,10 @@ class March:
             start, end = (torch.as_tensor(theta, dtype=c.t0.dtype, device=c.t0.device) for theta in (theta0, theta1))
             dx = self.path.increment(c.path, start, end, c.t1 - c.t0)
         step = self.stepper.step(field, interval, y, carry, dx, full)
-        segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error, fired)
+        segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
         after, carry = step.y, step.carry
         if self.jumps or fired is not None:
-            after, carry = jumped(segment, fired, carry)
+            segment, after, carry = jumped(segment, fired, carry)
         return segment, after, carry, step.status
 
     def bounds(self, c: Const, xp: Arithmetic = TENSORS) -> tuple[Callable[[Number], Number], Number | None]:
@@ -138,7 +137,7 @@ class March:
         following, limit = bounds
         size, most = s.dtheta, STRETCH * s.dtheta
         if limit is not None:
-            size, most = xp.where(size < limit, size, limit), xp.where(most < limit, most, limit)
+            size, most = xp.where(size < limit, size, limit), xp.where(most < limit, most, SLACK * limit)
         stop = following(s.theta)
         wanted = xp.where(s.theta + most >= stop, stop, s.theta + size)
         return xp.where(s.status == RUNNING, wanted, s.theta)
@@ -157,10 +156,9 @@ class March:
         status = xp.where(running & (verdict.dtheta < FLOOR), cause, status)
         status = xp.where(accept & (theta1 >= 1), DONE, status)
         if self.events:
-            marks, crosses, lost = look(self, segment, after, s.marks, error, xp)
-            status = xp.where(accept & lost, Status.EVENT_NAN.value, status)
-            status = xp.where(accept & crosses, CROSSING, status)  # nothing else changes: `meet` takes the step anew
-            running, accept = (xp.where((crosses | lost) & accept, False, x) for x in (running, accept))
+            marks, halts, why = look(self, segment, after, s.marks, trials, error, xp)
+            status = xp.where(accept & halts, why, status)
+            running, accept = (xp.where(accept & halts, False, x) for x in (running, accept))
             marks = tuple(xp.where(accept, new, old) for new, old in zip(marks, s.marks, strict=True))
         return s._replace(
             theta=xp.where(accept, theta1, s.theta),
@@ -214,7 +212,7 @@ class March:
         reads = not joint or self.controller.adaptive or any(fold.stages for fold in self.folds)
         bounds = self.bounds(c, xp)
         while xp.any(s.status <= RUNNING):
-            if self.events and not xp.any(s.status == RUNNING):  # wait for all lanes: many events cost as much as one
+            if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
                 s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
                 continue
             theta1 = self.propose(s, bounds, xp)

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from sciml import solvers
 from sciml.errors import Status
-from sciml.solvers import control
+from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
 from sciml.solvers.control import PID, Controller, Grid
-from sciml.solvers.event import Crossings, Event, evaluations, outcome
-from sciml.solvers.event import named as named_events
+from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
-from sciml.solvers.jump import Jump
+from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
@@ -179,7 +178,7 @@ def solve(
         y0, t0 = resume._y, resume._t
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
-    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, named_events(events))
+    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events))
     frozen = mesh is not None
     mesh, results, end = task.run(mesh, resume, progress)
     if throw:
@@ -257,8 +256,8 @@ class _Task:
         if events and not stepper.dense:
             raise ValueError(f"events: {type(stepper).__name__} has no dense output to find roots on")
         if layout is not None:
-            jumps = tuple(PackedJump(jump, layout) for jump in jumps)
-        awaited = tuple(event if layout is None else event.packed(layout) for event in events.values())
+            jumps = tuple(PackedJump(each, layout) for each in jumps)
+        awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
         march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, tuple(jumps), awaited, used)
         return cls(march, const, y0, tuple(named), tuple(events), layout, solver.adjoint or Discrete())
 
@@ -275,15 +274,18 @@ class _Task:
             gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters)) or (
                 graph and undeclared(march, c, y0, parameters) is not None
             )
-        recorded = gradients and graph and march.lanes == "joint" and not c.stops.requires_grad
+        moves = c.stops.requires_grad or any(edges.requires_grad for edges in c.edges)
+        recorded = gradients and graph and march.lanes == "joint" and not moves
         keep = gradients and self.adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
             mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
         if recorded or not gradients or bool(mesh.failed.all()):
             return mesh, done, end
         calm, c, y0 = resting(mesh, c, y0)
-        if c.stops.requires_grad:
-            theta = torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0)
+        if moves:
+            theta = pinned(calm.theta, c.edges)
+            if c.stops.requires_grad:
+                theta = torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0)
             calm, mesh = calm._replace(theta=theta), mesh._replace(theta=torch.where(mesh.failed, mesh.theta, theta))
         if graph:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
@@ -358,7 +360,8 @@ class _Task:
         march, trials = self.march, end.trials
         controller, stepper = march.controller, march.stepper
         first = int(isinstance(controller, PID) and controller.dt0 is None and not frozen)
-        nfe = stepper.starts + first + trials * stepper.evaluations + evaluations(march, mesh, not frozen)
+        nfe = stepper.starts + first + trials * stepper.evaluations + event.evaluations(march, mesh, not frozen)
+        nfe = nfe + jump.evaluations(march, self.const, mesh.theta, trials, not frozen)
         reads = any(fold.stages for fold in march.folds)
         if not reads and (frozen or (march.lanes == "joint" and not controller.adaptive)):
             nfe = nfe - stepper.starts * (end.theta == 1)  # the last step is not `full`
