@@ -179,29 +179,37 @@ def meet(march: "March", c: Const, s: State, tape: "Tape") -> State:
         fired = torch.zeros_like(s.accepted)
         for i, (event, old, new) in enumerate(zip(march.events, s.marks, after, strict=True)):
             fired += (event.crossed(old, new.to(old)) & waits) << i
-    segment, y, carry, _ = march.segment(
+    segment, y, carry, failure = march.segment(
         c, number(s.theta), number(theta), s.y, s.carry, number(s.accepted), True, fired
     )
-    tape.add(segment, None if joint else waits)
-    tape.meet(segment.y1, fired)
+    taken = waits if failure is None else waits & (failure == Status.RUNNING.value)
+    if bool(taken.any()):
+        tape.add(segment, None if joint else taken)
+        tape.meet(segment.y1, torch.where(taken, fired, 0))
     with torch.no_grad():
         marks = just_after(march, c, torch.lerp(c.t0, c.t1, theta), y)
-        pick = lambda new, old: torch.where(expand(waits, new), new, old)  # noqa: E731
-        final = sum(1 << i for i, event in enumerate(march.events) if event.final)
-        status = torch.where(s.trials + 1 >= march.max_steps, Status.MAX_STEPS.value, Status.RUNNING.value)
-        status = torch.where(theta - tape.last < FLOOR, Status.PILE_UP.value, status)
-        status = torch.where(theta >= 1, Status.DONE.value, status)
-        status = torch.where((fired & final) != 0, Status.EVENT.value, status)
-        tape.last = torch.where(fired != 0, theta, tape.last)
+        status = _standing(march, s, theta, fired, tape.last)
+        status = status if failure is None else torch.where(taken, status, failure)
+        tape.last = torch.where(taken & (fired != 0), theta, tape.last)
+    pick = lambda new, old: torch.where(expand(taken.to(new.device), new), new, old)  # noqa: E731
     return s._replace(
         theta=pick(theta, s.theta),
         y=pick(y, s.y),
         carry=tuple(pick(new, old) for new, old in zip(carry, s.carry, strict=True)),
         marks=tuple(pick(new.to(old), old) for new, old in zip(marks, s.marks, strict=True)),
         trials=s.trials + waits,
-        accepted=s.accepted + waits,
-        status=pick(status, s.status),
+        accepted=s.accepted + taken,
+        status=torch.where(waits, status, s.status),
     )
+
+
+def _standing(march: "March", s: State, theta: Tensor, fired: Tensor, last: Tensor | float) -> Tensor:
+    """How lanes stand (l) after events that ``fired`` at theta; the ``last`` ones before were at a theta, too."""
+    final = sum(1 << i for i, event in enumerate(march.events) if event.final)
+    status = torch.where(s.trials + 1 >= march.max_steps, Status.MAX_STEPS.value, Status.RUNNING.value)
+    status = torch.where(theta - last < FLOOR, Status.PILE_UP.value, status)
+    status = torch.where(theta >= 1, Status.DONE.value, status)
+    return torch.where((fired & final) != 0, Status.EVENT.value, status)
 
 
 def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:

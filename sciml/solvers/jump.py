@@ -74,11 +74,13 @@ def beside(interval: Interval, c: Const, theta0: Number, theta1: Number, y: Tens
     return Interval(t + shift * first, h - shift * first - shift * last, scale), first
 
 
-def pinned(theta: Tensor, edges: tuple[Tensor, ...]) -> Tensor:
-    """The ends of steps (n + 1, ...), with the gradient of those that lie at discontinuities."""
-    for edge in edges[0].unbind(-1) if edges and edges[0].requires_grad else ():
-        theta = torch.where(theta == edge, edge, theta)
-    return theta
+def pinned(theta: Tensor, times: Tensor) -> Tensor:
+    """The ends of steps (n + 1, ...), with the gradient of those that lie at given times (k) or (l, k)."""
+    at = theta.movedim(0, -1).contiguous()
+    times = times.sort(-1).values.expand(*at.shape[:-1], -1).contiguous()
+    place = torch.searchsorted(times.detach(), at.detach()).clamp_max(times.shape[-1] - 1)
+    near = times.gather(-1, place)
+    return torch.where(near == at, near, at).movedim(-1, 0)
 
 
 def evaluations(march: "March", c: Const, theta: Tensor, trials: Tensor, chosen: bool) -> Tensor | int:

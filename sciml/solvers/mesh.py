@@ -61,7 +61,7 @@ class Pass(NamedTuple):
 def freeze(march: March, c: Const, s: State, tape: Tape) -> tuple[Mesh, Pass]:
     """The mesh and the results of a finished march, its rejected trials dropped."""
     if not tape.taken:  # nothing rejected was kept
-        theta = s.theta.new_tensor([*tape.theta, s.theta.item()])
+        theta = s.theta[None] if s.theta.ndim else s.theta.new_tensor([*tape.theta, s.theta.item()])
         return Mesh(theta, s.accepted, s.status, _events(march, s, tape)), close(march, c, s, tape)
     taken = torch.stack(tape.taken)
     steps = int(s.accepted.max())

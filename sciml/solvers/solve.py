@@ -274,18 +274,16 @@ class _Task:
             gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters)) or (
                 graph and undeclared(march, c, y0, parameters) is not None
             )
-        moves = c.stops.requires_grad or any(edges.requires_grad for edges in c.edges)
-        recorded = gradients and graph and march.lanes == "joint" and not moves
+        moving = [times for times in (c.stops, *c.edges) if times.requires_grad]
+        recorded = gradients and graph and march.lanes == "joint" and not moving
         keep = gradients and self.adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
             mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
         if recorded or not gradients or bool(mesh.failed.all()):
             return mesh, done, end
         calm, c, y0 = resting(mesh, c, y0)
-        if moves:
-            theta = pinned(calm.theta, c.edges)
-            if c.stops.requires_grad:
-                theta = torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0)
+        for times in moving:
+            theta = pinned(calm.theta, times)
             calm, mesh = calm._replace(theta=theta), mesh._replace(theta=torch.where(mesh.failed, mesh.theta, theta))
         if graph:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
