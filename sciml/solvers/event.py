@@ -18,6 +18,7 @@ from sciml.errors import Status
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR
 from sciml.solvers.layout import Layout, PackedFunction, PackedReset
+from sciml.solvers.root import itp
 from sciml.solvers.state import Const, State
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args, Number
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 WIDTH = 64  # units in the last place of time within which events are at once, and a zero counts as after
 NEWTON = 3  # corrections of a root of the dense output on the steps themselves: its error to the power of 2^3
-ROOT = 2.0**-50  # width to which a root of the dense output is found, as a fraction of the step
 
 Function = Callable[[Tensor, Any, Args], Tensor]
 Reset = Callable[[Tensor, Any, Args], Any]
@@ -51,8 +51,8 @@ class Event:
             Events that do not terminate are recorded, too.
         reset: maps (t, y, args) at the event to the state to go on with.
 
-    Gradients of event times and of what follows a reset are those of the implicit function g = 0. They are first
-    derivatives only, and do not exist where g touches zero without crossing it.
+    Gradients of event times and of what follows a reset are those of the implicit function g = 0. They cannot be
+    differentiated again, and do not exist where g touches zero without crossing it.
     """
 
     function: Function
@@ -234,42 +234,6 @@ def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Te
     return torch.where(roots <= 1, torch.lerp(s.theta, theta1, roots), s.theta), which
 
 
-def itp(g: Callable[[Tensor], Tensor], g0: Tensor, g1: Tensor) -> Tensor:
-    """Roots in (0, 1] of several functions at once, from their values at the two ends, which differ in sign.
-
-    The method interpolates, truncates and projects: as few evaluations as the secant method on smooth functions, at
-    most one more than bisection on any. What it returns lies on the far side of the root, or at it.
-
-    Args:
-        g: values (...) at points (...).
-        g0: values at 0.
-        g1: values at 1.
-
-    Reference:
-        Oliveira & Takahashi, An enhancement of the bisection method average performance preserving minmax optimality,
-        ACM TOMS 47 (2021), doi:10.1145/3423597.
-    """
-    sign = -g0.sign()
-    a, b = torch.zeros_like(g0), torch.ones_like(g0)
-    fa, fb, n = g0 * sign, (g1 * sign).clamp_min(0), 51
-    for j in range(n):
-        if j % 4 == 0 and not torch.compiler.is_compiling() and bool((b - a <= ROOT).all()):
-            break
-        middle, width = (a + b) / 2, b - a
-        slack = (ROOT / 2 * 2.0 ** (n - j) - width / 2).clamp_min(0)
-        secant = torch.where(fb > fa, (fb * a - fa * b) / (fb - fa), middle)
-        toward = (middle - secant).sign()
-        shift = (0.2 * width * width).clamp_min(ROOT / 2)  # to end on the other side of the root in the end, too
-        nudged = torch.where(shift <= (middle - secant).abs(), secant + toward * shift, middle)
-        x = torch.where((nudged - middle).abs() <= slack, nudged, middle - toward * slack)
-        fx = g(x) * sign
-        past = (fx >= 0) & (width > ROOT)
-        short = (fx < 0) & (width > ROOT)
-        a, fa = torch.where(short, x, a), torch.where(short, fx, fa)
-        b, fb = torch.where(past, x, b), torch.where(past, fx, fb)
-    return b
-
-
 def _corrected(
     march: "March", c: Const, s: State, theta1: Tensor, theta: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -308,6 +272,31 @@ def _rate(march: "March", c: Const, event: Event, t: Tensor, y: Tensor, slope: T
     return g.detach().to(c.t0), rate
 
 
+class _Once(torch.autograd.Function):
+    """A number with the right gradient, whose own derivative is refused since it would be wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _Refused.apply(grad_outputs[0], *ctx.saved_tensors)
+
+
+class _Refused(torch.autograd.Function):
+    """A gradient that depends on x in a way that is not known."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise RuntimeError("gradients through events cannot be differentiated again")
+
+
 class Turn(NamedTuple):
     """What an event does at the end of a step."""
 
@@ -328,7 +317,7 @@ def _delays(
         if bool(hit.any()):
             _, rate = _rate(march, c, event, t, y, slope)
             g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
-            delay = -g / torch.where(hit & (rate != 0) & rate.isfinite(), rate, torch.inf)
+            delay = _Once.apply(-g / torch.where(hit & (rate != 0) & rate.isfinite(), rate, torch.inf))
         found.append((hit, delay))
     return slope, found
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sciml import Discrete, SolveError, Solver, Status, solve
 from sciml.solvers import ETDRK4, PID, RK4, Dopri5, Euler, Event, Final, Grid, Quadrature, Stats, Steps, Tsit5
-from sciml.solvers.event import itp
+from sciml.solvers.root import itp
 from tests.solvers.systems import DTYPE, Linked
 
 KINDS = ["joint", "each"]
@@ -439,6 +439,15 @@ def test_times_of_a_grid_keep_their_gradient_beside_events(adjoint: Discrete):
                 s = solve(drag, y0, 0.0, 2.0, Solver(RK4(), Grid(ts=moved)), events=bouncing(0.9))
             ends.append(s.ys.sum() + s.events[0].ts.sum())
         assert abs(grad[i] - (ends[0] - ends[1]) / 2e-5) < 1e-6  # the error of a step of .1 is 1e-5 of its own size
+
+
+def test_second_derivatives_are_refused():
+    y0 = row(10.0, 0.0).requires_grad_()
+    s = solve(falling, y0, 0.0, 5.0, events=bouncing(0.9))
+    for found in (s.events[0].ts[0], s.ys[0]):
+        (grad,) = torch.autograd.grad(found, y0, create_graph=True)
+        with pytest.raises(RuntimeError, match="gradients through events cannot be differentiated again"):
+            torch.autograd.grad(grad.sum(), y0)
 
 
 def test_undeclared_tensors_of_events_are_refused_or_differentiated():
