@@ -127,10 +127,15 @@ def values(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
 
 def just_after(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
     """The event functions a few units in the last place of time after t, along the field; each (l)."""
+    return _beside(march, c, t, y, (1,))[0]
+
+
+def _beside(march: "March", c: Const, t: Number, y: Tensor, sides: Sequence[int]) -> list[list[Tensor]]:
+    """The event functions just before (-1) or after (1) a time, along the field."""
     eps = torch.finfo(real_dtype(y)).eps
     width = WIDTH * eps * torch.maximum(c.t0.abs(), c.t1.abs()) * (c.t1 - c.t0).sign()
     slope = march.field(c).checked(t, y)
-    return values(march, c, t + width, y + _sized(width, y) * slope)
+    return [values(march, c, t + side * width, y + _sized(side * width, y) * slope) for side in sides]
 
 
 def look(
@@ -167,21 +172,10 @@ def meet(march: "March", c: Const, s: State, tape: "Tape") -> State:
         tape: keeps the steps.
     """
     waits = s.status == Status.CROSSING.value
-    ready = s._replace(status=torch.where(waits, Status.RUNNING.value, s.status))
-    theta1 = march.propose(ready, march.bounds(c), TENSORS)
     joint = march.lanes == "joint"
-    number = lambda x: x.item() if joint else x  # noqa: E731
     with torch.no_grad():
-        whole, *_ = march.segment(c, number(s.theta), number(theta1), s.y, s.carry, number(s.accepted))
-        root, which = _first(march, whole, s, theta1, waits)
-        theta, y1 = _corrected(march, c, s, theta1, root, which)
-        after = just_after(march, c, torch.lerp(c.t0, c.t1, theta), y1)
-        fired = torch.zeros_like(s.accepted)
-        for i, (event, old, new) in enumerate(zip(march.events, s.marks, after, strict=True)):
-            fired += (event.crossed(old, new.to(old)) & waits) << i
-    segment, y, carry, failure = march.segment(
-        c, number(s.theta), number(theta), s.y, s.carry, number(s.accepted), True, fired
-    )
+        theta, fired = _located(march, c, s, waits)
+    segment, y, carry, failure = _step(march, c, s, theta, fired)
     taken = waits if failure is None else waits & (failure == Status.RUNNING.value)
     if bool(taken.any()):
         tape.add(segment, None if joint else taken)
@@ -212,6 +206,33 @@ def _standing(march: "March", s: State, theta: Tensor, fired: Tensor, last: Tens
     return torch.where((fired & final) != 0, Status.EVENT.value, status)
 
 
+def _step(march: "March", c: Const, s: State, theta1: Tensor, fired: Tensor | None = None) -> Any:
+    """The step from where lanes stand to theta1 (l), in plain numbers for joint lanes."""
+    theta0, end, key = (x.item() if march.lanes == "joint" else x for x in (s.theta, theta1, s.accepted))
+    return march.segment(c, theta0, end, s.y, s.carry, key, True, fired)
+
+
+def _located(march: "March", c: Const, s: State, waits: Tensor) -> tuple[Tensor, Tensor]:
+    """Where (l) the first event of the step is met by the lanes that wait, and a bit for every event met there.
+
+    Of two roots of one function in the step, the first is noticed as soon as another event has made the step shorter.
+    """
+    ready = s._replace(status=torch.where(waits, Status.RUNNING.value, s.status))
+    theta1 = march.propose(ready, march.bounds(c), TENSORS)
+    for _ in range(len(march.events) + 1):
+        root, which = _first(march, _step(march, c, s, theta1)[0], s, theta1, waits)
+        theta, y = _corrected(march, c, s, theta1, root, which)
+        before, after = _beside(march, c, torch.lerp(c.t0, c.t1, theta), y, (-1, 1))
+        fired, early = torch.zeros_like(s.accepted), torch.zeros_like(waits)
+        for i, (event, old) in enumerate(zip(march.events, s.marks, strict=True)):
+            fired += (event.crossed(old, after[i].to(old)) & waits) << i
+            early |= event.crossed(old, before[i].to(old)) & waits & (which != i)
+        if not bool(early.any()):
+            break
+        theta1 = torch.where(early, theta, theta1)
+    return theta, fired
+
+
 def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:
     """Where the first event of a step is met, as theta (l), and its number (l), by the dense output."""
     c, (t, h, _), y = whole.const, whole.interval, whole.y1
@@ -238,10 +259,9 @@ def _corrected(
     march: "March", c: Const, s: State, theta1: Tensor, theta: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The root (l) on the steps themselves, by Newton's method from that of the dense output, and the state there."""
-    number = lambda x: x.item() if march.lanes == "joint" else x  # noqa: E731
     best, y, least = theta, s.y, torch.full_like(theta, torch.inf)
     for _ in range(NEWTON):
-        segment, *_ = march.segment(c, number(s.theta), number(theta), s.y, s.carry, number(s.accepted))
+        segment, *_ = _step(march, c, s, theta)
         t = torch.lerp(c.t0, c.t1, theta)
         slope = march.field(c)(march.field(c).clock(t, segment.y1), segment.y1)
         pairs = [_rate(march, c, event, t, segment.y1, slope) for event in march.events]
@@ -344,16 +364,21 @@ def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tupl
         after = None
         if event.reset is not None:
             slope = field(field.clock(t, y), y) if slope is None else slope
-            there = y + _sized(delay, y) * slope
+            there = y + _drift(delay, slope)
             after = event.reset(field.clock(t + delay, y), there, c.args)
             if not isinstance(after, Tensor) or after.shape != y.shape or after.dtype != y.dtype:
                 got = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else type(after).__name__
                 raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
-            after = after - _sized(delay, y) * field(field.clock(t, after), after)
+            after = after - _drift(delay, field(field.clock(t, after), after))
             after, slope = torch.where(expand(hit.to(y.device), y), after, y), None
         done.append(Turn(hit, delay, y, after))
         y = y if after is None else after
     return tuple(done)
+
+
+def _drift(delay: Tensor, slope: Tensor) -> Tensor:
+    """How far the state comes in a delay (l); nowhere where the field is not finite."""
+    return _sized(delay, slope) * torch.where(slope.isfinite(), slope, 0)
 
 
 def _sized(t: Tensor, y: Tensor) -> Tensor:
@@ -413,12 +438,12 @@ def outcome(march: "March", c: Const, mesh: "Mesh", done: "Pass") -> Outcome:
         t = torch.lerp(c.t0, c.t1, theta[k])
         slope, found = _delays(march, c, t, z, bits)
         ts.append(torch.stack([t + delay for _, delay in found]))  # (events, l)
-        ys.append(torch.stack([z + _sized(delay, z) * slope for _, delay in found]))
+        ys.append(torch.stack([z + _drift(delay, slope) for _, delay in found]))
         ends = (last == k) & (mesh.status == Status.EVENT.value)
         for event, (hit, delay) in zip(march.events, found, strict=True):
             if event.final:  # the first of those that end the lane at once says when
                 delay = torch.where(hit & ends, delay, 0)
-                end, y, ends = end + delay, y + _sized(delay, y) * slope, ends & ~hit
+                end, y, ends = end + delay, y + _drift(delay, slope), ends & ~hit
     crossings = []
     for i, event in enumerate(march.events):
         hits = (fired >> i) & 1 != 0  # (m, l)

@@ -182,6 +182,28 @@ def test_two_events_at_once_are_both_met(kind: str, start: tuple[float, float]):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_first_of_two_roots_is_found_when_another_event_shortens_the_step(kind: str):
+    """Steps of 2, roots of a sine at pi/3 n, and a level at 1.5 that makes the first of them noticed."""
+    grow = lambda t, y: torch.ones_like(y)  # noqa: E731
+    wave = lambda t, y, args: torch.sin(3 * y[..., 0] + 0 * t.reshape(y.shape[:-1]))  # noqa: E731
+    events = {"wave": Event(wave, terminate=False), "level": Event(lambda t, y, args: y[..., 0] - 1.5, terminate=False)}
+    s = solve(grow, started(kind, 0.5), 0.0, 2.0, Solver(RK4(), Grid(n=1), lanes=kind), events=events)
+    assert s.events["level"].ts.reshape(-1).tolist() == pytest.approx([1.0], abs=1e-13)
+    roots = s.events["wave"].ts.reshape(-1)
+    assert (roots - (math.pi / 3 * row(1, 2) - 0.5)).abs().max() < 1e-13
+    assert int(s.mesh.count) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reset_to_where_the_field_is_not_defined_fails_there(kind: str):
+    field = lambda t, y: torch.where(y > 2, torch.nan, torch.ones_like(y))  # noqa: E731
+    event = Event(lambda t, y, args: y[..., 0] - 1, reset=lambda t, y, args: y + 5)
+    s = solve(field, started(kind, 0), 0.0, 2.0, Solver(lanes=kind), events=event, throw=False)
+    assert s.status.item() == Status.NON_FINITE
+    assert (s.ys.item(), s.ts.item()) == pytest.approx((6, 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_resets_at_once_act_in_order(kind: str):
     first = Event(lambda t, y, args: y[..., 0] - 1, reset=lambda t, y, args: y * 2)
     second = Event(lambda t, y, args: 3 * y[..., 0] - 3, reset=lambda t, y, args: y + 10)
