@@ -169,11 +169,10 @@ class PID(Controller):
 
     def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
         """``step_ts`` and ``jump_ts`` as fractions of the span, increasing, and 1: (k) or (l, k)."""
-        one = torch.ones_like(t0.detach())[..., None]
         given = [_fractions(ts, t0, t1).detach() for ts in (self.step_ts, self.jump_ts) if ts is not None]
         if not given:
-            return one.reshape(-1)[:1]
-        inside = torch.cat(given, -1)
+            return super().thetas(t0, t1)
+        inside, one = torch.cat(given, -1), torch.ones_like(t0.detach())[..., None]
         return torch.cat([torch.where((inside > 0) & (inside < 1), inside, 1.0), one], -1).sort(-1).values
 
     def edges(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, ...]:

@@ -227,10 +227,11 @@ class _Task:
         _check_state(y0, solver.lanes)
         _check_args(args)
         start, end = _times(t0, t1, y0, solver.lanes)
+        fixed = isinstance(controller, Grid)
         grid = torch.ones(1, dtype=start.dtype, device=start.device)
-        if bool((start != end).any()):
+        if not fixed or bool((start != end).any()):
             grid = controller.thetas(start, end)
-            if isinstance(controller, Grid) and grid.shape[-1] > solver.max_steps:
+            if fixed and grid.shape[-1] > solver.max_steps:
                 raise ValueError(f"max_steps: expected at least the grid's {grid.shape[-1]}, got {solver.max_steps}")
         named = dict(folds or {})
         if save_at is not None:
