@@ -10,6 +10,7 @@ _HOME = {
     "Solver": "sciml.solvers.solve",
     "Solution": "sciml.solvers.solve",
     "Discrete": "sciml.solvers.adjoint",
+    "Event": "sciml.solvers.event",
     "PID": "sciml.solvers.control",
     "Grid": "sciml.solvers.control",
     "Tsit5": "sciml.solvers.explicit",

@@ -8,6 +8,7 @@ from typing import Any
 class Status(IntEnum):
     """How a lane of a solve stands. Everything from ``MAX_STEPS`` on is a failure."""
 
+    CROSSING = -1  # halted before a step with an event; no lane ends so
     RUNNING = 0
     DONE = 1
     EVENT = 2
@@ -15,6 +16,8 @@ class Status(IntEnum):
     DT_UNDERFLOW = 4
     NON_FINITE = 5
     NEWTON = 6
+    PILE_UP = 7
+    EVENT_NAN = 8
 
     @property
     def failed(self) -> bool:
@@ -28,6 +31,9 @@ CAUSES = {
     "have a singularity there, or the tolerances lie below the round-off of the state's dtype",
     Status.NON_FINITE: "the vector field or the state became NaN or infinite",
     Status.NEWTON: "the stage equations of an implicit step did not converge",
+    Status.PILE_UP: "events pile up: two of them lie within 2^-48 of the span, as the bounces of a ball that comes to "
+    "rest; end the solve before, by a terminating event",
+    Status.EVENT_NAN: "an event function became NaN in the step that starts there",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sciml.solvers.event import values
 from sciml.solvers.fold import Writes
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
@@ -74,7 +75,7 @@ def replay(
         y0: initial state.
         done: the results; its states are needed with ``store="all"``.
         parameters: those of every module of the solve.
-        pull: a compiled backward pass over states of ``store="all"``.
+        pull: a compiled backward pass over states of ``store="all"``, for steps without events.
     """
     if adjoint.store == "all":
         every, states = 1, done.states
@@ -82,8 +83,8 @@ def replay(
         every = adjoint.every or max(1, ceil(sqrt(len(mesh.theta) - 1)))
         states = _checkpoints(march, mesh, c, y0.detach(), every)
     plan = Plan(march, mesh, c, every, pull if every == 1 else None)
-    y, *values = _Replay.apply(plan, done, states, y0, mesh.theta, *c.leaves(), *parameters)
-    return done._replace(y=y, values=tuple(values))
+    y, met, *values = _Replay.apply(plan, done, states, y0, mesh.theta, *c.leaves(), *parameters)
+    return done._replace(y=y, values=tuple(values), met=met)
 
 
 @torch.no_grad()
@@ -95,12 +96,13 @@ def _checkpoints(march: March, mesh: Mesh, c: Const, y: Tensor, every: int) -> T
 
 def _states(march: March, mesh: Mesh, c: Const, y: Tensor, start: int, end: int) -> Iterator[Tensor]:
     """The states at the nodes start .. end - 1."""
-    carry = None
+    carry, fired = None, mesh.fired()
     for j in range(start, end):
         yield y
         if j + 1 < end:
             theta0, theta1 = march.ends(mesh.theta, j)
-            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
+            key = torch.full_like(mesh.count, j)
+            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, key, True, fired.get(j))
 
 
 class _Replay(torch.autograd.Function):
@@ -111,7 +113,7 @@ class _Replay(torch.autograd.Function):
         ctx.plan, ctx.best = plan, done.best
         ctx.save_for_backward(states, y0, theta, *rest)
         ctx.set_materialize_grads(True)
-        return done.y.clone(), *done.values
+        return done.y.clone(), done.met, *done.values
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
@@ -119,24 +121,24 @@ class _Replay(torch.autograd.Function):
             grads = _Replay.recompute(ctx, *grad_outputs)
         if not torch.is_grad_enabled():
             return grads
-        inputs = [x for x in (*grad_outputs, *ctx.saved_tensors) if x.requires_grad]
+        inputs = [x for x in (*grad_outputs, *ctx.saved_tensors) if x is not None and x.requires_grad]
         return tuple(None if grad is None else _Once.apply(grad, *inputs) for grad in grads)
 
     @staticmethod
-    def recompute(ctx: Any, grad_y: Any, *grad_values: Tensor) -> tuple[Any, ...]:
+    def recompute(ctx: Any, grad_y: Any, grad_met: Any, *grad_values: Tensor) -> tuple[Any, ...]:
         """The gradients of all inputs of `forward`."""
         march, mesh, like, every, pull = ctx.plan
         states, _, theta, *rest = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]  # theta, the constants, the parameters
         count = len(like.leaves())
-        if pull is not None and not needs[0]:
+        if pull is not None and not needs[0] and not mesh.fired():
             c, parameters = like.with_leaves([x.detach() for x in rest[:count]]), rest[count:]
             grad_y, *grads = pull(march, mesh, c, states, parameters, needs[1:], ctx.best, grad_y, grad_values)
             return None, None, None, grad_y, None, *grads
         total: list[Any] = [None] * (1 + len(rest))
         reads = any(fold.stages for fold in march.folds)
         c = like.with_leaves([x.detach() for x in rest[:count]])
-        frozen = mesh._replace(theta=theta.detach())
+        frozen, fired = mesh._replace(theta=theta.detach()), mesh.fired()
         for j, y in _backwards(march, frozen, c, states, every):
             with torch.enable_grad():
                 y = y.detach().requires_grad_()
@@ -144,9 +146,12 @@ class _Replay(torch.autograd.Function):
                 leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
                 key = torch.full_like(mesh.count, j)
                 theta0, theta1 = march.ends(ends, 0)
-                segment, after, _, _ = march.segment(like.with_leaves(leaves), theta0, theta1, y, None, key, reads)
+                inner = like.with_leaves(leaves)
+                segment, after, _, _ = march.segment(inner, theta0, theta1, y, None, key, reads, fired.get(j))
                 emits = march.emit(segment)
             pairs = [(after, grad_y), *cotangents(march, mesh, emits, grad_values, ctx.best, j)]
+            if mesh.events is not None and j in fired:
+                pairs.append((segment.y1, _occurred(mesh.events, grad_met, j)))
             pairs = [(out, grad) for out, grad in pairs if out.requires_grad]
             wanted = [x for x, need in zip([ends, *leaves, *rest[count:]], needs, strict=True) if need]
             grad_y, *grads = torch.autograd.grad(
@@ -221,6 +226,14 @@ def cotangents(
         yield value, torch.where(real, grad, 0) if fold.reduce != "stack" else grad
 
 
+def _occurred(events: Tensor, grad: Tensor, j: int) -> Tensor:
+    """The gradient of the state at the end of step j among those at events (m, l, ...)."""
+    met = events[: j + 1] != 0
+    place = (met.sum(0) - 1).clamp_min(0).to(grad.device)
+    rows = grad.gather(0, expand(place, grad[0]).expand(grad[0].shape)[None])[0]
+    return torch.where(expand(met[j].to(grad.device), rows), rows, 0)
+
+
 def _read(written: Writes, grad: Tensor) -> Tensor:
     """The transpose of writing: the gradient (l, t, ...) at the places of a step, (l, k, ...)."""
     _, place, hit = written
@@ -254,9 +267,11 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
         frozen = c.with_leaves([x.detach() for x in c.leaves()])
         y = y0.detach().requires_grad_()
         roots = [march.field(frozen).checked(frozen.t0, y)]
-        if any(fold.reduce != "write" for fold in march.folds):
+        if march.events or march.jumps or any(fold.reduce != "write" for fold in march.folds):
             zero = torch.zeros_like(c.t0)
-            segment, *_ = march.segment(frozen, zero, zero, y, None, zero.long())
+            fired = zero.long() + (1 << len(march.events)) - 1 if march.events else None
+            segment, after, *_ = march.segment(frozen, zero, zero, y, None, zero.long(), True, fired)
+            roots += [after, *values(march, frozen, frozen.t0, y)]
             roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
     known = {id(p) for p in parameters} | {id(y)}
     return next((leaf for leaf in _graph_leaves(roots) if id(leaf) not in known), None)

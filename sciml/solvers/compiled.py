@@ -22,12 +22,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from sciml.solvers import loops
 from sciml.solvers.control import PID
+from sciml.solvers.event import meet
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import Fold, SaveAt
-from sciml.solvers.loops import CHUNK, Kept, Owner, Pull, Record, backward, chunk, loop, saved
-from sciml.solvers.march import March
+from sciml.solvers.loops import CHUNK, Kept, Owner, Pull, Record, backward, chunk, keep, loop, progress, saved
+from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
-from sciml.solvers.state import Const, State
+from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import FunctionTerm, Term, declared_modules, declared_parameters, expand, real_dtype
 
@@ -98,7 +99,8 @@ class Program:
 
     def _owner(self, march: March) -> Owner:
         """Of the march's parameters; the last one is kept, since it takes as long to make as several steps."""
-        things = (field_of(march.term), march.path, *(fold for fold in march.folds if not isinstance(fold, SaveAt)))
+        folds = (fold for fold in march.folds if not isinstance(fold, SaveAt))
+        things = (field_of(march.term), march.path, *folds, *march.jumps, *march.events)
         if self.owned is None or not all(map(is_, self.owned[0], things)) or len(self.owned[0]) != len(things):
             self.owned = things, Owner(declared_modules(*things))
         return self.owned[1]
@@ -116,43 +118,68 @@ class Program:
     def _loop(self, bound: "_Bound", first: State | None, tick: Callable[[State], None]) -> "_Run":
         owner = self._owner(bound.outer) if self.fast_math else None
         base = torch.zeros_like(bound.c.t0, dtype=torch.int64) if first is None else first.accepted
-        s, parts, totals = first, [], bound.totals()
+        s, run = first, _Run(bound.totals(), [], Met(bound.outer.folds))
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
         while True:
-            kept = bound.kept()
-            rest = _varying((s, bound.y0, totals, bound.c, bound.writing, kept), sizes)
+            kept = bound.kept(bound.rows)
+            rest = _varying((s, bound.y0, run.totals, bound.c, bound.writing, kept), sizes)
             s, totals, written, state = self.forward(bound.march, owner, *rest)
-            parts.append((base, kept, written))
-            running, n = state.tolist()
+            run = run.grown(totals, base, kept, written)
+            running, waiting, n = state.tolist()
             tick(s)
+            if waiting and not running:
+                s, run = bound.met(s, run)
+                running, _, n = progress(s).tolist()
             if not running:
-                return _Run(s, n, totals, parts)
+                return run._replace(s=s, n=n)
             base = s.accepted
 
     def _chunks(self, bound: "_Bound", s: State | None, tick: Callable[[State], None]) -> "_Run":
         s = s or bound.march.start(bound.c, bound.y0)
-        parts, totals, running, n = [], bound.totals(), True, 0
+        run, running, waiting, n = _Run(bound.totals(), [], Met(bound.outer.folds)), True, False, 0
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
         while running:
-            kept, base = bound.kept(), s.accepted
-            for _ in range((kept.theta.shape[0] - 1) // CHUNK):
+            kept, base, totals = bound.kept(bound.rows), s.accepted, run.totals
+            for _ in range(bound.rows // CHUNK):
                 s, totals, state = self.forward(bound.march, *_varying((s, totals, base, bound.c, kept), sizes))
-                running, n = state.tolist()
+                running, waiting, n = state.tolist()
                 tick(s)
                 if not running:
                     break
-            written = [saved(bound.march, fold, inputs, s, kept, bound.c, base) for fold, inputs in bound.writing]
-            parts.append((base, kept, written))
-        return _Run(s, n, totals, parts)
+            run = run.grown(totals, base, kept, bound.written(s, kept, base))
+            if waiting and not running:
+                s, run = bound.met(s, run)
+                running, waiting, n = progress(s).tolist()
+        return run._replace(s=s, n=n)
+
+
+class Met(Tape):
+    """The tape of a march whose steps are kept elsewhere: it holds the last one that ends at events."""
+
+    segment: Segment
+
+    def __init__(self, folds: Sequence[Fold]):
+        super().__init__(folds, keep=False)
+        self.before: list[Tensor] = []  # the number of each of its steps (l)
+
+    def add(self, segment: Segment, taken: Tensor | None = None) -> None:
+        """Hold a step."""
+        self.segment = segment
+        self.theta.append(segment.theta0)
 
 
 class _Run(NamedTuple):
-    """What marching gave."""
+    """What marching has given so far."""
 
-    s: State
-    n: int  # accepted steps of the lane that took most
     totals: tuple[Any, ...]
-    parts: list[tuple[Tensor, Kept, Any]]  # base, rows and what was written, whenever the rows were full
+    parts: list[tuple[Tensor, Kept, Any]]  # base, rows and what was written, whenever the loop stopped
+    tape: Met
+    s: Any = None  # the last state
+    n: int = 0  # accepted steps of the lane that took most
+
+    def grown(self, totals: tuple[Any, ...], base: Tensor, kept: Kept, written: Any) -> "_Run":
+        """The same with more rows."""
+        return self._replace(totals=totals, parts=[*self.parts, (base, kept, written)])
 
 
 class _Bound(NamedTuple):
@@ -196,16 +223,41 @@ class _Bound(NamedTuple):
                 made.append(Best(value, torch.zeros_like(value, dtype=torch.int64)))
         return tuple(made)
 
-    def kept(self) -> Kept:
+    def kept(self, rows: int) -> Kept:
         """Rows to fill."""
         emits = [e for f, e in zip(self.march.folds, self.emits, strict=True) if f.reduce in ("stack", "record")]
         y = (self.y0,) if self.keep or self.writing else ()
-        make = lambda x: self.y0.new_empty(self.rows + 1, *x.shape, dtype=x.dtype)  # noqa: E731
+        make = lambda x: self.y0.new_empty(rows + 1, *x.shape, dtype=x.dtype)  # noqa: E731
         return Kept(make(self.c.t0), tuple(map(make, y)), tuple(tree_map(make, e) for e in emits))
+
+    def written(self, s: State, kept: Kept, base: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What the folds that write find in the rows."""
+        return [saved(self.march, fold, inputs, s, kept, self.c, base) for fold, inputs in self.writing]
+
+    def met(self, s: State, run: _Run) -> tuple[State, _Run]:
+        """The steps of all lanes that wait before an event."""
+        before, tape, kept = s.accepted, run.tape, self.kept(1)
+        s = meet(self.march, self.c, s, tape)
+        if bool((s.accepted == before).all()):
+            return s, run
+        tape.before.append(before)
+        theta0 = torch.as_tensor(tape.segment.theta0, dtype=torch.float64).expand(before.shape)
+        row = Row(theta0, s.accepted > before, tape.segment.y0, self.march.emit(tape.segment, 1))
+        totals = keep(self.march, row, before, before, run.totals, kept)
+        return s, run.grown(totals, before, kept, self.written(s, kept, before))
+
+    def events(self, tape: Met, s: State, n: int) -> Tensor | None:
+        """A bit for every event at the end of each of n steps (n, l)."""
+        if not self.march.events:
+            return None
+        bits = torch.zeros(n, *s.accepted.shape, dtype=torch.int64, device=s.accepted.device)
+        for before, fired in zip(tape.before, tape.fired.values(), strict=True):
+            bits.scatter_add_(0, before.clamp_max(n - 1)[None], fired[None])
+        return bits
 
     def finish(self, run: _Run) -> tuple[Mesh, Pass, State]:
         """What an eager march gives."""
-        s, n, totals, parts = run
+        totals, parts, tape, s, n = run
         each = self.march.lanes == "each"
 
         def rows(pick: Callable[[Kept], Tensor], end: Tensor) -> Tensor:
@@ -216,8 +268,7 @@ class _Bound(NamedTuple):
             out[n] = end
             return out
 
-        mesh = Mesh(rows(lambda kept: kept.theta, s.theta), s.accepted, s.status)
-        tape = Tape(self.outer.folds, keep=False)
+        mesh = Mesh(rows(lambda kept: kept.theta, s.theta), s.accepted, s.status, self.events(tape, s, n))
         tape.theta = [s.theta] * n
         reduced, stacks, writes = iter(totals), count(), count()
         for i, fold in enumerate(self.outer.folds):
@@ -393,12 +444,16 @@ def program(mode: Mode, march: March, fast_math: bool) -> Program | None:
     return _programs[key]
 
 
+INPUTS = ("rtol", "atol", "step_ts", "jump_ts", "n", "dt", "ts")  # of controllers, that reach a march as tensors
+
+
 def _key(mode: Mode, march: March, fast_math: bool) -> tuple[Any, ...]:
     """What a program was made for: all that guards are not asked about, and the kind of field."""
     field, controller = field_of(march.term), march.controller
-    sizes = tuple(value for name, value in vars(controller).items() if name not in ("rtol", "atol", "ts"))
+    sizes = tuple(value for name, value in vars(controller).items() if name not in INPUTS)
     static = (mode, fast_math, march.stepper, type(controller), sizes, march.lanes, march.max_steps)
-    return *static, getattr(field, "__code__", type(field)), tuple(type(fold) for fold in march.folds)
+    kinds = tuple(type(fold) for fold in march.folds), len(march.jumps), len(march.events)
+    return *static, getattr(field, "__code__", type(field)), *kinds
 
 
 def through(
@@ -444,8 +499,10 @@ def field_of(term: Term) -> Any:
 def puller(march: March, fast_math: bool) -> Callable[..., list[Any]] | None:
     """The backward pass as one loop; None where the march runs otherwise, or reads parameters outside of modules."""
     made = _programs.get(_key("loop", march, fast_math))
-    modules = declared_modules(march.term, march.path, *march.folds)
-    if made is None or (declared_parameters(march.term, march.path, *march.folds) and not modules):
+    modules = declared_modules(march.term, march.path, *march.folds, *march.jumps, *march.events)
+    if made is None or (
+        declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events) and not modules
+    ):
         return None
     return made.pull
 

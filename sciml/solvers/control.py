@@ -6,7 +6,7 @@ state is.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import factorial, sqrt
 from typing import ClassVar, NamedTuple
@@ -56,6 +56,14 @@ class Controller(ABC):
         """The largest dtheta (l), None where there is no limit."""
         return None
 
+    def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
+        """Fractions of the span (k) or (l, k) that steps end at: increasing, the last of them 1."""
+        return torch.ones(1, dtype=t0.dtype, device=t0.device)
+
+    def edges(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, ...]:
+        """None, or one tensor: fractions of the span (k) or (l, k) at which the field is discontinuous."""
+        return ()
+
     def memory(self, like: Number) -> tuple[Number, ...]:
         """What it remembers at the start, each shaped like ``like`` (l)."""
         return ()
@@ -80,6 +88,16 @@ class Controller(ABC):
         raise TypeError(f"{type(self).__name__} has no tolerances")
 
 
+def _fractions(ts: Tensor | Sequence[float], t0: Tensor, t1: Tensor) -> Tensor:
+    """Constant times (k) or (l, k) as fractions of the span, (l, k) or (k) for joint lanes; 2 where there is none."""
+    times = ts.detach() if isinstance(ts, Tensor) else torch.tensor(ts, dtype=torch.float64)
+    start, span = t0[..., None], (t1 - t0)[..., None]
+    theta = (times.to(start) - start) / torch.where(span == 0, 1, span)
+    if theta.ndim != t0.ndim + 1:
+        raise ValueError(f"step_ts, jump_ts: expected times of shape (k), got {tuple(times.shape)} for joint lanes")
+    return torch.where(span == 0, 2.0, theta)
+
+
 @dataclass(frozen=True)
 class PID(Controller):
     """Keeps the scaled error near 1: factor = safety E_n^(-b1) E_(n-1)^(-b2) E_(n-2)^(-b3) (Soderlind 2003).
@@ -100,6 +118,10 @@ class PID(Controller):
         safety: factor on the predicted size.
         factormin: smallest change of size.
         factormax: largest change of size.
+        step_ts: times that steps must end at: (k), or (b, k) with lanes "each"; those outside the span do not matter.
+        jump_ts: times at which the field is discontinuous, likewise. Steps end at them, the last evaluation before
+            and the first after see times a few units in the last place before and after. Gradients of these times are
+            not taken.
         norm: maps scaled errors (shaped as the state) to (l); None takes the root mean square.
 
     Reference:
@@ -119,6 +141,8 @@ class PID(Controller):
     factormin: float = 0.2
     factormax: float = 10.0
     norm: Norm | None = None
+    step_ts: Tensor | Sequence[float] | None = None
+    jump_ts: Tensor | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot control a step."""
@@ -132,11 +156,28 @@ class PID(Controller):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected a positive step size (its sign is that of t1 - t0), got {value}")
+        for name in ("step_ts", "jump_ts"):
+            ts = getattr(self, name)
+            ts = None if ts is None else torch.as_tensor(ts)
+            if ts is not None and (ts.ndim not in (1, 2) or not bool(ts.isfinite().all())):
+                raise ValueError(f"{name}: expected finite times of shape (k) or (b, k), got {getattr(self, name)}")
         if not 0 < self.factormin < 1 < self.factormax:
             raise ValueError(
                 "factormin, factormax: expected 0 < factormin < 1 < factormax, "
                 f"got {self.factormin} and {self.factormax}"
             )
+
+    def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
+        """``step_ts`` and ``jump_ts`` as fractions of the span, increasing, and 1: (k) or (l, k)."""
+        given = [_fractions(ts, t0, t1).detach() for ts in (self.step_ts, self.jump_ts) if ts is not None]
+        if not given:
+            return super().thetas(t0, t1)
+        inside, one = torch.cat(given, -1), torch.ones_like(t0.detach())[..., None]
+        return torch.cat([torch.where((inside > 0) & (inside < 1), inside, 1.0), one], -1).sort(-1).values
+
+    def edges(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, ...]:
+        """``jump_ts`` as fractions of the span, (k) or (l, k); they stay where they are when its ends move."""
+        return () if self.jump_ts is None else (_fractions(self.jump_ts, t0, t1),)
 
     def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:
         """What errors of a state of this size are divided by, so that `_norm` of the quotients is the scaled error."""

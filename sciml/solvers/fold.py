@@ -80,6 +80,10 @@ class Fold(ABC):
         """The same fold for states packed into one tensor."""
         return self
 
+    def ended(self, value: Any, y: Tensor, theta: Tensor, lanes: Tensor, *inputs: Tensor) -> Any:
+        """The reduced emissions where ``lanes`` (l) ended at an event, at the state y; ``theta`` (l) are the ends."""
+        return value
+
 
 @dataclass(frozen=True, eq=False)
 class SaveAt(Fold):
@@ -129,6 +133,11 @@ class SaveAt(Fold):
         s = torch.where(hit, (theta.gather(-1, place) - theta0[..., None]) / width[..., None], 0)
         return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
 
+    def ended(self, value: Any, y: Tensor, theta: Tensor, lanes: Tensor, *inputs: Tensor) -> Any:
+        """The last state also at the times after it."""
+        past = (inputs[1] > theta.detach()[..., None]) & lanes[..., None]
+        return torch.where(expand(past.to(y.device), value), y.unsqueeze(lanes.ndim), value)
+
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
         """The states in the order of ``ts``: (t, ...) or (b, t, ...)."""
         ts = self.ts.detach().to(t0) * (t1 - t0).detach().sign()[..., None]
@@ -152,6 +161,10 @@ class Final(Fold):
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """The end of the step."""
         return segment.y1
+
+    def ended(self, value: Any, y: Tensor, theta: Tensor, lanes: Tensor, *inputs: Tensor) -> Any:
+        """The state at the event."""
+        return torch.where(expand(lanes.to(y.device), y), y, value)
 
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
         """The state."""
@@ -249,4 +262,15 @@ class Quadrature(Fold):
         total: Any = 0
         for c, w, y in zip(s, weights, states, strict=True):
             total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
-        return total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
+        total = total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
+        return total + self._moved(segment) if segment.turns else total
+
+    def _moved(self, segment: "Segment") -> Any:
+        """What the integral gains when the events at the end of the step come later: 0 but for its derivative."""
+        c, t, total = segment.const, segment.interval.t + segment.interval.h, 0
+        field = segment.march.field(c)
+        g = lambda y: self.integrand(field.clock(t, y), y, c.args)  # noqa: E731
+        for turn in segment.turns:
+            gain = g(turn.before) if turn.after is None else g(turn.before) - g(turn.after)
+            total = total + expand(turn.delay.to(gain.device, real_dtype(gain)), gain) * gain
+        return total

@@ -37,16 +37,16 @@ class Layout(NamedTuple):
             raise ValueError(f"y0: lanes='each' expects one batch size, got {[tuple(leaf.shape) for leaf in leaves]}")
         return cls(tree, tuple(leaf.shape[each:] for leaf in leaves), lanes)
 
-    def pack(self, state: State) -> Tensor:
-        """All leaves in one tensor."""
+    def pack(self, state: State, name: str = "term", what: str = "drift") -> Tensor:
+        """All leaves in one tensor; an error says ``what`` the argument ``name`` gave."""
         leaves: list[Tensor] = []
-        tree = _number(state, leaves, "term")
+        tree = _number(state, leaves, name)
         if tree != self.tree:
-            raise ValueError(f"term: expected a drift in the structure of the state, got {type(state).__name__}")
+            raise ValueError(f"{name}: expected a {what} in the structure of the state, got {type(state).__name__}")
         keep = int(self.lanes == "each")
         shapes = tuple(leaf.shape[keep:] for leaf in leaves)
         if shapes != self.shapes:
-            raise ValueError(f"term: expected a drift of the state's shapes {self.shapes}, got {shapes}")
+            raise ValueError(f"{name}: expected a {what} of the state's shapes {self.shapes}, got {shapes}")
         return torch.cat([leaf.flatten(keep) if leaf.ndim > keep else leaf.unsqueeze(keep) for leaf in leaves], keep)
 
     def unpack(self, y: Tensor) -> Any:
@@ -74,13 +74,31 @@ class PackedTerm(Term):
 class PackedFunction:
     """A function (t, y, args) of trees as one of packed states."""
 
-    def __init__(self, function: Callable[..., Tensor], layout: Layout):
+    def __init__(self, function: Callable[..., Any], layout: Layout):
         self.function, self.layout = function, layout
 
     def __call__(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The function's value; with lanes "each" it sees times of shape (b)."""
         t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
         return self.function(t, self.layout.unpack(y), args)
+
+
+class PackedReset(PackedFunction):
+    """A function (t, y, args) -> y of trees as one of packed states."""
+
+    def __call__(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The packed state after the reset."""
+        return self.layout.pack(super().__call__(t, y, args), "reset", "state")
+
+
+class PackedJump(PackedFunction):
+    """A jump (t, y, key, args) -> (y, changed) of trees as one of packed states."""
+
+    def __call__(self, t: Tensor, y: Tensor, key: Tensor, args: Args) -> tuple[Tensor, Tensor]:
+        """The packed state after the jump, and where it changed."""
+        t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
+        after, changed = self.function(t, self.layout.unpack(y), key, args)
+        return self.layout.pack(after, "jumps", "state"), changed
 
 
 def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:

@@ -19,7 +19,7 @@ from sciml.solvers.fast_math import laid_out
 from sciml.solvers.fold import Fold, Writes
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh
-from sciml.solvers.state import Const, State
+from sciml.solvers.state import Const, Row, State
 from sciml.solvers.stepper import Interval
 from sciml.solvers.tape import accumulate, greatest
 
@@ -44,23 +44,38 @@ class Kept(NamedTuple):
     emits: tuple[Any, ...]  # (rows + 1, ...) of folds that stack, and of the record
 
 
-def _trial(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any]:
-    """One trial of every lane, its row kept; that of a rejected one is overwritten by the next."""
-    new, row = march.advance(s, c, 1)
+def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, kept: Kept) -> Any:
+    """Keep the row of a trial, which the next one overwrites if it was rejected; the new totals.
+
+    Args:
+        march: whose folds to reduce.
+        row: what the trial gave.
+        accepted: steps before it (l).
+        base: steps before the first row (l).
+        totals: what folds that reduce to one value have come to.
+        kept: where to keep it.
+    """
     emits, reduced = [], []
     for fold, value in zip(march.folds, row.emits, strict=True):
         if fold.reduce in ("stack", "record"):
             emits.append(value)
         elif fold.reduce == "max":
-            reduced.append(greatest(totals[len(reduced)], value, s.accepted, row.taken))
+            reduced.append(greatest(totals[len(reduced)], value, accepted, row.taken))
         else:
             reduced.append(accumulate(fold.reduce, totals[len(reduced)], value, row.taken))
     lane = () if march.lanes == "joint" else (torch.arange(base.shape[0], device=base.device),)
-    rows = Kept(s.theta, (s.y,) * len(kept.y), tuple(emits))
+    rows = Kept(row.theta, (row.y,) * len(kept.y), tuple(emits))
     for buffer, x in zip(tree_leaves(kept), tree_leaves(rows), strict=True):
-        buffer.index_put_((s.accepted - base, *lane), x)
+        buffer.index_put_((accepted - base, *lane), x)
+    return tuple(reduced)
+
+
+def _trial(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any]:
+    """One trial of every lane."""
+    new, row = march.advance(s, c, 1)
+    reduced = keep(march, row, s.accepted, base, totals, kept)
     known = {id(x) for x in tree_leaves((s, totals))}  # a loop refuses what comes back unchanged
-    return tree_map(lambda x: x.clone() if id(x) in known else x, (new, tuple(reduced)))
+    return tree_map(lambda x: x.clone() if id(x) in known else x, (new, reduced))
 
 
 def loop(
@@ -104,8 +119,8 @@ def loop(
 
 
 def progress(s: State) -> Tensor:
-    """Whether a lane runs, and the largest number of accepted steps (2): all that the host waits for."""
-    return torch.stack([(s.status == 0).any().long(), s.accepted.max()])
+    """All that the host waits for (3): whether a lane runs, or waits before an event, and most accepted steps."""
+    return torch.stack([(s.status == 0).any().long(), (s.status < 0).any().long(), s.accepted.max()])
 
 
 def chunk(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any, Tensor]:

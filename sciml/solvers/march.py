@@ -15,25 +15,22 @@ from torch import Tensor
 from sciml.errors import Status
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR, Controller
+from sciml.solvers.event import Event, Turn, just_after, look, meet
 from sciml.solvers.fold import Fold
+from sciml.solvers.jump import Jump, beside, jumped
 from sciml.solvers.path import Path
-from sciml.solvers.state import Const, Row, State, with_tensors
+from sciml.solvers.state import Const, Row, State, with_numbers, with_tensors
 from sciml.solvers.stepper import Field, Interval, Stepper
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand
-from sciml.typing import Args, Lanes, Number
+from sciml.typing import Lanes, Number
 
 # torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
-RUNNING, DONE, EVENT = Status.RUNNING.value, Status.DONE.value, Status.EVENT.value
+RUNNING, DONE = Status.RUNNING.value, Status.DONE.value
 MAX_STEPS, DT_UNDERFLOW, NON_FINITE = Status.MAX_STEPS.value, Status.DT_UNDERFLOW.value, Status.NON_FINITE.value
 
 STRETCH = 1.1  # how much further a step may go to leave no stub before a stop; about 1 / safety
-
-Jump = Callable[[Tensor, Tensor, Tensor, Args], tuple[Tensor, Tensor]]
-"""(t, y, key, args) -> (y, changed): acts after an accepted step; key (l) counts the lane's accepted steps."""
-
-Event = Callable[[Tensor, Tensor, Args], Tensor]
-"""(t, y, args) -> (l): a change of sign over an accepted step stops the lane."""
+SLACK = 1 + 2.0**-30  # likewise past the largest step, which round-off shall not leave a stub of
 
 
 class Segment(NamedTuple):
@@ -49,6 +46,7 @@ class Segment(NamedTuple):
     y1: Tensor  # at the end of the step, before any jump
     stages: tuple[Tensor, ...]
     error: Tensor | None
+    turns: tuple[Turn, ...] = ()  # what events at its end do
 
     def dense(self, s: Tensor) -> Tensor:
         """The state at fractions s (l, k) of the step: (l, k, ...), l left out for joint lanes."""
@@ -85,7 +83,8 @@ class March:
         h = None if self.controller.adaptive else ((c.t1 - c.t0) * c.stops[..., 0]).expand(c.t0.shape)
         carry = self.stepper.init(field, c.t0, y, h)
         with torch.no_grad():
-            marks = tuple(xp.number(event(field.clock(c.t0, y), y, c.args), zero) for event in self.events)
+            marks = just_after(self, c, c.t0, y) if self.events else ()
+            marks = tuple(xp.number(mark, zero) for mark in marks)
             t0, theta = xp.number(c.t0, zero), xp.number(zero, zero)
             span = xp.number(c.t1, zero) - t0
             k = carry[0] if self.controller.adaptive else y
@@ -103,27 +102,29 @@ class March:
         carry: tuple[Tensor, ...] | None,
         key: Number,
         full: bool = True,
+        fired: Tensor | None = None,
     ) -> tuple[Segment, Tensor, tuple[Tensor, ...], Tensor | None]:
         """The one step: a pure function of the ends of the step and the differentiable inputs.
 
         Returns:
-            the segment, the state after any jump, the new carry, and the stepper's status (l) or None.
+            the segment, the state after any jump and the resets of the events that ``fired`` (a bit for each) at its
+            end, the new carry, and the stepper's status (l) or None.
         """
         field, dx = self.field(c), None
         interval = Interval.of(c.t0, c.t1, theta0, theta1, y)
-        if carry is None:
+        interval, edge = beside(interval, c, theta0, theta1, y) if c.edges else (interval, False)
+        if carry is None or edge is True:
             carry = self.stepper.init(field, interval.t, y, interval.h)
+        elif isinstance(edge, Tensor):
+            carry = tuple(_where(edge, self.stepper.init(field, interval.t, y, interval.h), carry))
         if self.path is not None:
             start, end = (torch.as_tensor(theta, dtype=c.t0.dtype, device=c.t0.device) for theta in (theta0, theta1))
             dx = self.path.increment(c.path, start, end, c.t1 - c.t0)
         step = self.stepper.step(field, interval, y, carry, dx, full)
         segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
         after, carry = step.y, step.carry
-        for jump in self.jumps:
-            t = interval.t + interval.h
-            after, changed = jump(field.clock(t, y), after, torch.as_tensor(key), c.args)
-            fresh = self.stepper.init(field, t, after, interval.h)
-            carry = tuple(torch.where(expand(changed, new), new, old) for new, old in zip(fresh, carry, strict=True))
+        if self.jumps or fired is not None:
+            segment, after, carry = jumped(segment, fired, carry)
         return segment, after, carry, step.status
 
     def bounds(self, c: Const, xp: Arithmetic = TENSORS) -> tuple[Callable[[Number], Number], Number | None]:
@@ -136,7 +137,7 @@ class March:
         following, limit = bounds
         size, most = s.dtheta, STRETCH * s.dtheta
         if limit is not None:
-            size, most = xp.where(size < limit, size, limit), xp.where(most < limit, most, limit)
+            size, most = xp.where(size < limit, size, limit), xp.where(most < limit, most, SLACK * limit)
         stop = following(s.theta)
         wanted = xp.where(s.theta + most >= stop, stop, s.theta + size)
         return xp.where(s.status == RUNNING, wanted, s.theta)
@@ -155,9 +156,9 @@ class March:
         status = xp.where(running & (verdict.dtheta < FLOOR), cause, status)
         status = xp.where(accept & (theta1 >= 1), DONE, status)
         if self.events:
-            marks = self._marks(segment, after, error, xp)
-            for new, old in zip(marks, s.marks, strict=True):
-                status = xp.where(accept & (new * old < 0), EVENT, status)
+            marks, halts, why = look(self, segment, after, s.marks, trials, error, xp)
+            status = xp.where(accept & halts, why, status)
+            running, accept = (xp.where(accept & halts, False, x) for x in (running, accept))
             marks = tuple(xp.where(accept, new, old) for new, old in zip(marks, s.marks, strict=True))
         return s._replace(
             theta=xp.where(accept, theta1, s.theta),
@@ -168,12 +169,6 @@ class March:
             accepted=s.accepted + accept,
             status=status,
         )
-
-    def _marks(self, segment: Segment, after: Tensor, like: Number, xp: Arithmetic) -> tuple[Number, ...]:
-        """The event functions at the end of a step."""
-        c = segment.const
-        t = self.field(c).clock(c.t0 + (c.t1 - c.t0) * segment.theta1, after)
-        return tuple(xp.number(event(t, after, c.args), like) for event in self.events)
 
     def error(self, segment: Segment, failure: Number | None, like: Number, xp: Arithmetic = TENSORS) -> Number:
         """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
@@ -216,7 +211,10 @@ class March:
         quiet = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
         reads = not joint or self.controller.adaptive or any(fold.stages for fold in self.folds)
         bounds = self.bounds(c, xp)
-        while xp.any(s.status == RUNNING):
+        while xp.any(s.status <= RUNNING):
+            if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
+                s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
+                continue
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
             full = reads or theta1 < 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
+from sciml.solvers.event import by_occurrence
 from sciml.solvers.march import March
 from sciml.solvers.state import Const, State
 from sciml.solvers.tape import Tape, write
@@ -26,16 +27,25 @@ class Mesh(NamedTuple):
             its last value.
         count: number of accepted steps (l).
         status: how each lane ended (l).
+        events: a bit for every event that was met at the end of each step, (n) or (n, b), int64; None without events.
     """
 
     theta: Tensor
     count: Tensor
     status: Tensor
+    events: Tensor | None = None
 
     @property
     def failed(self) -> Tensor:
         """Which lanes failed (l)."""
         return self.status >= Status.MAX_STEPS
+
+    def fired(self) -> dict[int, Tensor]:
+        """The events (l) of those steps that end at one in some lane."""
+        if self.events is None or not len(self.events):
+            return {}
+        hit = (self.events.reshape(len(self.events), -1) != 0).any(1).nonzero()
+        return {j: self.events[j] for j in hit.reshape(-1).tolist()}
 
 
 class Pass(NamedTuple):
@@ -45,13 +55,14 @@ class Pass(NamedTuple):
     values: tuple[Tensor, ...]  # the folds' reduced emissions
     best: tuple[Tensor | None, ...]  # the step that attained a "max"
     states: Tensor | None  # (n + 1, ...) the state at every node of the mesh, where it was asked for
+    met: Tensor | None = None  # (m, l, ...) the states at events, by occurrence; None where none was met
 
 
 def freeze(march: March, c: Const, s: State, tape: Tape) -> tuple[Mesh, Pass]:
     """The mesh and the results of a finished march, its rejected trials dropped."""
     if not tape.taken:  # nothing rejected was kept
-        theta = s.theta.new_tensor([*tape.theta, s.theta.item()])
-        return Mesh(theta, s.accepted, s.status), close(march, c, s, tape)
+        theta = s.theta[None] if s.theta.ndim else s.theta.new_tensor([*tape.theta, s.theta.item()])
+        return Mesh(theta, s.accepted, s.status, _events(march, s, tape)), close(march, c, s, tape)
     taken = torch.stack(tape.taken)
     steps = int(s.accepted.max())
     order = torch.argsort((~taken).to(torch.uint8), dim=0, stable=True)[:steps]  # (n, l): trials, accepted ones first
@@ -61,9 +72,19 @@ def freeze(march: March, c: Const, s: State, tape: Tape) -> tuple[Mesh, Pass]:
         chosen = stacked.gather(0, expand(order, stacked).expand(steps, *stacked.shape[1:]))
         return torch.where(expand(real, chosen), chosen, rest)
 
+    events = _events(march, s, tape)
+    events = events if events is None else compact(events, torch.zeros_like(s.accepted))
     tape.theta = list(compact(torch.stack(tape.theta), s.theta))
     tape.y = list(compact(torch.stack(tape.y), s.y)) if tape.keep else []
-    return Mesh(torch.stack([*tape.theta, s.theta]), s.accepted, s.status), close(march, c, s, tape, compact)
+    return Mesh(torch.stack([*tape.theta, s.theta]), s.accepted, s.status, events), close(march, c, s, tape, compact)
+
+
+def _events(march: March, s: State, tape: Tape) -> Tensor | None:
+    """The events at the end of every step of a tape."""
+    if not march.events:
+        return None
+    none = torch.zeros_like(s.accepted)
+    return torch.stack([tape.fired.get(j, none) for j in range(len(tape.theta))] or [none])[: len(tape.theta)]
 
 
 def over(march: March, mesh: Mesh, c: Const, y: Tensor, keep: bool = False) -> Pass:
@@ -74,15 +95,18 @@ def over(march: March, mesh: Mesh, c: Const, y: Tensor, keep: bool = False) -> P
     joint, steps = march.lanes == "joint", len(mesh.theta) - 1
     reads = any(fold.stages for fold in march.folds)
     tape, carry, held = Tape(march.folds, keep), None, not joint and bool(mesh.failed.any())
+    fired = mesh.fired()
     for j in range(steps):
         full = reads or j < steps - 1
         theta0, theta1 = march.ends(mesh.theta, j)
         key = j if joint else torch.full_like(mesh.count, j)
-        segment, after, carry, _ = march.segment(c, theta0, theta1, y, carry, key, full)
+        segment, after, carry, _ = march.segment(c, theta0, theta1, y, carry, key, full, fired.get(j))
         if held:  # a step of length zero is the identity only where the field is finite
             stays = expand(mesh.failed & (j >= mesh.count), y)
             segment, after = segment._replace(y1=torch.where(stays, y, segment.y1)), torch.where(stays, y, after)
         tape.add(segment, None if joint else j < mesh.count)
+        if j in fired:
+            tape.meet(segment.y1, fired[j])
         y = after
     end = State(mesh.theta[-1], mesh.theta[-1], y, (), (), (), mesh.count, mesh.count, mesh.status)
     return close(march, c, end, tape)
@@ -97,8 +121,9 @@ def close(
     """
     tape.flush()
     states = torch.stack([*tape.y, s.y]) if tape.keep else None
+    met = by_occurrence(torch.stack([*tape.fired.values()]), torch.stack(tape.met)) if tape.met else None
     if not march.folds:
-        return Pass(s.y, (), (), states)
+        return Pass(s.y, (), (), states, met)
     lanes = s.theta.numel() if s.theta.ndim else None
     idle = lanes is not None and bool((s.accepted == 0).any())
 
@@ -125,7 +150,7 @@ def close(
             value = torch.where(expand(s.accepted > 0, value), value, rest()[i])
         values.append(value)
         best.append(step)
-    return Pass(s.y, tuple(values), tuple(best), states)
+    return Pass(s.y, tuple(values), tuple(best), states, met)
 
 
 def resting(mesh: Mesh, c: Const, y0: Tensor) -> tuple[Mesh, Const, Tensor]:
@@ -141,6 +166,8 @@ def resting(mesh: Mesh, c: Const, y0: Tensor) -> tuple[Mesh, Const, Tensor]:
     t0, t1 = (torch.where(failed, t.detach().index_select(0, donor), t) for t in (c.t0, c.t1))
     y0 = torch.where(expand(failed, y0), y0.detach().index_select(0, donor), y0)
     at_rest = mesh._replace(theta=torch.where(failed, 0, mesh.theta), count=torch.where(failed, 0, mesh.count))
+    if mesh.events is not None:
+        at_rest = at_rest._replace(events=torch.where(failed, 0, mesh.events))
     return at_rest, c._replace(t0=t0, t1=t1), y0
 
 
@@ -153,4 +180,8 @@ def select(march: March, failed: Tensor, done: Pass, graph: Pass) -> Pass:
         pick(a.movedim(1, 0), b.movedim(1, 0)).movedim(0, 1) if fold.reduce == "stack" else pick(a, b)
         for fold, a, b in zip(march.folds, done.values, graph.values, strict=True)
     ]
-    return graph._replace(y=pick(done.y, graph.y), values=tuple(values))
+    met = done.met
+    if met is not None and graph.met is not None:
+        rows = torch.cat([graph.met, met[len(graph.met) :]])
+        met = torch.where(expand(failed, rows[0]), met, rows)
+    return graph._replace(y=pick(done.y, graph.y), values=tuple(values), met=met)

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from sciml import solvers
 from sciml.errors import Status
-from sciml.solvers import control
+from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.control import PID, Controller, Grid
+from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
-from sciml.solvers.layout import Layout, PackedTerm
+from sciml.solvers.jump import Jump, pinned
+from sciml.solvers.layout import Layout, PackedJump, PackedTerm
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
 from sciml.solvers.path import Path
@@ -86,11 +88,12 @@ class Solution:
 
     Attributes:
         ys: states at the save times, (t, *y0) or with lanes "each" (b, t, *y0[1:]); without ``save_at`` the final
-            state in y0's shape.
+            state in y0's shape. Those of save times after a terminating event hold the state at the event.
         ts: the save times, without ``save_at`` the final time.
         status: `sciml.errors.Status` of every lane (l).
         mesh: the steps taken; ``solve(..., mesh=solution.mesh)`` takes them again.
         folds: result of every fold by name.
+        events: `Crossings` of every event by name, or by number where events have none.
     """
 
     ys: Any
@@ -98,6 +101,7 @@ class Solution:
     status: Tensor
     mesh: Mesh
     folds: dict[str, Any]
+    events: dict[Any, Crossings]
     _y: Any  # the final state
     _t: Tensor  # the time that it belongs to (l)
     _end: State  # the march's last state
@@ -108,7 +112,7 @@ class Solution:
     @cached_property
     def stats(self) -> SolveStats:
         """Evaluations and steps per lane."""
-        return self._task.stats(self._end, self._frozen)
+        return self._task.stats(self._end, self.mesh, self._frozen)
 
     def __call__(self, t: Time) -> Any:
         """The state at any times t (t) or (b, t) of the span, in any order, by dense output; a number gives one state.
@@ -134,6 +138,8 @@ def solve(
     path: Path | None = None,
     save_at: Tensor | Sequence[float] | None = None,
     folds: Mapping[str, Fold] | None = None,
+    jumps: Sequence[Jump] = (),
+    events: Any = (),
     mesh: Mesh | None = None,
     resume: Solution | None = None,
     progress: bool = False,
@@ -152,7 +158,11 @@ def solve(
         path: what drives the equation; None is time itself.
         save_at: times to save at, (t) or (b, t), in any order; None saves the final state.
         folds: what else to read of the steps, by name.
-        mesh: steps to take instead of choosing them.
+        jumps: callables (t, y, key, args) -> (y, changed) that act one after the other on the state after every
+            accepted step; key (l) is the step's number, ``changed`` (l) says where the state is another one.
+        events: an `Event`, or several in a sequence or by name. A plain callable g(t, y, args) is an event that
+            terminates. Save times that lie after the end hold the state there.
+        mesh: steps to take instead of choosing them; resets happen where they happened then.
         resume: a solution to go on from, with its carry and step size; y0 and t0 are then None.
         progress: show a progress bar.
         throw: raise `SolveError` where a lane fails; otherwise failed lanes hold their last good state.
@@ -179,12 +189,12 @@ def solve(
         y0, t0 = resume._y, resume._t
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
-    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds)
+    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events))
     frozen = mesh is not None
     mesh, results, end = task.run(mesh, resume, progress)
     if throw:
         raise_failures(task.march, task.const, end)
-    again = partial(solve, term, y0, t0, t1, solver, args=args, path=path, throw=throw)
+    again = partial(solve, term, y0, t0, t1, solver, args=args, path=path, jumps=jumps, events=events, throw=throw)
     return task.solution(mesh, results, end, again, frozen)
 
 
@@ -196,6 +206,7 @@ class _Task:
     const: Const
     y0: Tensor
     names: tuple[str, ...]
+    awaited: tuple[Any, ...]  # the names of the events
     layout: Layout | None
     solver: Solver
 
@@ -216,6 +227,8 @@ class _Task:
         path: Path | None,
         save_at: Any,
         folds: Mapping[str, Fold] | None,
+        jumps: Sequence[Any],
+        events: dict[Any, Event],
     ) -> "_Task":
         """Check the arguments and pack them."""
         stepper, controller = solver.stepper or Tsit5(), solver.controller or PID()
@@ -230,10 +243,11 @@ class _Task:
         _check_state(y0, solver.lanes)
         _check_args(args)
         start, end = _times(t0, t1, y0, solver.lanes)
+        fixed = isinstance(controller, Grid)
         grid = torch.ones(1, dtype=start.dtype, device=start.device)
-        if isinstance(controller, Grid) and bool((start != end).any()):
+        if not fixed or bool((start != end).any()):
             grid = controller.thetas(start, end)
-            if grid.shape[-1] > solver.max_steps:
+            if fixed and grid.shape[-1] > solver.max_steps:
                 raise ValueError(f"max_steps: expected at least the grid's {grid.shape[-1]}, got {solver.max_steps}")
         named = dict(folds or {})
         if save_at is not None:
@@ -254,9 +268,15 @@ class _Task:
             path.tensors() if path else (),
             prepared,
             stepper.constants(start, y0),
+            controller.edges(start, end),
         )
-        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, folds=used)
-        return cls(march, const, y0, tuple(named), layout, solver)
+        if events and not stepper.dense:
+            raise ValueError(f"events: {type(stepper).__name__} has no dense output to find roots on")
+        if layout is not None:
+            jumps = tuple(PackedJump(each, layout) for each in jumps)
+        awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
+        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, tuple(jumps), awaited, used)
+        return cls(march, const, y0, tuple(named), tuple(events), layout, solver)
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
@@ -265,22 +285,22 @@ class _Task:
             return self._nothing()
         gradients, graph, parameters = torch.is_grad_enabled(), self.adjoint.store == "graph", []
         if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
-            parameters = declared_parameters(march.term, march.path, *march.folds)
+            parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
             if not graph:
                 refuse_undeclared(march, c, y0, parameters)
             gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters)) or (
                 graph and undeclared(march, c, y0, parameters) is not None
             )
-        recorded = gradients and graph and march.lanes == "joint" and not c.stops.requires_grad
-        recorded = recorded and not self.solver.compile
+        moving = [times for times in (c.stops, *c.edges) if times.requires_grad]
+        recorded = gradients and graph and march.lanes == "joint" and not moving and not self.solver.compile
         keep = gradients and self.adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
             mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
         if recorded or not gradients or bool(mesh.failed.all()):
             return mesh, done, end
         calm, c, y0 = resting(mesh, c, y0)
-        if c.stops.requires_grad:
-            theta = torch.cat([torch.zeros_like(c.stops[..., :1]), c.stops], -1).movedim(-1, 0)
+        for times in moving:
+            theta = pinned(calm.theta, times)
             calm, mesh = calm._replace(theta=theta), mesh._replace(theta=torch.where(mesh.failed, mesh.theta, theta))
         if graph:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
@@ -336,6 +356,8 @@ class _Task:
             raise ValueError(
                 f"mesh: expected one of lanes {tuple(c.t0.shape)}, got one of lanes {tuple(mesh.theta.shape[1:])}"
             )
+        if (mesh.events is None) == bool(march.events):
+            raise ValueError("mesh: expected one of a solve with the same events, since they were met at its nodes")
         done = over(march, mesh, c, self.y0, keep)
         zero = torch.zeros_like(mesh.theta[-1])
         return mesh, done, State(mesh.theta[-1], zero, done.y, (), (), (), mesh.count, mesh.count, mesh.status)
@@ -346,30 +368,35 @@ class _Task:
         zero = torch.zeros_like(c.t0.detach())
         none = zero.long()
         end = State(zero, zero + 1, y0, (), (), (), none, none, none + Status.DONE.value)
-        mesh = Mesh(zero[None], none, end.status)
+        mesh = Mesh(zero[None], none, end.status, none[None][:0] if march.events else None)
         return mesh, close(march, c, end, Tape(march.folds, keep=False)), end
 
     def solution(self, mesh: Mesh, results: Pass, end: State, again: Callable[..., Solution], frozen: bool) -> Solution:
         """The results as the user sees them."""
         march, c = self.march, self.const
         unpack = self.layout.unpack if self.layout else lambda y: y
-        found = {
-            name: fold.finish(value, mesh, c.t0, c.t1, unpack)
-            for name, fold, value in zip(self.names, march.folds, results.values, strict=True)
-        }
-        ys, ts = last = unpack(results.y), torch.lerp(c.t0, c.t1, mesh.theta[-1])
+        met = outcome(march, c, mesh, results)
+        found = {}
+        for name, fold, value, inputs in zip(self.names, march.folds, results.values, c.folds, strict=True):
+            if march.events:
+                value = fold.ended(value, met.y, mesh.theta[-1], mesh.status == Status.EVENT.value, *inputs)
+            found[name] = fold.finish(value, mesh, c.t0, c.t1, unpack)
+        ys, ts = last = unpack(met.y), met.t
+        crossed = (crossings._replace(ys=unpack(crossings.ys)) for crossings in met.crossings)
+        events = dict(zip(self.awaited, crossed, strict=True))
         for name, fold in zip(self.names, march.folds, strict=True):
             if name == "" and isinstance(fold, SaveAt):
                 ys, ts = found.pop(""), fold.ts
         mesh = mesh._replace(theta=mesh.theta.detach())
-        return Solution(ys, ts, mesh.status, mesh, found, *last, end, self, frozen, again)
+        return Solution(ys, ts, mesh.status, mesh, found, events, *last, end, self, frozen, again)
 
-    def stats(self, end: State, frozen: bool) -> SolveStats:
+    def stats(self, end: State, mesh: Mesh, frozen: bool) -> SolveStats:
         """What it took to get to the last state, on a mesh that was given (``frozen``) or chosen."""
         march, trials = self.march, end.trials
         controller, stepper = march.controller, march.stepper
         first = int(isinstance(controller, PID) and controller.dt0 is None and not frozen)
-        nfe = stepper.starts + first + trials * stepper.evaluations
+        nfe = stepper.starts + first + trials * stepper.evaluations + event.evaluations(march, mesh, not frozen)
+        nfe = nfe + jump.evaluations(march, self.const, mesh.theta, trials, not frozen)
         reads = any(fold.stages for fold in march.folds)
         if not reads and (frozen or (march.lanes == "joint" and not controller.adaptive)):
             nfe = nfe - stepper.starts * (end.theta == 1)  # the last step is not `full`

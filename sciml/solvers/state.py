@@ -1,6 +1,6 @@
 """What a march carries: its constants, its state and what it keeps of a trial."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,17 +21,19 @@ class Const(NamedTuple):
     path: tuple[Tensor, ...] = ()
     folds: tuple[tuple[Tensor, ...], ...] = ()  # what each fold made in `prepare`
     stepper: tuple[Tensor, ...] = ()  # its coefficients
+    edges: tuple[Tensor, ...] = ()  # none, or one: thetas (k) or (l, k) of discontinuities of the field
 
     def leaves(self) -> tuple[Tensor, ...]:
         """All its tensors in a fixed order."""
-        return (self.t0, self.t1, self.stops, *self.args, *self.path, *chain(*self.folds), *self.stepper)
+        return (self.t0, self.t1, self.stops, *self.args, *self.path, *chain(*self.folds), *self.stepper, *self.edges)
 
     def with_leaves(self, leaves: Sequence[Tensor]) -> "Const":
         """The same structure of other tensors."""
         rest = iter(leaves)
         take = lambda like: tuple(next(rest) for _ in like)  # noqa: E731
         t0, t1, stops = next(rest), next(rest), next(rest)
-        return Const(t0, t1, stops, take(self.args), take(self.path), tuple(map(take, self.folds)), take(self.stepper))
+        args, path, folds = take(self.args), take(self.path), tuple(map(take, self.folds))
+        return Const(t0, t1, stops, args, path, folds, take(self.stepper), take(self.edges))
 
 
 class State(NamedTuple):
@@ -42,7 +44,7 @@ class State(NamedTuple):
     y: Tensor
     carry: tuple[Tensor, ...]  # the stepper's
     memory: tuple[Number, ...]  # the controller's, (l) each
-    marks: tuple[Number, ...]  # value of each event function (l)
+    marks: tuple[Number, ...]  # value of each event function (l), at the start just after it
     trials: Number  # (l) int64
     accepted: Number  # (l) int64
     status: Number  # (l) int64
@@ -54,6 +56,13 @@ def with_tensors(s: State, like: Tensor) -> State:
     theta, dtheta, *rest = torch.from_numpy(sizes).to(like.device).unbind()
     counts = torch.from_numpy(np.array(s[-3:], dtype=np.int64)).to(like.device).unbind()
     memory, marks = tuple(rest[: len(s.memory)]), tuple(rest[len(s.memory) :])
+    return State(theta, dtheta, s.y, s.carry, memory, marks, *counts)
+
+
+def with_numbers(s: State, number: Callable[[Tensor, Any], Number]) -> State:
+    """The same state with books of the numbers that an arithmetic makes of tensors (l)."""
+    theta, dtheta, *counts = (number(x, x) for x in (s.theta, s.dtheta, *s[-3:]))
+    memory, marks = (tuple(number(x, x) for x in xs) for xs in (s.memory, s.marks))
     return State(theta, dtheta, s.y, s.carry, memory, marks, *counts)
 
 

@@ -31,6 +31,9 @@ class Tape:
         self.taken: list[Tensor] = []
         self.values: list[Any] = [[] if fold.reduce in ("stack", "write") else None for fold in self.folds]
         self.waiting: list[tuple[Segment, Tensor]] = []
+        self.fired: dict[int, Tensor] = {}  # a bit for every event (l), by the step that ends at it
+        self.met: list[Tensor] = []  # the states there
+        self.last: Any = -torch.inf  # theta of every lane's last event (l)
 
     def add(self, segment: "Segment", taken: Tensor | None = None) -> None:
         """Keep a step; ``taken`` are the lanes that took it (l), None for all."""
@@ -59,6 +62,11 @@ class Tape:
             self.values[i] = greatest(self.values[i], value, step, taken)
         else:
             self.values[i] = accumulate(reduce, self.values[i], value, taken)
+
+    def meet(self, y: Tensor, fired: Tensor) -> None:
+        """Keep the events (l) at the end of the last step and the state there."""
+        self.fired[len(self.theta) - 1] = fired
+        self.met.append(y)
 
     def flush(self) -> None:
         """Write what waits to be written."""

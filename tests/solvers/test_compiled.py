@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sciml import solve
 from sciml.errors import SolveError, Status
-from sciml.solvers import PID, Bosh3, Discrete, Fold, Quadrature, Solver, Stats, Steps, compiled
+from sciml.solvers import PID, Bosh3, Discrete, Event, Fold, Quadrature, Solver, Stats, Steps, compiled
 from sciml.solvers.fast_math import EDGE, tanh
 from tests.solvers.systems import DTYPE, Net, coupled
 
@@ -59,7 +59,7 @@ def start(b: int) -> Tensor:
 
 
 def close(a: Any, b: Any, tolerance: float = ROUND_OFF) -> bool:
-    leaves = torch.utils._pytree.tree_leaves
+    leaves = lambda tree: [x for x in torch.utils._pytree.tree_leaves(tree) if x is not None]  # noqa: E731
     return all(torch.allclose(x, y, tolerance, tolerance) for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
@@ -169,6 +169,31 @@ def test_failures_are_those_of_an_eager_march():
     assert abs(ended[0].ys[0, 0].item() - 1.0) < 1e-5
     with pytest.raises(SolveError, match=r"sample 1 at t=0\.5"):
         solve(blowup, y0, 0.0, 1.0, solver("loop", "each"))
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_events_and_resets_are_met_between_loops(lanes: str):
+    def fall(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([y[..., 1], torch.full_like(y[..., 1], -9.81)], -1)
+
+    axis = -1 if lanes == "each" else (0, 1)
+    floor = Event(lambda t, y, args: y[..., :1].amin(axis), -1, reset=lambda t, y, args: y * y.new_tensor([1.0, -0.8]))
+    apex = Event(lambda t, y, args: y[..., 1:].amax(axis), -1, terminate=False)
+    y0 = torch.tensor([[1.0, 0.0], [2.0, 1.0]], dtype=DTYPE)[: 2 if lanes == "each" else 1].requires_grad_()
+    ts, events = torch.linspace(0, 1.5, 7, dtype=DTYPE), {"floor": floor, "apex": apex}
+    loop, eager = (
+        solve(fall, y0, 0.0, 1.5, solver(m, lanes), save_at=ts, events=events, folds={"steps": Steps()})
+        for m in ("loop", None)
+    )
+    assert int(eager.events["floor"].count.max()) >= 2
+    assert close(loop.ys, eager.ys)
+    assert close(loop.mesh, eager.mesh)
+    assert close(loop.folds, eager.folds)
+    for name in events:
+        assert torch.allclose(loop.events[name].ts, eager.events[name].ts, equal_nan=True)
+    grads = [torch.autograd.grad(found.ys.sum(), [y0]) for found in (loop, eager)]
+    assert close(*grads, 1e-9)
 
 
 @pytest.mark.usefixtures("traced")

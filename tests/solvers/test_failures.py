@@ -165,6 +165,13 @@ def test_dt_underflow_names_time_sample_and_component():
     assert caught.value.samples == ()
 
 
+def test_batch_of_which_no_sample_takes_a_step_holds_its_initial_state():
+    s = solve(lambda t, y: y * torch.nan, lanes([1.0, 2.0]), 0.0, 1.0, EACH, throw=False)
+    assert s.status.tolist() == [Status.NON_FINITE] * 2
+    assert torch.equal(s.ys, lanes([1.0, 2.0]))
+    assert s.mesh.theta.shape == (1, 2)
+
+
 def test_many_failures_are_summed_up():
     with pytest.raises(SolveError, match=r"7 of 8 samples.*and 2 more") as caught:
         solve(Square(), lanes([0.1, *[3.0] * 7]), 0.0, 1.0, EACH)

@@ -1,16 +1,18 @@
 """One masked `advance` of everything under FakeTensorMode, where reading a number on the host raises."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sciml.solvers import PID, Controller, Final, Fold, Grid, Quadrature, SaveAt, Stats, Stepper, Steps, Tsit5
+from sciml.solvers import PID, Controller, Event, Final, Fold, Grid, Quadrature, SaveAt, Stats, Stepper, Steps, Tsit5
+from sciml.solvers.jump import Jump
 from sciml.solvers.march import March, Segment
 from sciml.solvers.state import Const
+from sciml.solvers.term import expand
 from tests.solvers.registry import STEPPERS, Case
 from tests.solvers.systems import DTYPE, Linked
 
@@ -19,6 +21,7 @@ CONTROLLERS = [
     PID(),
     PID(dt0=0.1, dtmax=0.2),
     PID(pcoeff=0.4, icoeff=0.3, dcoeff=0.1),
+    PID(step_ts=(0.3, 0.9), jump_ts=(0.5, 0.7)),
     Grid(n=4),
 ]
 
@@ -41,15 +44,31 @@ FOLDS = [
 ]
 
 
-def prepared(kind: str, stepper: Stepper, controller: Controller, folds: list[Fold], dtype: torch.dtype = DTYPE):
+def halve(t: Tensor, y: Tensor, key: Tensor, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    changed = key % 2 == 0
+    return torch.where(expand(changed, y), y / 2, y), changed
+
+
+def prepared(
+    kind: str,
+    stepper: Stepper,
+    controller: Controller,
+    folds: list[Fold],
+    dtype: torch.dtype = DTYPE,
+    jumps: tuple[Jump, ...] = (),
+    events: tuple[Event, ...] = (),
+):
     """A march, its constants and first state, made of real tensors."""
     lanes = (2,) if kind == "each" else ()
     t0, t1 = torch.zeros(lanes, dtype=torch.float64), torch.ones(lanes, dtype=torch.float64)
     y0 = torch.ones(2, 3, dtype=dtype)
-    stops = torch.linspace(0.25, 1, 4, dtype=torch.float64)
+    stops = (
+        torch.linspace(0.25, 1, 4, dtype=torch.float64) if isinstance(controller, Grid) else controller.thetas(t0, t1)
+    )
     args = (-torch.ones(3, dtype=dtype), torch.ones(3, dtype=dtype))
-    march = March(Linked(), stepper, controller, kind, folds=tuple(folds))
-    const = Const(t0, t1, stops, args, (), tuple(fold.prepare(t0, t1, y0) for fold in folds), stepper.constants(t0, y0))
+    march = March(Linked(), stepper, controller, kind, jumps=jumps, events=events, folds=tuple(folds))
+    inputs = tuple(fold.prepare(t0, t1, y0) for fold in folds)
+    const = Const(t0, t1, stops, args, (), inputs, stepper.constants(t0, y0), controller.edges(t0, t1))
     return march, const, march.start(const, y0)
 
 
@@ -62,9 +81,11 @@ def advance_fake(march: March, const: Const, state):
         return march.advance(state, const, saves=2)
 
 
-def agrees(kind: str, stepper: Stepper, controller: Controller, folds: list[Fold], dtype: torch.dtype = DTYPE) -> None:
+def agrees(
+    kind: str, stepper: Stepper, controller: Controller, folds: list[Fold], dtype: torch.dtype = DTYPE, **actors: Any
+) -> None:
     """It runs, and what it makes has the shapes and dtypes of the real thing."""
-    march, const, state = prepared(kind, stepper, controller, folds, dtype)
+    march, const, state = prepared(kind, stepper, controller, folds, dtype, **actors)
     like = lambda tree: [(x.shape, x.dtype) for x in torch.utils._pytree.tree_leaves(tree)]  # noqa: E731
     found, right = advance_fake(march, const, state), march.advance(state, const, saves=2)
     assert like(found) == like(right)
@@ -94,6 +115,16 @@ def test_given_norm_does_not_wait_for_the_host(kind: str):
 @pytest.mark.parametrize("fold", FOLDS, ids=lambda f: type(f).__name__)
 def test_fold_does_not_wait_for_the_host(fold: Fold, kind: str):
     agrees(kind, Tsit5(), PID(), [fold])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_and_jumps_do_not_wait_for_the_host(kind: str, dtype: torch.dtype):
+    over = lambda t, y, args: (y if kind == "each" else y[0])[..., 0] - 0.5  # noqa: E731
+    events = tuple(Event(over, direction, terminate) for direction in (-1, 0, 1) for terminate in (False, True))
+    agrees(kind, Tsit5(), PID(), [], dtype, events=events)
+    agrees(kind, Tsit5(), PID(), [], dtype, jumps=(halve,))
+    agrees(kind, Tsit5(), PID(jump_ts=(0.5,)), [], dtype, jumps=(halve,), events=events)
 
 
 def test_reading_a_number_would_be_noticed():

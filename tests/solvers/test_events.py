@@ -1,0 +1,707 @@
+import math
+import re
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+from torch import Tensor, nn
+
+from sciml import Discrete, SolveError, Solver, Status, solve
+from sciml.solvers import ETDRK4, PID, RK4, Dopri5, Euler, Event, Final, Grid, Quadrature, Stats, Steps, Tsit5
+from sciml.solvers.root import itp
+from tests.solvers.systems import DTYPE, Linked
+
+KINDS = ["joint", "each"]
+ADJOINTS = [Discrete("graph"), Discrete("all"), Discrete("every", 3)]
+FINE = PID(1e-9, 1e-11)
+GRAVITY = 9.81
+
+
+def row(*numbers: float, dtype: torch.dtype = DTYPE) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype)
+
+
+def name(adjoint: Discrete) -> str:
+    return adjoint.store + (str(adjoint.every) if adjoint.every else "")
+
+
+def started(kind: str, *numbers: float) -> Tensor:
+    """One system: a vector, or a batch of one."""
+    return row(*numbers)[None] if kind == "each" else row(*numbers)
+
+
+def falling(t: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([y[..., 1], torch.full_like(y[..., 1], -GRAVITY)], -1)
+
+
+def height(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+    return y[..., 0]
+
+
+def bouncing(e: float) -> Event:
+    return Event(height, -1, reset=lambda t, y, args: y * torch.tensor([1.0, -e], dtype=y.dtype))
+
+
+# A ball
+
+
+@pytest.mark.parametrize("controller", [PID(1e-8, 1e-10), Grid(n=100)], ids=["pid", "grid"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ball_keeps_its_energy_law_over_thirty_bounces(kind: str, controller: Any):
+    e, k = 0.95, torch.arange(30, dtype=DTYPE)
+    first = math.sqrt(2 * 10 / GRAVITY)
+    exact = first * (1 + 2 * (e * (1 - e**k) / (1 - e)))  # flights of 2 e^k times the first fall
+    t1 = float(exact[-1]) + 0.1
+    s = solve(falling, started(kind, 10, 0), 0.0, t1, Solver(controller=controller, lanes=kind), events=bouncing(e))
+    met = s.events[0]
+    assert met.count.item() == 30
+    assert not bool(met.ended)
+    # parabolas are exact for a fifth-order method: round-off of thirty bounces, each amplified by no more than 1/e
+    assert (met.ts.reshape(-1) - exact).abs().max() < 1e-10
+    energy = met.ys.reshape(-1, 2)[:, 1] ** 2 / 2 + GRAVITY * met.ys.reshape(-1, 2)[:, 0]
+    assert (energy / (GRAVITY * 10 * e ** (2 * k)) - 1).abs().max() < 1e-10
+    after = s.ys.reshape(2)
+    assert abs((after[1] ** 2 / 2 + GRAVITY * after[0]) / (GRAVITY * 10 * e**60) - 1) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounces_that_pile_up_end_in_a_status(kind: str, dtype: torch.dtype):
+    y0 = started(kind, 1, 0).to(dtype)
+    end = math.sqrt(2 / GRAVITY) * 3  # 1 + 2 (1/2 + 1/4 + ..) falls
+    solver = Solver(lanes=kind)
+    s = solve(falling, y0, 0.0, 10.0, solver, events=bouncing(0.5), throw=False)
+    assert s.status.item() == Status.PILE_UP
+    assert abs(s.ts.item() - end) < 100 * torch.finfo(dtype).eps * 10
+    with pytest.raises(SolveError, match=r"at t=1\.354\d*: events pile up"):
+        solve(falling, y0, 0.0, 10.0, solver, events=bouncing(0.5))
+    few = Solver(lanes=kind, max_steps=12)
+    s = solve(falling, y0, 0.0, 10.0, few, events=bouncing(0.5), throw=False)
+    assert s.status.item() == Status.MAX_STEPS
+    assert int(s.stats.accepted + s.stats.rejected) == 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_at_the_start_counts_as_after(kind: str):
+    solver = Solver(lanes=kind)
+    up = solve(falling, started(kind, 0, 5), 0.0, 60.0, solver, events=height)
+    assert up.status.item() == Status.EVENT
+    assert abs(up.ts.item() - 10 / GRAVITY) < 60 * 2.0**-51  # times are fractions of the span
+    down = solve(falling, started(kind, 0, -5), 0.0, 1.0, solver, events=height)
+    assert down.status.item() == Status.DONE
+    assert down.events[0].count.item() == 0
+    on = solve(falling, None, None, 2.0, solver, resume=up, events=height)  # from the root itself
+    assert on.status.item() == Status.DONE
+    assert (on.ys - started(kind, 10 - GRAVITY * 2, 5 - GRAVITY * 2)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_callable_ends_the_solve_and_later_saves_hold_its_state(kind: str):
+    solver = Solver(lanes=kind)
+    folds = {"nodes": Steps(), "final": Final(), "stats": Stats()}
+    ts = row(3.0, 0.5, 2.0, 1.0)
+    s = solve(falling, started(kind, 0, 5), 0.0, 3.0, solver, events=height, save_at=ts, folds=folds)
+    ys, end = s.ys.reshape(4, 2), row(0.0, -5.0)
+    right = torch.stack([5 * ts - GRAVITY * ts**2 / 2, 5 - GRAVITY * ts], -1)
+    assert (ys[[1, 3]] - right[[1, 3]]).abs().max() < 1e-12
+    assert (ys[[0, 2]] - end).abs().max() < 1e-12
+    assert (s(ts).reshape(4, 2) - ys).abs().max() < 1e-13  # the same steps again
+    assert (s.folds["final"].reshape(2) - end).abs().max() < 1e-12
+    assert abs(s.folds["nodes"].ts.reshape(-1)[-1] - 10 / GRAVITY) < 1e-13
+    assert abs(s.folds["stats"].h.sum() - 10 / GRAVITY) < 1e-13
+    assert s.events[0].ended.item()
+    assert (s.events[0].ys.reshape(2) - end).abs().max() < 1e-12
+
+
+# What is an event
+
+
+def turning(t: Tensor, y: Tensor) -> Tensor:
+    """A circle: y = (cos t, sin t) from (1, 0)."""
+    return torch.stack([-y[..., 1], y[..., 0]], -1)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_direction_is_that_of_integration(kind: str, sign: float):
+    sine = lambda t, y, args: y[..., 1]  # noqa: E731
+    events = {d: Event(sine, d, terminate=False) for d in (-1, 0, 1)}
+    s = solve(turning, started(kind, 1, 0), 0.0, 10.0 * sign, Solver(controller=FINE, lanes=kind), events=events)
+    pi = math.pi * sign
+    falls, rises = [pi, 3 * pi], [2 * pi]
+    right = (
+        {-1: falls, 0: [pi, 2 * pi, 3 * pi], 1: rises} if sign > 0 else {1: falls, 0: [pi, 2 * pi, 3 * pi], -1: rises}
+    )
+    for d, times in right.items():
+        met = s.events[d]
+        assert met.count.item() == len(times)
+        assert (met.ts.reshape(-1) - row(*times)).abs().max() < 1e-7  # rtol 1e-9 over a hundred steps
+        assert (met.ys.reshape(-1, 2)[:, 1]).abs().max() < 1e-12
+    assert s.status.item() == Status.DONE
+    assert bool((s.ys.reshape(2) - row(math.cos(10), math.sin(10 * sign))).abs().max() < 1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_of_several_events_ends_the_solve(kind: str):
+    at = lambda level: lambda t, y, args: y[..., 1] - level  # noqa: E731
+    events = {"high": at(0.9), "low": at(0.3), "middle": at(0.6)}
+    s = solve(
+        turning, started(kind, 1, 0), 0.0, 3.0, Solver(RK4(), Grid(n=2), lanes=kind), events=events
+    )  # in one step
+    assert s.status.item() == Status.EVENT
+    assert {key: met.ended.item() for key, met in s.events.items()} == {"high": False, "low": True, "middle": False}
+    assert abs(s.ys.reshape(2)[1] - 0.3) < 1e-12
+    assert s.events["low"].ts.item() == s.ts.item()
+
+
+def flying(t: Tensor, y: Tensor) -> Tensor:
+    return torch.cat([y[..., 2:], 0 * y[..., 2:]], -1)
+
+
+@pytest.mark.parametrize("start", [(0.0, 0.0), (0.1, 0.3)], ids=["corner", "apart"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_events_at_once_are_both_met(kind: str, start: tuple[float, float]):
+    flip = lambda *f: lambda t, y, args: y * row(*f)  # noqa: E731
+    events = {
+        "x": Event(lambda t, y, args: y[..., 0] - 1, reset=flip(1, 1, -1, 1)),
+        "y": Event(lambda t, y, args: y[..., 1] - 1, reset=flip(1, 1, 1, -1)),
+        "never": Event(lambda t, y, args: y[..., 1] + 5),
+    }
+    s = solve(flying, started(kind, *start, 1, 1), 0.0, 1.5, Solver(lanes=kind), events=events)
+    right = [1 - start[0], 1 - start[1]]
+    assert [s.events[key].ts.item() for key in "xy"] == pytest.approx(right, abs=1e-13)
+    assert s.events["never"].count.item() == 0
+    assert (s.ys.reshape(4) - row(0.5 - start[0], 0.5 - start[1], -1, -1)).abs().max() < 1e-12
+    assert int((s.mesh.events != 0).sum()) == (1 if start[0] == start[1] else 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_of_two_roots_is_found_when_another_event_shortens_the_step(kind: str):
+    """Steps of 2, roots of a sine at pi/3 n, and a level at 1.5 that makes the first of them noticed."""
+    grow = lambda t, y: torch.ones_like(y)  # noqa: E731
+    wave = lambda t, y, args: torch.sin(3 * y[..., 0] + 0 * t.reshape(y.shape[:-1]))  # noqa: E731
+    events = {"wave": Event(wave, terminate=False), "level": Event(lambda t, y, args: y[..., 0] - 1.5, terminate=False)}
+    s = solve(grow, started(kind, 0.5), 0.0, 2.0, Solver(RK4(), Grid(n=1), lanes=kind), events=events)
+    assert s.events["level"].ts.reshape(-1).tolist() == pytest.approx([1.0], abs=1e-13)
+    roots = s.events["wave"].ts.reshape(-1)
+    assert (roots - (math.pi / 3 * row(1, 2) - 0.5)).abs().max() < 1e-13
+    assert int(s.mesh.count) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reset_to_where_the_field_is_not_defined_fails_there(kind: str):
+    field = lambda t, y: torch.where(y > 2, torch.nan, torch.ones_like(y))  # noqa: E731
+    event = Event(lambda t, y, args: y[..., 0] - 1, reset=lambda t, y, args: y + 5)
+    s = solve(field, started(kind, 0), 0.0, 2.0, Solver(lanes=kind), events=event, throw=False)
+    assert s.status.item() == Status.NON_FINITE
+    assert (s.ys.item(), s.ts.item()) == pytest.approx((6, 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_resets_at_once_act_in_order(kind: str):
+    first = Event(lambda t, y, args: y[..., 0] - 1, reset=lambda t, y, args: y * 2)
+    second = Event(lambda t, y, args: 3 * y[..., 0] - 3, reset=lambda t, y, args: y + 10)
+    grow = lambda t, y: torch.ones_like(y)  # noqa: E731
+    solver = Solver(lanes=kind)
+    both = [
+        solve(grow, started(kind, 0), 0.0, 1.5, solver, events=e).ys.item() for e in ((first, second), (second, first))
+    ]
+    assert both == pytest.approx([12.5, 22.5], abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_event_that_never_fires_changes_nothing(kind: str):
+    solver = Solver(lanes=kind)
+    plain = solve(turning, started(kind, 1, 0), 0.0, 3.0, solver)
+    s = solve(turning, started(kind, 1, 0), 0.0, 3.0, solver, events={"far": lambda t, y, args: y[..., 0] - 2})
+    assert torch.equal(s.ys, plain.ys)
+    assert torch.equal(s.mesh.theta, plain.mesh.theta)
+    assert s.events["far"].ts.numel() == 0
+    assert s.events["far"].ys.shape == ((0, 2) if kind == "joint" else (1, 0, 2))
+    assert not s.events["far"].ended.item()
+
+
+def test_event_with_a_kink_or_a_leap_is_found_by_bisection():
+    decay = lambda t, y: -y  # noqa: E731
+    for g in (
+        lambda y: torch.where(y > 0.3, 1.0, -1.0),
+        lambda y: (y - 0.3) ** 3,
+        lambda y: (y - 0.3).abs().sqrt() * (y - 0.3).sign(),
+    ):
+        s = solve(decay, row(1.0), 0.0, 3.0, Solver(controller=FINE), events=lambda t, y, args, g=g: g(y[0]))
+        assert abs(s.ts.item() + math.log(0.3)) < 1e-8  # rtol is 1e-9
+
+
+def test_roots_of_many_functions_are_found_at_once():
+    roots = torch.linspace(0.001, 0.999, 50, dtype=DTYPE)
+    seen = []
+
+    def g(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.exp(3 * x) - torch.exp(3 * roots)
+
+    ends = [torch.exp(torch.full_like(roots, 3.0 * x)) - torch.exp(3 * roots) for x in (0, 1)]
+    assert (itp(g, *ends) - roots).abs().max() < 2.0**-48
+    assert len(seen) < 20  # bisection takes fifty
+    wild = lambda x: torch.where(x < roots, row(-1e-9), row(1e9))  # noqa: E731
+    assert (itp(wild, wild(0 * roots), wild(0 * roots + 1)) - roots).abs().max() < 2.0**-48
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_event_function_that_is_nan_is_named(kind: str):
+    g = lambda t, y, args: (0.5 - y[..., 1]).sqrt() + 1  # noqa: E731
+    with pytest.raises(SolveError, match="an event function became NaN in the step that starts there") as caught:
+        solve(turning, started(kind, 1, 0), 0.0, 3.0, Solver(lanes=kind), events=g)
+    assert caught.value.status == (Status.EVENT_NAN,)
+    assert 0 < caught.value.times[0] < math.asin(0.5)  # the last good state
+
+
+# Against other libraries
+
+
+def test_pendulum_meets_what_scipys_does():
+    def swing(t: Any, y: Any) -> Any:
+        return np.array([y[1], -math.sin(y[0]) - 0.1 * y[1]])
+
+    def passes(t: Any, y: Any) -> Any:
+        return y[0]
+
+    def slow(t: Any, y: Any) -> Any:
+        return y[1] ** 2 / 2 - np.cos(y[0]) + 0.5
+
+    passes.direction, slow.terminal = 1, True
+    tight = {"rtol": 1e-11, "atol": 1e-13, "method": "DOP853"}
+    right = solve_ivp(swing, (0, 60), [2.0, 0.0], events=[passes, slow], **tight)
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([y[1], -y[0].sin() - 0.1 * y[1]])
+
+    events = (
+        Event(lambda t, y, args: y[0], 1, terminate=False),
+        Event(lambda t, y, args: y[1] ** 2 / 2 - y[0].cos() + 0.5),
+    )
+    s = solve(field, row(2, 0), 0.0, 60.0, Solver(controller=PID(1e-10, 1e-12)), events=events)
+    assert len(right.t_events[0]) >= 1
+    for met, times, states in zip(s.events.values(), right.t_events, right.y_events, strict=True):
+        assert met.ts.shape == times.shape
+        assert (met.ts - torch.as_tensor(times)).abs().max() < 1e-8  # rtol 1e-10, over some ten time units
+        assert (met.ys - torch.as_tensor(states)).abs().max() < 1e-8
+    assert s.status == Status.EVENT
+    assert s.ts.item() == pytest.approx(right.t[-1], abs=1e-8)
+
+
+def test_time_and_gradient_of_an_event_are_torchdiffeqs():
+    y0, g = row(10.0, 0.5).requires_grad_(), row(GRAVITY).requires_grad_()
+
+    class Fall(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g = nn.Parameter(row(GRAVITY))
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([y[1:], -self.g - 0.1 * y[1:]])
+
+    term = Fall()
+    options = {"atol": 1e-10, "rtol": 1e-10, "method": "dopri5"}
+    time, states = torchdiffeq.odeint_event(
+        term,
+        y0,
+        torch.tensor(0.0, dtype=DTYPE),
+        event_fn=lambda t, y: y[0],
+        odeint_interface=torchdiffeq.odeint,
+        **options,
+    )
+    right = torch.autograd.grad(time + states[-1][1], [y0, term.g])
+    field = lambda t, y, args: torch.cat([y[1:], -args[0] - 0.1 * y[1:]])  # noqa: E731
+    s = solve(field, y0, 0.0, 10.0, Solver(Dopri5(), PID(1e-10, 1e-10)), args=(g,), events=height)
+    found = torch.autograd.grad(s.ts + s.ys[1], [y0, g])
+    assert abs(s.ts - time) < 1e-8
+    assert all((a - b).abs().max() < 1e-7 for a, b in zip(found, right, strict=True))
+
+
+# Gradients
+
+
+class Level(nn.Module):
+    """A moving level with a weight: g = x - w cos(t) - a."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(row(0.3).squeeze())
+
+    def forward(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return y[..., 0] - self.w * t.reshape(y.shape[:-1]).cos() - args[1]
+
+
+class Kick(nn.Module):
+    """A reset with a weight, of state and time."""
+
+    def __init__(self):
+        super().__init__()
+        self.v = nn.Parameter(row(0.8).squeeze())
+
+    def forward(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        t = t.reshape(y.shape[:-1])
+        return torch.stack([y[..., 0] - 0.1 * t.sin() ** 2, -self.v * y[..., 1] + args[0] * 0.1 * t], -1)
+
+
+def driven(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+    x, v = y.unbind(-1)
+    return torch.stack([v, -args[0] * x.sin() - 0.1 * v + 0.3 * (2 * t).cos().reshape(x.shape)], -1)
+
+
+def problem(kind: str):
+    """Inputs of `driven` with a reset, a recorded and a terminating event; the latter in one sample of two."""
+    y0 = row(1.0, 0.3) if kind == "joint" else torch.stack([row(1.0, 0.3), row(1.4, -0.2)])
+    t0, t1 = (row(0.1, 0.2), row(7.0, 6.0)) if kind == "each" else (row(0.1)[0], row(7.0)[0])
+    w2, a = row(1.3)[0], row(-0.1)[0]
+    level, kick = Level(), Kick()
+    inputs = [x.requires_grad_() for x in (y0, t0, t1, w2, a)] + [level.w, kick.v]
+    events = {
+        "kick": Event(level, -1, reset=kick),
+        "turn": Event(lambda t, y, args: y[..., 1] - 0.2 * args[1], terminate=False),
+        "end": Event(lambda t, y, args: t.reshape(y.shape[:-1]) + 0.5 * y[..., 0] - 5.5),
+    }
+    return inputs, events
+
+
+def results(kind: str, events: Any, controller: Any, adjoint: Discrete, y0, t0, t1, w2, a, *weights, mesh=None):
+    """Everything that a solve gives, with the padding left out."""
+    solver = Solver(Tsit5(), controller, adjoint, lanes=kind)
+    folds = {"q": Quadrature(lambda t, y, args: y.square() * args[0]), "nodes": Steps()}
+    ts = torch.linspace(0.5, 5.9, 7, dtype=DTYPE)
+    s = solve(driven, y0, t0, t1, solver, args=(w2, a), events=events, save_at=ts, folds=folds, mesh=mesh)
+    met = [x[~x.isnan()] for crossings in s.events.values() for x in (crossings.ts, crossings.ys)]
+    return s, (s.ys, s.folds["q"], s.folds["nodes"].ys, s._y, s._t, *met)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_finite_differences_on_the_frozen_mesh(kind: str, adjoint: Discrete):
+    inputs, events = problem(kind)
+    s, _ = results(kind, events, PID(1e-6, 1e-8), adjoint, *inputs)
+    assert bool((s.status == Status.EVENT).any())
+    assert all(bool((met.count > 0).any()) for met in s.events.values())
+    assert int(s.events["kick"].count.max()) >= 2
+
+    def weighted(*inputs: Tensor) -> Tensor:
+        _, found = results(kind, events, PID(1e-6, 1e-8), adjoint, *inputs, mesh=s.mesh)
+        return torch.stack(
+            [(x * (1 + torch.arange(x.numel(), dtype=DTYPE).reshape(x.shape) * 0.37).sin()).sum() for x in found]
+        )
+
+    # central differences of 1e-6: truncation 1e-12 times third derivatives, which the kicks make large, round-off 1e-9
+    assert torch.autograd.gradcheck(weighted, inputs, eps=1e-6, atol=1e-6, rtol=1e-6, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_flow(kind: str):
+    """Finite differences over whole solves, each with its own steps and event times, at tight tolerances."""
+    inputs, events = problem(kind)
+    control = PID(1e-10, 1e-12)
+
+    def loss(*inputs: Tensor) -> Tensor:
+        s, (ys, q, _, y, t, *met) = results(kind, events, control, Discrete("graph"), *inputs)
+        return sum(
+            (
+                (x * (1 + torch.arange(x.numel(), dtype=DTYPE).reshape(x.shape)).sin()).sum()
+                for x in (ys, q, y, t, *met)
+            ),
+            s.ys.new_zeros(()),
+        )
+
+    grads = torch.autograd.grad(loss(*inputs), inputs)
+    generator = torch.Generator().manual_seed(0)
+    for x, grad in zip(inputs, grads, strict=True):
+        along = torch.randn(x.shape, generator=generator, dtype=DTYPE)
+        with torch.no_grad():
+            start, values = x.clone(), []
+            for h in (1e-5, -1e-5):
+                x.copy_(start + h * along)
+                values.append(loss(*inputs))
+            x.copy_(start)
+        right = (values[0] - values[1]) / 2e-5
+        # errors of 1e-10 over differences of 2e-5, amplified by the kicks; truncation 1e-10 times third derivatives
+        assert abs((grad * along).sum() - right) < 1e-4 * (1 + abs(right))
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounce_times_have_their_exact_derivative(kind: str, adjoint: Discrete):
+    y0, t0 = started(kind, 10, 0).requires_grad_(), row(0.0).squeeze().requires_grad_()
+    solver = Solver(controller=PID(1e-8, 1e-10), adjoint=adjoint, lanes=kind)
+    s = solve(falling, y0, t0, 12.0, solver, events=bouncing(0.9))
+    times = s.events[0].ts.reshape(-1)
+    for t in times[[0, 2, -1]]:
+        dy, dt = torch.autograd.grad(t, [y0, t0], retain_graph=True)
+        assert abs(dy.reshape(2)[0] - t / 20) < 1e-10  # all times go with the root of the height
+        assert abs(dt - 1) < 1e-10
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=name)
+def test_times_of_a_grid_keep_their_gradient_beside_events(adjoint: Discrete):
+    ts = torch.linspace(0, 2, 21, dtype=DTYPE).requires_grad_()
+    y0 = row(10.0, 0.0).requires_grad_()
+    drag = lambda t, y: torch.stack([y[1], -GRAVITY - 0.1 * y[1] * y[1].abs()])  # noqa: E731
+    solver = Solver(RK4(), Grid(ts=ts), adjoint)
+    first = solve(drag, y0, 0.0, 2.0, solver, events=bouncing(0.9))
+    grad, _ = torch.autograd.grad(first.ys.sum() + first.events[0].ts.sum(), [ts, y0])
+    (step,) = (first.mesh.events != 0).nonzero().tolist()[0]
+    for i in (3, step, step + 1):  # the nodes at both sides of the bounce, too
+        ends = []
+        for h in (1e-5, -1e-5):
+            with torch.no_grad():
+                moved = ts + h * (torch.arange(21) == i)
+                s = solve(drag, y0, 0.0, 2.0, Solver(RK4(), Grid(ts=moved)), events=bouncing(0.9))
+            ends.append(s.ys.sum() + s.events[0].ts.sum())
+        assert abs(grad[i] - (ends[0] - ends[1]) / 2e-5) < 1e-6  # the error of a step of .1 is 1e-5 of its own size
+
+
+def test_second_derivatives_are_refused():
+    y0 = row(10.0, 0.0).requires_grad_()
+    s = solve(falling, y0, 0.0, 5.0, events=bouncing(0.9))
+    for found in (s.events[0].ts[0], s.ys[0]):
+        (grad,) = torch.autograd.grad(found, y0, create_graph=True)
+        with pytest.raises(RuntimeError, match="gradients through events cannot be differentiated again"):
+            torch.autograd.grad(grad.sum(), y0)
+
+
+def test_undeclared_tensors_of_events_are_refused_or_differentiated():
+    level = row(2.0)[0].requires_grad_()
+    event = lambda t, y, args: y[0] - level  # noqa: E731
+    s = solve(falling, row(10, 0), 0.0, 5.0, events=event)
+    (grad,) = torch.autograd.grad(s.ts, level)
+    assert abs(grad + 1 / math.sqrt(2 * GRAVITY * 8)) < 1e-12  # dt = -dl / v
+    with pytest.raises(ValueError, match="not declared"):
+        solve(falling, row(10, 0), 0.0, 5.0, Solver(adjoint=Discrete("all")), events=event)
+
+
+# Lanes, trees, meshes
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 10**6))
+def test_samples_meet_what_they_would_meet_alone(seed: int):
+    draw = partial(torch.rand, dtype=DTYPE, generator=torch.Generator().manual_seed(seed))
+    y0 = torch.cat([5 * draw(4, 1), 8 * draw(4, 1) - 4], 1)
+    t0, t1 = draw(4), 2 + 2 * draw(4)
+    events = {
+        "floor": bouncing(0.95),
+        "top": Event(lambda t, y, args: y[..., 1], terminate=False),
+        "end": lambda t, y, args: y[..., 0] - 0.02 * t.reshape(-1) ** 3 - 2,
+    }
+    solver = Solver(controller=PID(1e-8, 1e-10), lanes="each")
+    ts = t0[:, None] + (t1 - t0)[:, None] * torch.linspace(0, 1, 5, dtype=DTYPE)
+    options = {"events": events, "folds": {"nodes": Steps()}, "throw": False}
+
+    def run(i: slice):
+        return solve(falling, y0[i], t0[i], t1[i], solver, save_at=ts[i], **options)
+
+    together = run(slice(None))
+    for lane in range(4):
+        alone = run(slice(lane, lane + 1))
+        # the same operations in kernels of other shapes: round-off, amplified by the bounces
+        assert torch.equal(together.status[lane], alone.status[0])
+        assert (together.ys[lane] - alone.ys[0]).abs().max() < 1e-9
+        for key, met in together.events.items():
+            n = int(met.count[lane])
+            assert n == alone.events[key].count.item()
+            assert torch.equal(met.ended[lane], alone.events[key].ended[0])
+            assert bool(met.ts[lane, n:].isnan().all())
+            assert bool(met.ys[lane, n:].isnan().all())
+            if n:
+                assert (met.ts[lane, :n] - alone.events[key].ts[0]).abs().max() < 1e-9
+                assert (met.ys[lane, :n] - alone.events[key].ys[0]).abs().max() < 1e-9
+        k = int(alone.mesh.count)
+        assert torch.equal(together.mesh.events[:k, lane], alone.mesh.events[:, 0])
+        assert (together.folds["nodes"].ys[lane, :k] - alone.folds["nodes"].ys[0]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("store", ["graph", "all"])
+def test_sample_that_fails_leaves_the_others_their_events(store: str):
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return torch.where(y > 20, torch.nan, y**2)
+
+    y0 = row(0.5, 5.0, 0.4)[:, None].requires_grad_()
+    solver = Solver(controller=FINE, adjoint=Discrete(store), lanes="each")
+    events = {
+        "one": Event(lambda t, y, args: y[:, 0] - 0.8, terminate=False),
+        "ten": Event(lambda t, y, args: y[:, 0] - 10.0, terminate=False),
+    }
+    s = solve(field, y0, 0.0, 1.4, solver, events=events, throw=False)
+    assert s.status.tolist() == [Status.DONE, Status.NON_FINITE, Status.DONE]
+    assert s.events["one"].count.tolist() == [1, 0, 1]
+    assert s.events["ten"].count.tolist() == [0, 1, 0]
+    times = s.events["one"].ts[[0, 2], 0]
+    assert (times - (1 / y0[[0, 2], 0] - 1 / 0.8)).abs().max() < 1e-7  # y = 1 / (1/y0 - t), rtol 1e-9
+    (grad,) = torch.autograd.grad(times.sum(), y0)
+    assert (grad[[0, 2]] + 1 / y0[[0, 2]] ** 2).abs().max() < 1e-6
+    assert grad[1].item() == 0
+
+
+@pytest.mark.parametrize("make", [tuple, dict])
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_and_resets_see_trees(kind: str, make: type):
+    build = (lambda x, v: {"v": v, "x": x}) if make is dict else lambda x, v: (x, v)
+    pick = (lambda y: (y["x"], y["v"])) if make is dict else lambda y: y
+    lanes = (2,) if kind == "each" else ()
+    times = []
+
+    def g(t: Tensor, y: Any, args: tuple[Tensor, ...]) -> Tensor:
+        times.append(t.shape)
+        return pick(y)[0]
+
+    def fall(t: Tensor, y: Any) -> Any:
+        return build(pick(y)[1], torch.full_like(pick(y)[1], -GRAVITY))
+
+    bounce = Event(g, -1, reset=lambda t, y, args: build(pick(y)[0], -0.9 * pick(y)[1]))
+    y0 = build(torch.full(lanes, 10.0, dtype=DTYPE), torch.zeros(lanes, dtype=DTYPE))
+    s = solve(fall, y0, 0.0, 5.0, Solver(lanes=kind), events=bounce)
+    flat = torch.stack([row(10, 0)] * 2) if kind == "each" else row(10, 0)
+    right = solve(falling, flat, 0.0, 5.0, Solver(lanes=kind), events=bouncing(0.9))
+    assert set(times) == {lanes}
+    assert (s.events[0].ts - right.events[0].ts).abs().max() < 1e-13
+    assert (pick(s.events[0].ys)[1] - right.events[0].ys[..., 1]).abs().max() < 1e-12
+    assert (pick(s.ys)[0] - right.ys[..., 0]).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="reset: expected a state in the structure"):
+        solve(fall, y0, 0.0, 5.0, Solver(lanes=kind), events=Event(g, reset=lambda t, y, args: pick(y)[0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_complex_states_have_events(kind: str):
+    y0 = torch.ones(*((2, 1) if kind == "each" else (1,)), dtype=torch.complex128)
+    s = solve(
+        lambda t, y: 1j * y,
+        y0,
+        0.0,
+        9.0,
+        Solver(controller=FINE, lanes=kind),
+        events=Event(lambda t, y, args: y[..., 0].imag, terminate=False),
+    )
+    assert (s.events[0].ts - math.pi * row(1, 2)).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stepper", [Tsit5(), RK4(), Euler()])
+def test_mesh_meets_the_same_events_again(kind: str, stepper: Any):
+    inputs, events = problem(kind)
+    controller = PID(1e-5, 1e-7) if isinstance(stepper, Tsit5) else Grid(n=60)
+    y0, t0, t1, *args = (x.detach() for x in inputs[:5])
+    run = partial(
+        solve,
+        driven,
+        y0,
+        t0,
+        t1,
+        Solver(stepper, controller, lanes=kind),
+        args=tuple(args),
+        events=events,
+        folds={"nodes": Steps()},
+    )
+    with torch.no_grad():
+        first = run()
+        again = run(mesh=first.mesh)
+    # the same float64 operations in the same order
+    assert torch.equal(again.ys, first.ys)
+    assert torch.equal(again.ts, first.ts)
+    assert torch.equal(again.mesh.events, first.mesh.events)
+    assert torch.equal(again.folds["nodes"].ys, first.folds["nodes"].ys)
+    for key, met in first.events.items():
+        assert torch.equal(met.ts.nan_to_num(), again.events[key].ts.nan_to_num())
+        assert torch.equal(met.ys.nan_to_num(), again.events[key].ys.nan_to_num())
+        assert torch.equal(met.ended, again.events[key].ended)
+    with pytest.raises(ValueError, match="mesh: expected one of a solve with the same events"):
+        solve(driven, y0, t0, t1, Solver(stepper, controller, lanes=kind), args=tuple(args), mesh=first.mesh)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_output_is_piecewise(kind: str):
+    s = solve(falling, started(kind, 10, 0), 0.0, 3.0, Solver(lanes=kind), events=bouncing(0.9))
+    bounce, v = s.events[0].ts.item(), GRAVITY * s.events[0].ts.item()
+    ts = torch.tensor([bounce - 1e-3, bounce + 1e-3], dtype=DTYPE)
+    dt = ts - bounce
+    right = torch.stack([row(-v, 0.9 * v) * dt - GRAVITY * dt**2 / 2, row(-v, 0.9 * v) - GRAVITY * dt], -1)
+    assert (s(ts).reshape(2, 2) - right).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("controller", [PID(), Grid(n=50)], ids=["pid", "grid"])
+def test_evaluations_at_events_are_counted(controller: Any):
+    calls = []
+
+    def counted(t: Tensor, y: Tensor) -> Tensor:
+        calls.append(t)
+        return falling(t, y)
+
+    s = solve(
+        counted,
+        row(10, 0),
+        0.0,
+        10.0,
+        Solver(controller=controller),
+        events={"b": bouncing(0.9), "top": Event(lambda t, y, args: y[1], -1, False)},
+    )
+    assert len(calls) == s.stats.nfe.item()
+    calls.clear()
+    again = solve(
+        counted,
+        row(10, 0),
+        0.0,
+        10.0,
+        Solver(controller=controller),
+        events={"b": bouncing(0.9), "top": Event(lambda t, y, args: y[1], -1, False)},
+        mesh=s.mesh,
+    )
+    assert len(calls) == again.stats.nfe.item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_solve_meets_nothing(kind: str):
+    s = solve(falling, started(kind, 10, 0), 1.0, 1.0, Solver(lanes=kind), events=height)
+    assert s.events[0].count.item() == 0
+    empty = solve(falling, torch.ones(0, 2), 0.0, 1.0, Solver(lanes="each"), events=height)
+    assert empty.events[0].ts.shape == (0, 0)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Event(3.0), TypeError, "function: expected a callable"),
+        (lambda: Event(height, 2), ValueError, "direction: expected -1, 0 or 1"),
+        (lambda: Event(height, terminate=True, reset=height), ValueError, "reset: a terminating event"),
+        (
+            lambda: solve(falling, row(1, 0), 0.0, 1.0, events=lambda t, y, args: y),
+            ValueError,
+            "shape () of event 0, got (2,)",
+        ),
+        (
+            lambda: solve(falling, row(1, 0), 0.0, 1.0, events=lambda t, y, args: 1.0),
+            ValueError,
+            "of event 0, got float",
+        ),
+        (
+            lambda: solve(falling, row(1, 0), 0.0, 1.0, events=Event(height, reset=lambda t, y, args: y[:1])),
+            ValueError,
+            "reset: expected a state of shape (2,)",
+        ),
+        (
+            lambda: solve(
+                Linked(), row(1, 0), 0.0, 1.0, Solver(ETDRK4(), Grid(n=2)), args=(row(1), row(1)), events=height
+            ),
+            ValueError,
+            "ETDRK4 has no dense output",
+        ),
+        (lambda: solve(falling, row(1, 0), 0.0, 1.0, events=[3.0]), TypeError, "callable g(t, y, args), got float"),
+    ],
+)
+def test_mistakes_are_named(make: Any, error: type, message: str):
+    with pytest.raises(error, match=re.escape(message)):
+        make()
