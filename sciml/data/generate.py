@@ -28,8 +28,6 @@ from sciml.data.fields import FieldData
 from sciml.data.seeding import generator
 from sciml.problems import Problem
 
-CHUNK = 64  # samples solved together
-
 
 class Solved(NamedTuple):
     """Solutions of a problem from random initial conditions."""
@@ -116,10 +114,11 @@ def _write(path: Path, problem: Problem, made_by: dict[str, Any], progress: bool
         shape = (count, len(ts), *u0.shape[1:])
         fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
         file["ts"] = ts.numpy()
-        bar = tqdm(range(0, count, CHUNK), f"solving {path.stem}", unit="chunk", disable=None if progress else True)
+        starts = range(0, count, problem.chunk)
+        bar = tqdm(starts, f"solving {path.stem}", unit="chunk", disable=None if progress else True)
         for start in bar:  # None: on a terminal only
             with torch.no_grad():
-                fields[start : start + CHUNK] = problem.evolve(u0[start : start + CHUNK], ts).numpy()
+                fields[start : start + problem.chunk] = problem.evolve(u0[start : start + problem.chunk], ts).numpy()
         file.attrs["recipe"] = json.dumps(made_by)
         file.attrs["content"] = _hash(file)
 

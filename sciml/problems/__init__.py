@@ -5,6 +5,7 @@ from typing import Any
 
 _WHERE = {
     "Burgers": "burgers",
+    "NavierStokes": "navier_stokes",
     "PeriodicPDE": "periodic",
     "Problem": "problem",
     "Spiral": "spiral",

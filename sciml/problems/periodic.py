@@ -1,8 +1,9 @@
-"""Semilinear PDEs on a periodic interval, by Fourier series."""
+"""Semilinear PDEs on a periodic interval or square, by Fourier series."""
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -17,23 +18,34 @@ from sciml.typing import Args
 
 
 @lru_cache
-def wavenumbers(count: int, length: float, device: torch.device) -> Tensor:
-    """The first wavenumbers 2 pi m / length of a period, in float64."""
-    return 2 * math.pi / length * torch.arange(count, dtype=torch.float64, device=device)
+def wavenumbers(modes: int, length: float, space: int, device: torch.device) -> Tensor:
+    """The wavenumbers of truncated coefficients, float64: (m + 1) of an interval, (2, 2 m + 1, m + 1) of a square.
+
+    They are those of a real transform: not negative along the last axis, along the one before it in the order
+    0, .., m, -m, .., -1.
+    """
+    half = torch.arange(modes, dtype=torch.float64, device=device)
+    if space == 2:
+        half = torch.stack(torch.meshgrid(torch.cat([half, half[1:].flip(0).neg()]), half, indexing="ij"))
+    return 2 * math.pi / length * half
 
 
 @dataclass(frozen=True)
 class PeriodicPDE(Problem, Semilinear):
-    """u_t = L u + N(u) on a periodic interval: write `symbol` and `nonlinear`.
+    """u_t = L u + N(u) on a periodic interval, or on a square (``space = 2``): write `symbol` and `nonlinear`.
 
-    The state is the Fourier coefficients (.., c, m + 1) of the wavenumbers that a product of two fields does not alias
-    on the grid, m = (points - 1) // 3; ETDRK4 integrates L exactly.
+    The state is the Fourier coefficients of the wavenumbers that a product of two fields does not alias on the grid
+    (Orszag's 2/3 rule), up to m = (points - 1) // 3 along each axis: (.., c, m + 1), or (.., c, 2 m + 1, m + 1) in the
+    order of `wavenumbers`. ETDRK4 integrates L exactly.
 
     Args:
-        points: points of the grid.
-        length: period.
+        points: points of the grid along each axis.
+        length: period along each axis.
         t1: final time.
         dt: step size in time; divides ``t1`` and all save times.
+
+    Attributes:
+        space: dimensions of space, 1 or 2.
 
     Example:
         >>> import torch
@@ -46,13 +58,15 @@ class PeriodicPDE(Problem, Semilinear):
         torch.Size([1, 1, 1, 32])
     """
 
+    space: ClassVar[int] = 1
+
     points: int = 256
     length: float = 1.0
     t1: float = 1.0
     dt: float = 2e-3
 
     def symbol(self, k: Tensor) -> Tensor:
-        """L as a function of the wavenumber k, real or complex; d/dx is i k."""
+        """L as a function of the wavenumber k, real or complex; d/dx is i k. On a square k is (kx, ky)."""
         raise NotImplementedError(f"{type(self).__name__} must define symbol(k)")
 
     def nonlinear(self, y: Tensor) -> Tensor:
@@ -61,12 +75,12 @@ class PeriodicPDE(Problem, Semilinear):
 
     @property
     def modes(self) -> int:
-        """How many wavenumbers are kept, the mean among them."""
+        """How many wavenumbers along an axis are kept, the mean and of +k and -k one among them."""
         return (self.points - 1) // 3 + 1
 
     def wave(self, like: Tensor) -> Tensor:
-        """The wavenumbers k (m + 1), float64."""
-        return wavenumbers(self.modes, self.length, like.device)
+        """The wavenumbers of the coefficients, (m + 1) or (2, 2 m + 1, m + 1), float64."""
+        return wavenumbers(self.modes, self.length, self.space, like.device)
 
     def term(self) -> Term:
         """The equation itself."""
@@ -78,7 +92,7 @@ class PeriodicPDE(Problem, Semilinear):
 
     def linear(self, args: Args) -> Tensor:
         """The symbol on the wavenumbers kept."""
-        return self.symbol(wavenumbers(self.modes, self.length, torch.device("cpu")))
+        return self.symbol(wavenumbers(self.modes, self.length, self.space, torch.device("cpu")))
 
     def remainder(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """N."""
@@ -91,15 +105,23 @@ class PeriodicPDE(Problem, Semilinear):
         return chosen * (self.t1 / steps)
 
     def coordinates(self) -> tuple[Tensor, ...]:
-        """The grid x_j = j length / points."""
-        return (torch.arange(self.points, dtype=torch.float64) * (self.length / self.points),)
+        """The grid x_j = j length / points along each axis."""
+        return (torch.arange(self.points, dtype=torch.float64) * (self.length / self.points),) * self.space
 
     def encode(self, u: Tensor) -> Tensor:
         """Coefficients of fields on the grid."""
-        return torch.fft.rfft(u, norm="forward")[..., : self.modes]
+        y = torch.fft.rfft(u, norm="forward")[..., : self.modes]
+        if self.space == 2:
+            y = torch.fft.fft(y, dim=-2, norm="forward")
+            y = torch.cat([y[..., : self.modes, :], y[..., self.points - self.modes + 1 :, :]], -2)
+        return y
 
     def decode(self, y: Tensor) -> Tensor:
         """Fields on the grid."""
+        if self.space == 2:
+            between = y.new_zeros(*y.shape[:-2], self.points - 2 * self.modes + 1, self.modes)
+            y = torch.cat([y[..., : self.modes, :], between, y[..., self.modes :, :]], -2)
+            y = torch.fft.ifft(y, dim=-2, norm="forward")
         return torch.fft.irfft(y, n=self.points, norm="forward")
 
     def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,13 +1,22 @@
 """What a problem is."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from sciml.solvers.solve import Solver, solve
 from sciml.solvers.term import Term
+
+
+class Curves(NamedTuple):
+    """Curves over one axis, to be drawn into one picture."""
+
+    x: Tensor  # (n)
+    curves: dict[str, Tensor]  # (n) each
+    xlabel: str = "t"
+    log: bool = False
 
 
 class Problem(ABC):
@@ -42,6 +51,11 @@ class Problem(ABC):
     def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """So many random initial conditions (count, c, *x), on the CPU."""
 
+    @property
+    def chunk(self) -> int:
+        """How many samples to solve together where many are wanted; no result depends on it."""
+        return 64
+
     def coordinates(self) -> tuple[Tensor, ...]:
         """The grid along each axis of space; none for a system of ordinary differential equations."""
         return ()
@@ -61,6 +75,14 @@ class Problem(ABC):
     def exact(self, u0: Tensor, ts: Tensor) -> Tensor | None:
         """The solution (b, t, c, *x) that started from u0 (b, c, *x), where it is known."""
         return None
+
+    def curves(self, ts: Tensor, u: Tensor) -> dict[str, Curves]:
+        """What to draw of a solution u (t, c, *x) beside the fields, by the picture's name."""
+        return {}
+
+    def residuals(self, ts: Tensor, u: Tensor) -> dict[str, float]:
+        """By how much solutions u (b, t, c, *x) miss what they should keep, by name."""
+        return {}
 
     def evolve(self, u0: Tensor, ts: Tensor, progress: bool = False) -> Tensor:
         """The numerical solution.

@@ -39,3 +39,27 @@ def gaussian_coefficients(
     fields = torch.zeros(count, 1, modes, dtype=torch.complex128)
     fields[..., 1:used] = coefficients[..., : used - 1]
     return fields
+
+
+def banded_coefficients(count: int, modes: int, largest: int, generator: Generator) -> Tensor:
+    """Fourier coefficients of real fields on a periodic square: normal where 0 < |m| <= largest, zero elsewhere.
+
+    Args:
+        count: number of fields.
+        modes: number of wavenumbers kept along an axis, above ``largest``.
+        largest: radius of the disc of wavenumbers, in units of 2 pi / length.
+        generator: source of randomness; the same one gives the same functions for any number of modes.
+
+    Returns:
+        Complex coefficients (count, 1, 2 modes - 1, modes), float64, in the order of `PeriodicPDE`.
+    """
+    m = torch.arange(-largest, largest + 1, dtype=torch.float64)
+    square = m[:, None] ** 2 + m[largest:] ** 2
+    drawn = torch.randn(count, 1, *square.shape, dtype=torch.complex128, generator=generator)
+    drawn = drawn * ((square > 0) & (square <= largest**2))
+    axis = drawn[..., 0]
+    drawn[..., 0] = (axis + axis.flip(-1).conj()) / math.sqrt(2)  # those of +m and -m belong to one real field
+    fields = torch.zeros(count, 1, 2 * modes - 1, modes, dtype=torch.complex128)
+    fields[..., : largest + 1, : largest + 1] = drawn[..., largest:, :]
+    fields[..., -largest:, : largest + 1] = drawn[..., :largest, :]
+    return fields

@@ -4,24 +4,30 @@ from typing import Any
 
 import h5py
 import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from sciml.data.atomic import replacing
 from sciml.data.seeding import generator
 from sciml.problems import Problem
+from sciml.problems.problem import Curves
 from sciml.training.losses import relative_l2
 from sciml.training.run_folder import RunFolder
 
 SAVED = 100  # times, beside the start
 SAMPLES = 4
+FRAMES = 51
 
 
 def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, float]:
     """Integrate random initial conditions in float64; writes `solution.h5` and figures.
 
+    The figures show the first sample: the fields, in two dimensions an animation too, and the problem's `curves`.
+
     Returns:
-        The errors against the exact solution, where the problem knows it.
+        The problem's `residuals`, and the errors against the exact solution, where the problem knows it.
     """
     ts = problem.times(SAVED)
     u0 = problem.initial(SAMPLES, generator(seed, "initial conditions"), torch.float64)
@@ -36,15 +42,20 @@ def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, floa
         if exact is not None:
             file["exact"] = exact.numpy()
     figures = {"solution": draw_solution(problem, ts, fields[0])}
+    figures |= {name: draw_curves(curves) for name, curves in problem.curves(ts, fields[0]).items()}
     if errors is not None:
         figures["error"] = draw_errors(ts, errors)
     for name, figure in figures.items():
         with replacing(run.figures / f"{name}.png") as path:
             figure.savefig(path, format="png", dpi=150)
+    if fields.ndim == 5:
+        with replacing(run.figures / "solution.gif") as path:
+            animate(problem, ts, fields[0]).save(path, PillowWriter(fps=10))
+    residuals = problem.residuals(ts, fields)
     if exact is None or errors is None:
-        return {}
+        return residuals
     final = relative_l2(fields[:, -1], exact[:, -1]).mean()
-    return {
+    return residuals | {
         "max_error": errors.max().item(),
         "final_max_error": errors[:, -1].max().item(),
         "final_relative_l2": final.item(),
@@ -54,7 +65,7 @@ def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, floa
 def draw_solution(problem: Problem, ts: Tensor, fields: Tensor) -> Figure:
     """One solution (t, c, *x): over space and time in one dimension, snapshots in two, curves of a system."""
     space = fields.ndim - 2
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4 if space < 2 else 2.8), layout="constrained")
     if space == 0:
         axes = figure.subplots()
         for name, curve in zip(problem.channels, fields.unbind(1), strict=True):
@@ -65,9 +76,13 @@ def draw_solution(problem: Problem, ts: Tensor, fields: Tensor) -> Figure:
         _draw_line(figure, problem, ts, fields[:, 0])
     else:
         chosen = torch.linspace(0, len(ts) - 1, 4).long()
-        for axes, i in zip(figure.subplots(1, 4), chosen.tolist(), strict=True):
-            axes.imshow(fields[i, 0].T, origin="lower")
-            axes.set_title(f"t = {ts[i]:.3g}")
+        limit = fields[:, 0].abs().max().item()
+        panels = figure.subplots(1, 4, sharey=True)
+        for axes, i in zip(panels, chosen.tolist(), strict=True):
+            image = _draw_plane(axes, problem, fields[i, 0], limit)
+            axes.set(title=f"t = {ts[i]:.3g}", xlabel="x")
+        panels[0].set_ylabel("y")
+        figure.colorbar(image, ax=panels, label=problem.channels[0], shrink=0.6)
     return figure
 
 
@@ -81,6 +96,42 @@ def _draw_line(figure: Any, problem: Problem, ts: Tensor, field: Tensor) -> None
         right.plot(x, field[i], label=f"t = {ts[i]:.3g}")
     right.set(xlabel="x", ylabel=problem.channels[0])
     right.legend()
+
+
+def _draw_plane(axes: Any, problem: Problem, field: Tensor, limit: float) -> Any:
+    """A field (x, y) with colours from -limit to limit."""
+    x, y = problem.coordinates()
+    extent = (0.0, (x[1] * len(x)).item(), 0.0, (y[1] * len(y)).item())
+    return axes.imshow(field.T.numpy(), origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def animate(problem: Problem, ts: Tensor, fields: Tensor) -> FuncAnimation:
+    """The first component of a solution (t, c, x, y)."""
+    figure = Figure(figsize=(2.4, 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    chosen = torch.linspace(0, len(ts) - 1, min(FRAMES, len(ts))).long().tolist()
+    image = _draw_plane(axes, problem, fields[0, 0], fields[:, 0].abs().max().item())
+
+    def show(i: int) -> list[Any]:
+        image.set_data(fields[i, 0].T.numpy())
+        return [image, axes.set_title(f"t = {ts[i]:.3g}")]
+
+    return FuncAnimation(figure, show, frames=chosen)
+
+
+def draw_curves(drawn: Curves) -> Figure:
+    """Curves over one axis; on logarithmic axes those are left out that are not positive somewhere."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in drawn.curves.items():
+        if not drawn.log or bool((curve > 0).all()):
+            axes.plot(drawn.x, curve, label=name)
+    if drawn.log:
+        axes.set(xscale="log", yscale="log")
+    axes.set_xlabel(drawn.xlabel)
+    axes.legend()
+    return figure
 
 
 def draw_errors(ts: Tensor, errors: Tensor) -> Figure:

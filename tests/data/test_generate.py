@@ -64,7 +64,7 @@ def test_whatever_the_data_depend_on_makes_another_file():
 
 def test_generation_in_chunks_equals_generation_at_once(monkeypatch):
     at_once = generate.load(generate.generate(BURGERS, 5, TIMES, progress=False)).fields
-    monkeypatch.setattr(generate, "CHUNK", 2)
+    monkeypatch.setattr(type(BURGERS), "chunk", 2)
     generate.cache_file(generate.recipe(BURGERS, 5, TIMES, 0)).unlink()
     in_chunks = generate.load(generate.generate(BURGERS, 5, TIMES, progress=False)).fields
     assert_close(in_chunks, at_once, **ROUNDING)
