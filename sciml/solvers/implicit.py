@@ -2,7 +2,7 @@
 
 Stages are increments z = Y - y0, and what a stage adds to later ones is taken from z, not from the field, which would
 magnify what Newton's iteration left by the stiffness (Hairer & Wanner, Solving ODEs II, IV.8). The gradient of a stage
-is that of the root, by the implicit function theorem with the Jacobian at the stage.
+is that of the root, by the implicit function theorem with the Jacobian at the stage; it cannot be differentiated again.
 """
 
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from sciml.solvers.linear.operator import CoupledOperator, LinearOperator, Shift
 from sciml.solvers.linear.solve import attach
 from sciml.solvers.newton import ROUNDINGS, ImplicitStepper, solve_stage
 from sciml.solvers.stepper import Field, Interval, Step, combine
+from sciml.solvers.term import real_dtype
 from sciml.typing import Number
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ class NewtonStepper(ImplicitStepper):
             atol=controller.atol if atol is None else atol,
         )
 
-    def tolerances(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def tolerances(self, y: Tensor) -> tuple[Tensor, ...]:
         """The relative and the absolute one, like y."""
         least = ROUNDINGS * torch.finfo(y.dtype).eps
-        rtol, atol = (torch.as_tensor(least if x is None else x).to(y) for x in (self.rtol, self.atol))
-        return rtol.clamp_min(least), atol.clone()
+        rtol, atol = (torch.as_tensor(least if x is None else x) for x in (self.rtol, self.atol))
+        return tuple(x.to(device=y.device, dtype=real_dtype(y)).clone() for x in (rtol.clamp_min(least), atol))
 
 
 def _units(y: Tensor, rtol: Tensor, atol: Tensor, m: int) -> Tensor:

@@ -85,14 +85,14 @@ def attach(x: Tensor, residual: Tensor, operator: Callable[[Tensor], LinearOpera
     Args:
         x: solution (m, n), found without a graph.
         residual: b - A x, or whatever vanishes there with derivative -A, as a function of what is differentiated.
-        operator: A at a solution, asked for only in the backward pass, whose graph it is part of.
+        operator: A at a solution, asked for only in the backward pass.
         solver: solves with the transposed of A.
     """
     return _Root.apply(x, residual, operator, solver) if residual.requires_grad else x
 
 
 class _Root(torch.autograd.Function):
-    """The identity in x whose gradient goes to the residual; it can be differentiated again."""
+    """The identity in x whose gradient goes to the residual. Once only: the residual was taken at a constant x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, operator: Any, solver: LinearSolver) -> Tensor:
@@ -104,5 +104,19 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (root,) = ctx.saved_tensors
-        found, known = ctx.solver.inverse(ctx.operator(root).transpose())(grad_outputs[0])
-        return None, torch.where(known[:, None], found, torch.nan), None, None  # rather no gradient than a wrong one
+        with torch.no_grad():
+            found, known = ctx.solver.inverse(ctx.operator(root).transpose())(grad_outputs[0])
+            grad = torch.where(known[:, None], found, torch.nan)  # rather no gradient than a wrong one
+        return None, _Once.apply(grad, root, *grad_outputs) if torch.is_grad_enabled() else grad, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient whose own derivative is refused instead of taken for zero."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise RuntimeError("this gradient cannot be differentiated again: it is that of a root found by iteration")
