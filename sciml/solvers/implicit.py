@@ -6,6 +6,8 @@ is that of the root, by the implicit function theorem with the Jacobian at the s
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -151,7 +153,7 @@ class DIRK(NewtonStepper):
                 z = attach(z, residual(z), matrix, linear)
             stages.append(z)
             slopes.append((product(z) if known is None else product(z) - known) / gamma)
-        status = self.status(field, torch.stack(failures).any(0))
+        status = self.status(field, reduce(or_, failures))
         y1 = y + (stages[-1] if b is None else combine(b, slopes, 1.0)).reshape(y.shape)
         if not full:
             return Step(y1, None, (), (), status)

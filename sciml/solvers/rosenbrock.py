@@ -5,6 +5,8 @@ Stages u_i solve (M - h gamma J) u_i = gamma (h f(t + alpha_i h, y + sum_j a_ij 
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -185,7 +187,7 @@ class Rosenbrock(ImplicitStepper):
             found.append(known)
             us.append(u.reshape(y.shape))
         y1 = y + combine(b, us, 1.0)
-        status = self.status(field, ~torch.stack(found).all(0))
+        status = self.status(field, ~reduce(and_, found))
         if not full:
             return Step(y1, None, tuple(us), (), status)
         return Step(y1, combine(weights, us, 1.0), tuple(us), (field(end, y1),), status)
