@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers import tableau as tab
+from sciml.solvers.dense import hermite, polynomial
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine, displace, small
 from sciml.solvers.term import real_dtype
 from sciml.typing import Number
@@ -95,21 +95,10 @@ class RungeKutta(Stepper):
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The state at fractions s (l, k): the tableau's dense output, or the cubic Hermite interpolant."""
-        y0, ks, lane = segment.y0, segment.stages, int(segment.march.lanes == "each")
-        scale = segment.interval.scale
-        h = scale if isinstance(scale, float) or not lane else scale.unsqueeze(lane)
-        start = y0.unsqueeze(lane)
+        ks, h = segment.stages, segment.interval.scale
         if self.tableau.dense is None:
-            at = s.reshape(s.shape + (1,) * (y0.ndim - lane))
-            rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, ks[0], ks[-1]))
-            return start + at * (rise + (at - 1) * ((1 - 2 * at) * rise + h * ((at - 1) * f0 + at * f1)))
-        dense, powers = segment.const.stepper[-1], [s.to(torch.float64)]  # (p, stages)
-        while len(powers) < len(dense):
-            powers.append(powers[-1] * powers[0])
-        weights = (torch.stack(powers, -1) @ dense).to(y0.dtype)  # (l, k, stages), small differences of large terms
-        stages = torch.stack(ks, lane)  # (l, stages, ...)
-        rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
-        return start + h * rise.reshape(*s.shape, *y0.shape[lane:])
+            return hermite(segment, s, ks[0], ks[-1], h)
+        return polynomial(segment, s, ks, segment.const.stepper[-1], h)
 
 
 def _grown(sums: Tensor, column: Tensor, k: Tensor, h: Number) -> Tensor:

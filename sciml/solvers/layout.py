@@ -70,6 +70,10 @@ class PackedTerm(Term):
         t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
         return self.layout.pack(self.term.drift(t, self.layout.unpack(y), args))
 
+    def mass(self, args: Args) -> Tensor | None:
+        """The term's own, of the packed unknowns."""
+        return self.term.mass(args)
+
 
 class PackedFunction:
     """A function (t, y, args) of trees as one of packed states."""

@@ -231,7 +231,8 @@ class _Task:
         events: dict[Any, Event],
     ) -> "_Task":
         """Check the arguments and pack them."""
-        stepper, controller = solver.stepper or Tsit5(), solver.controller or PID()
+        controller = solver.controller or PID()
+        stepper = (solver.stepper or Tsit5()).within(controller)
         bound = as_term(term)
         layout = None
         if not isinstance(y0, Tensor):
@@ -240,6 +241,8 @@ class _Task:
         if not isinstance(bound, stepper.needs):
             name = type(stepper).__name__
             raise ValueError(f"term: {name} expects a {stepper.needs.__name__} term, got {type(bound).__name__}")
+        if bound.mass(args) is not None and not stepper.masses:
+            raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
         _check_state(y0, solver.lanes)
         _check_args(args)
         start, end = _times(t0, t1, y0, solver.lanes)

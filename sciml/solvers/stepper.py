@@ -11,6 +11,7 @@ from sciml.solvers.term import Term, expand, real_dtype
 from sciml.typing import Args, Lanes, Number
 
 if TYPE_CHECKING:
+    from sciml.solvers.control import Controller
     from sciml.solvers.march import Segment
 
 
@@ -120,6 +121,7 @@ class Stepper(ABC):
         dense: whether `interpolate` gives the state within a step.
         uniform: whether all steps of a solve must have the same size.
         needs: the class of terms that the method integrates.
+        masses: whether it integrates terms with a mass.
     """
 
     order: ClassVar[int]
@@ -128,7 +130,12 @@ class Stepper(ABC):
     dense: ClassVar[bool] = False
     uniform: ClassVar[bool] = False
     needs: ClassVar[type[Term]] = Term
+    masses: ClassVar[bool] = False
     starts: ClassVar[int] = 1  # evaluations of `init`
+
+    def within(self, controller: "Controller") -> "Stepper":
+        """The same method, told what it wants to know of the controller that it runs under."""
+        return self
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """Its coefficients as tensors, made once per solve: times like t0 (l), the rest like y.

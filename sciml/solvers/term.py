@@ -26,6 +26,14 @@ class Term(ABC):
             args: the tensors given to `solve` as ``args``.
         """
 
+    def mass(self, args: Args) -> Tensor | None:
+        """M of M dy/dt = f(t, y); None is the identity.
+
+        It may be singular, which makes the system differential-algebraic (of index 1). It is (n, n) with the n unknowns
+        of one system, or one for each (b, n, n), and constant in t and y. Only some implicit steppers take it.
+        """
+        return None
+
 
 class Semilinear(Term):
     """dy/dt = L y + N(t, y) with a constant diagonal L: what exponential steppers integrate exactly.

@@ -2,7 +2,32 @@
 
 from typing import NamedTuple
 
-from sciml.solvers import ETDRK2, ETDRK4, RK4, Bosh3, Dopri5, Dopri8, Euler, Heun, Midpoint, Stepper, Tsit5
+from sciml.solvers import (
+    ETDRK2,
+    ETDRK4,
+    RK4,
+    SDIRK2,
+    TRBDF2,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    Euler,
+    GaussLegendre4,
+    GaussLegendre6,
+    Heun,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    KenCarp4,
+    Kvaerno3,
+    Kvaerno5,
+    Midpoint,
+    RadauIIA3,
+    RadauIIA5,
+    Rodas5P,
+    Stepper,
+    Trapezoid,
+    Tsit5,
+)
 
 
 class Case(NamedTuple):
@@ -24,5 +49,23 @@ EXPLICIT = [
     Case(Dopri8(), (6, 9, 12, 18)),
 ]
 EXPONENTIAL = [Case(ETDRK2(), (32, 64, 128, 256)), Case(ETDRK4(), (16, 32, 64, 128))]
-STEPPERS = [*EXPLICIT, *EXPONENTIAL]
-ADAPTIVE = [case for case in EXPLICIT if case.stepper.adaptive]
+DIRK = [
+    Case(ImplicitEuler(), (64, 128, 256, 512)),
+    Case(ImplicitMidpoint(), (16, 32, 64, 128)),
+    Case(Trapezoid(), (16, 32, 64, 128)),
+    Case(SDIRK2(), (32, 64, 128, 256)),
+    Case(TRBDF2(), (16, 32, 64, 128)),
+    Case(Kvaerno3(), (16, 32, 64, 128)),
+    Case(KenCarp4(), (12, 24, 48, 96)),
+    Case(Kvaerno5(), (8, 16, 24, 32)),
+]
+COLLOCATION = [
+    Case(GaussLegendre4(), (8, 16, 24, 32)),
+    Case(GaussLegendre6(), (4, 8, 12, 16)),
+    Case(RadauIIA3(), (8, 16, 32, 64)),
+    Case(RadauIIA5(), (6, 12, 18, 24)),
+]
+ROSENBROCK = [Case(Rodas5P(), (12, 24, 36, 48))]
+IMPLICIT = [*DIRK, *COLLOCATION, *ROSENBROCK]
+STEPPERS = [*EXPLICIT, *EXPONENTIAL, *IMPLICIT]
+ADAPTIVE = [case for case in [*EXPLICIT, *IMPLICIT] if case.stepper.adaptive]

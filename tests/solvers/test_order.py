@@ -10,7 +10,8 @@ import torch
 from sciml import Solver, solve
 from sciml.solvers import Dopri8, Grid, Stepper, Steps, Tsit5
 from sciml.solvers.exponential import phi
-from tests.solvers.registry import ADAPTIVE, EXPLICIT, EXPONENTIAL, Case
+from sciml.solvers.implicit_tableau import Diagonal, matrix
+from tests.solvers.registry import DIRK, EXPLICIT, EXPONENTIAL, IMPLICIT, Case
 from tests.solvers.systems import DTYPE, Forced, coupled, coupled_exact
 
 
@@ -22,8 +23,8 @@ def in_range(found: float, order: int) -> bool:
     return order - 0.2 <= found <= order + 0.5
 
 
-@pytest.mark.parametrize("case", EXPLICIT, ids=str)
-def test_explicit_stepper_converges_with_its_order(case: Case):
+@pytest.mark.parametrize("case", [*EXPLICIT, *IMPLICIT], ids=str)
+def test_stepper_converges_with_its_order(case: Case):
     errors = []
     for n in case.steps:
         solver = Solver(case.stepper, Grid(n=n))
@@ -46,9 +47,12 @@ def test_exponential_stepper_converges_with_its_order_on_a_stiff_term(case: Case
 
 # Local order of the dense output: Hermite's cubic is O(h^4) where the step itself is at least as good.
 LOCAL = {"Euler": 2, "Heun": 3, "Midpoint": 3, "Bosh3": 4, "RK4": 4, "Dopri5": 5, "Tsit5": 5, "Dopri8": 6}
+LOCAL |= {"ImplicitEuler": 2, "ImplicitMidpoint": 3, "Trapezoid": 3, "SDIRK2": 3, "TRBDF2": 3, "Kvaerno3": 4}
+LOCAL |= {"KenCarp4": 4, "Kvaerno5": 5, "Rodas5P": 5}
+LOCAL |= {"GaussLegendre4": 3, "GaussLegendre6": 4, "RadauIIA3": 3, "RadauIIA5": 4}
 
 
-@pytest.mark.parametrize("case", EXPLICIT, ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *IMPLICIT], ids=str)
 def test_dense_output_has_its_local_order(case: Case):
     largest = 0.4 if case.stepper.order > 3 else 0.1
     sizes, errors = [largest / 2**i for i in range(4)], []
@@ -94,6 +98,10 @@ def density(tree: Tree) -> int:
 def matrices(stepper: Stepper) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A (s + 1, s + 1) with the solution as its last row, that row, the embedded weights, c (s + 1)."""
     tableau = stepper.tableau
+    if isinstance(tableau, Diagonal):
+        a, nodes = matrix(tableau), np.array([0.0, *tableau.c])
+        b = a[-1] if tableau.b is None else np.array(tableau.b)
+        return a, b, b - (0.0 if tableau.error is None else np.array(tableau.error)), nodes
     size = len(tableau.a) + 1
     a = np.zeros((size, size))
     for i, row in enumerate(tableau.a):
@@ -121,18 +129,18 @@ def test_rooted_trees_are_all_there():
 ROUNDED = 2e-12
 
 
-@pytest.mark.parametrize("case", EXPLICIT, ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *DIRK], ids=str)
 def test_tableau_meets_the_order_conditions(case: Case):
     a, b, _, c = matrices(case.stepper)
     assert np.abs(a.sum(1) - c).max() < ROUNDED
-    assert c[-1] == 1
+    assert c[-1] == 1 or case in DIRK
     for order in range(1, case.stepper.order + 1):
         assert residual(b, a, order) < ROUNDED, order
     if case.stepper.order < 8:
         assert residual(b, a, case.stepper.order + 1) > 1e-5
 
 
-@pytest.mark.parametrize("case", ADAPTIVE, ids=str)
+@pytest.mark.parametrize("case", [c for c in [*EXPLICIT, *DIRK] if c.stepper.adaptive], ids=str)
 def test_embedded_weights_are_one_order_lower(case: Case):
     a, _, embedded, _ = matrices(case.stepper)
     for order in range(1, case.stepper.order):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sciml import Solver, Status, Term, solve
 from sciml.solvers import ETDRK4, PID, RK4, Dopri5, Dopri8, Euler, Final, Grid, Quadrature, Stats, Steps, Tsit5
-from tests.solvers.registry import STEPPERS, Case
+from tests.solvers.registry import EXPLICIT, EXPONENTIAL, STEPPERS, Case
 from tests.solvers.systems import DTYPE, Linked, Net, coupled, coupled_exact
 
 FINE = PID(1e-8, 1e-10)
@@ -56,7 +56,7 @@ def test_state_keeps_its_dtype_and_times_are_its_real_part(dtype: torch.dtype, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", STEPPERS, ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *EXPONENTIAL], ids=str)
 def test_complex_state_is_the_pair_of_its_parts(case: Case, kind: str):
     rate = torch.tensor([-0.5 + 3j, 1j], dtype=torch.complex128)
 

@@ -1,0 +1,44 @@
+"""Dense output: the state at fractions s (l, k) of a step, as (l, k, ...) with l left out for joint lanes."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sciml.typing import Number
+
+if TYPE_CHECKING:
+    from sciml.solvers.march import Segment
+
+
+def hermite(segment: "Segment", s: Tensor, k0: Tensor, k1: Tensor, h: Number = 1.0) -> Tensor:
+    """The cubic through both ends with the slopes h k0 and h k1."""
+    y0, lane = segment.y0, int(segment.march.lanes == "each")
+    scale = h if isinstance(h, float) or not lane else h.unsqueeze(lane)
+    at = s.reshape(s.shape + (1,) * (y0.ndim - lane))
+    rise, f0, f1 = (x.unsqueeze(lane) for x in (segment.y1 - y0, k0, k1))
+    curve = (1 - 2 * at) * rise + scale * ((at - 1) * f0 + at * f1)
+    return y0.unsqueeze(lane) + at * (rise + (at - 1) * curve)
+
+
+def polynomial(segment: "Segment", s: Tensor, ks: Sequence[Tensor], rungs: Tensor, h: Number = 1.0) -> Tensor:
+    """y0 + h sum_i w_i(s) k_i with polynomials w_i.
+
+    Args:
+        segment: the step.
+        s: fractions (l, k).
+        ks: what is weighted.
+        rungs: coefficients (p, stages) of s, s^2, .. in the weights, float64.
+        h: size of the step.
+    """
+    y0, lane = segment.y0, int(segment.march.lanes == "each")
+    scale = h if isinstance(h, float) or not lane else h.unsqueeze(lane)
+    powers = [s.to(torch.float64)]
+    while len(powers) < len(rungs):
+        powers.append(powers[-1] * powers[0])
+    weights = (torch.stack(powers, -1) @ rungs).to(y0.dtype)  # (l, k, stages), small differences of large terms
+    stages = torch.stack(tuple(ks), lane)  # (l, stages, ...)
+    rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
+    return y0.unsqueeze(lane) + scale * rise.reshape(*s.shape, *y0.shape[lane:])

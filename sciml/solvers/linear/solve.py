@@ -1,0 +1,122 @@
+"""Linear systems of integrators: the slot, and the direct solver for small ones."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.linear.operator import LinearOperator
+
+UNROLLED = 8  # unknowns up to which a compiled program eliminates without LAPACK
+
+Inverse = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From right-hand sides (m, n) to the solutions (m, n) and which of them were found (m)."""
+
+
+class LinearSolver(ABC):
+    """Solves A x = b for several right-hand sides, differentiably in A and b."""
+
+    @abstractmethod
+    def inverse(self, operator: LinearOperator) -> Inverse:
+        """What solves with the operator; work that serves every right-hand side is done here, once."""
+
+
+@dataclass(frozen=True)
+class Dense(LinearSolver):
+    """LU factors of the matrices; for few unknowns in a compiled program Gaussian elimination without library calls."""
+
+    def inverse(self, operator: LinearOperator) -> Inverse:
+        """Factors of the operator's matrices. A singular one finds no solution."""
+        matrix = operator.dense()
+        if torch.compiler.is_compiling() and matrix.shape[-1] <= UNROLLED:
+            return _elimination(matrix)
+        factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
+        regular = info == 0
+        return lambda b: (torch.linalg.lu_solve(factors, pivots, b.unsqueeze(-1)).squeeze(-1), regular)
+
+
+def _elimination(matrix: Tensor) -> Inverse:
+    """Gaussian elimination with partial pivoting, every entry a tensor (m) of its own and every exchange a selection.
+
+    The largest pivot bubbles up: row i changes places with row k where it has the larger entry in column k, and what is
+    left of it is cleared at once.
+    """
+    n = matrix.shape[-1]
+    rows = [list(row.unbind(-1)) for row in matrix.unbind(-2)]
+    exchanges: list[tuple[int, int, Tensor, Tensor]] = []
+    for k in range(n):
+        for i in range(k + 1, n):
+            swap = rows[i][k].abs() > rows[k][k].abs()
+            for j in range(k, n):
+                rows[k][j], rows[i][j] = _exchanged(swap, rows[k][j], rows[i][j])
+            # a column of zeros is left as it is: the matrix is singular, which its last pivot shows
+            factor = torch.where(rows[k][k] == 0, rows[i][k], rows[i][k] / rows[k][k])
+            exchanges.append((k, i, swap, factor))
+            for j in range(k + 1, n):
+                rows[i][j] = rows[i][j] - factor * rows[k][j]
+    regular = rows[0][0] != 0
+    for k in range(1, n):
+        regular = regular & (rows[k][k] != 0)
+
+    def solve(b: Tensor) -> tuple[Tensor, Tensor]:
+        x = list(b.unbind(-1))
+        for k, i, swap, factor in exchanges:
+            x[k], x[i] = _exchanged(swap, x[k], x[i])
+            x[i] = x[i] - factor * x[k]
+        for k in reversed(range(n)):
+            for j in range(k + 1, n):
+                x[k] = x[k] - rows[k][j] * x[j]
+            x[k] = x[k] / rows[k][k]
+        return torch.stack(x, -1), regular
+
+    return solve
+
+
+def _exchanged(swap: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(swap, b, a), torch.where(swap, a, b)
+
+
+def attach(x: Tensor, residual: Tensor, operator: Callable[[Tensor], LinearOperator], solver: LinearSolver) -> Tensor:
+    """``x`` with the gradient of the root that it is, dx = A^-1 d residual, by the implicit function theorem.
+
+    Args:
+        x: solution (m, n), found without a graph.
+        residual: b - A x, or whatever vanishes there with derivative -A, as a function of what is differentiated.
+        operator: A at a solution, asked for only in the backward pass.
+        solver: solves with the transposed of A.
+    """
+    return _Root.apply(x, residual, operator, solver) if residual.requires_grad else x
+
+
+class _Root(torch.autograd.Function):
+    """The identity in x whose gradient goes to the residual. Once only: the residual was taken at a constant x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor, operator: Any, solver: LinearSolver) -> Tensor:
+        root = x.clone()
+        ctx.operator, ctx.solver = operator, solver
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        (root,) = ctx.saved_tensors
+        with torch.no_grad():
+            found, known = ctx.solver.inverse(ctx.operator(root).transpose())(grad_outputs[0])
+            grad = torch.where(known[:, None], found, torch.nan)  # rather no gradient than a wrong one
+        return None, _Once.apply(grad, root, *grad_outputs) if torch.is_grad_enabled() else grad, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient whose own derivative is refused instead of taken for zero."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise RuntimeError("this gradient cannot be differentiated again: it is that of a root found by iteration")
