@@ -31,6 +31,8 @@ def _following(stops: Tensor) -> Callable[[Tensor], Tensor]:
     last, each = stops.shape[-1] - 1, stops.ndim > 1
 
     def first(theta: Tensor) -> Tensor:
+        if last == 0:
+            return stops[..., 0].expand(theta.shape)
         i = torch.searchsorted(stops, theta[..., None] if each else theta.reshape(-1), right=True).clamp_max(last)
         return stops.gather(-1, i).squeeze(-1) if each else stops.index_select(0, i).reshape(theta.shape)
 

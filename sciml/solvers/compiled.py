@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from operator import is_
@@ -18,14 +19,36 @@ import torch._dynamo
 import torch._inductor.exc
 from torch import Tensor
 from torch._dynamo.callback import callback_handler
-from torch.utils._pytree import tree_leaves, tree_map
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from sciml.solvers import loops
 from sciml.solvers.control import PID
 from sciml.solvers.event import meet
+from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import Fold, SaveAt
-from sciml.solvers.loops import CHUNK, Kept, Owner, Pull, Record, backward, chunk, keep, loop, progress, saved
+from sciml.solvers.loops import (
+    CHUNK,
+    Kept,
+    Owner,
+    Packing,
+    Pull,
+    Record,
+    Rows,
+    Turned,
+    backward,
+    chunk,
+    keep,
+    loop,
+    progress,
+    saved,
+)
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
 from sciml.solvers.state import Const, Row, State
@@ -36,6 +59,7 @@ Mode = Literal["loop", "chunks"]
 
 BYTES = 2**26  # what the rows of a loop may take
 ROWS = 512  # at most
+FEW = 8  # components up to which states of lanes that step by themselves lie by component
 
 
 class Program:
@@ -46,6 +70,7 @@ class Program:
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
         self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", fast_math)
+        self.save = _compiled(saved, f"the saved states of {method}", fast_math)
         self.backward = _compiled(backward, f"the backward pass of {method}", fast_math)
         self.known: dict[Any, Any] = {}
         self.owned: tuple[tuple[Any, ...], Owner] | None = None
@@ -85,7 +110,7 @@ class Program:
         """
         leaves = len(c.leaves())
         owner = self._owner(march)
-        mesh, c, grad_y, grads = _apart((mesh, c, grad_y, tuple(grad_values)))
+        mesh, c, states, best, grad_y, grads = _apart((mesh, c, states, best, grad_y, tuple(grad_values)))
         values = tuple(p.detach() for p in parameters)
         pull = Pull(owner, values, c, tuple(needs[:leaves]), self.fast_math, mesh, states, best, grad_y, grads)
         steps = torch.scalar_tensor(len(mesh.theta) - 2, dtype=torch.int64)
@@ -121,35 +146,44 @@ class Program:
         s, run = first, _Run(bound.totals(), [], Met(bound.outer.folds))
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
         while True:
-            kept = bound.kept(bound.rows)
-            rest = _varying((s, bound.y0, run.totals, bound.c, bound.writing, kept), sizes)
-            s, totals, written, state = self.forward(bound.march, owner, *rest)
-            run = run.grown(totals, base, kept, written)
-            running, waiting, n = state.tolist()
+            rows = bound.places(bound.rows)
+            s, totals, state = self.forward(
+                bound.march, owner, *_varying((s, bound.y0, run.totals, bound.c, bound.packing, rows), sizes)
+            )
+            running, waiting, new, n = state.tolist()
+            run = run.grown(totals, base, rows.kept, self._written(bound, s, rows, base, new))
             tick(s)
             if waiting and not running:
                 s, run = bound.met(s, run)
-                running, _, n = progress(s).tolist()
+                running, *_, n = progress(s, base).tolist()
             if not running:
                 return run._replace(s=s, n=n)
             base = s.accepted
+
+    def _written(self, bound: "_Bound", s: State, rows: Rows, base: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
+        """What the folds that write find in the rows, of which not more than ``most`` and one are in use."""
+        if not bound.writing:
+            return []
+        kept = tree_map(lambda x: x[: max(most, 1) + 1], rows.kept)
+        sizes = self._sizes("saved", bound.y0, bound.outer, kept.theta.shape[0])
+        return self.save(bound.march, *_varying((bound.writing, s, kept, bound.c, base), sizes))
 
     def _chunks(self, bound: "_Bound", s: State | None, tick: Callable[[State], None]) -> "_Run":
         s = s or bound.march.start(bound.c, bound.y0)
         run, running, waiting, n = _Run(bound.totals(), [], Met(bound.outer.folds)), True, False, 0
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
         while running:
-            kept, base, totals = bound.kept(bound.rows), s.accepted, run.totals
+            rows, base, totals = bound.places(bound.rows), s.accepted, run.totals
             for _ in range(bound.rows // CHUNK):
-                s, totals, state = self.forward(bound.march, *_varying((s, totals, base, bound.c, kept), sizes))
-                running, waiting, n = state.tolist()
+                s, totals, state = self.forward(bound.march, *_varying((s, totals, base, bound.c, rows), sizes))
+                running, waiting, _, n = state.tolist()
                 tick(s)
                 if not running:
                     break
-            run = run.grown(totals, base, kept, bound.written(s, kept, base))
+            run = run.grown(totals, base, rows.kept, bound.written(s, rows.kept, base))
             if waiting and not running:
                 s, run = bound.met(s, run)
-                running, waiting, n = progress(s).tolist()
+                running, waiting, _, n = progress(s, base).tolist()
         return run._replace(s=s, n=n)
 
 
@@ -193,6 +227,7 @@ class _Bound(NamedTuple):
     keep: bool
     y0: Tensor
     emits: tuple[Any, ...]  # what a row holds, as fakes
+    packing: Packing  # of state and totals
     rows: int
 
     @classmethod
@@ -203,48 +238,49 @@ class _Bound(NamedTuple):
         if writing:
             rest.append((Record(), ()))
         inner = _with_tensors(march, y0, tuple(fold for fold, _ in rest))
+        if march.lanes == "each" and y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, RungeKutta):
+            inner = replace(inner, term=Turned(inner.term))
         bound = c._replace(folds=tuple(inputs for _, inputs in rest))
         kind = (inner.lanes, y0.shape, y0.dtype, y0.device, *map(type, inner.folds))
         if kind not in known:
-            known[kind] = _emitted(inner, bound, y0)
-        emits = known[kind]
+            known[kind] = _shapes(inner, bound, y0)
+        emits, packing = known[kind]
         size = y0.element_size() * y0.numel() * (keep or bool(writing)) + 8 * c.t0.numel()
         size += sum(x.element_size() * x.numel() for x in tree_leaves(emits))
-        return cls(march, c, inner, bound, writing, keep, y0, emits, max(8, min(ROWS, BYTES // size)))
+        return cls(march, c, inner, bound, writing, keep, y0, emits, packing, max(8, min(ROWS, BYTES // size)))
 
     def totals(self) -> tuple[Any, ...]:
         """Of no steps."""
-        made: list[Any] = []
-        for fold, like in zip(self.march.folds, self.emits, strict=True):
-            if fold.reduce in ("sum", "last"):
-                made.append(self.y0.new_zeros(like.shape, dtype=like.dtype))
-            elif fold.reduce == "max":
-                value = self.y0.new_full(like.shape, -torch.inf, dtype=like.dtype)
-                made.append(Best(value, torch.zeros_like(value, dtype=torch.int64)))
-        return tuple(made)
+        return _totals(self.march, self.emits, self.y0)
 
-    def kept(self, rows: int) -> Kept:
-        """Rows to fill."""
+    def places(self, count: int) -> Rows:
+        """Places for some steps."""
         emits = [e for f, e in zip(self.march.folds, self.emits, strict=True) if f.reduce in ("stack", "record")]
         y = (self.y0,) if self.keep or self.writing else ()
-        make = lambda x: self.y0.new_empty(rows + 1, *x.shape, dtype=x.dtype)  # noqa: E731
-        return Kept(make(self.c.t0), tuple(map(make, y)), tuple(tree_map(make, e) for e in emits))
+        leaves, spec = tree_flatten(Kept(self.c.t0, y, tuple(emits)))
+        lane = int(self.march.lanes == "each")
+        packing = Packing(leaves, lane)
+        packs = []
+        for group in packing.groups:
+            x = leaves[group[0]]
+            packs.append(self.y0.new_empty(count + 1, *x.shape[:lane], len(group), *x.shape[lane:], dtype=x.dtype))
+        return Rows(packing, len(y), spec, packs)
 
     def written(self, s: State, kept: Kept, base: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What the folds that write find in the rows."""
-        return [saved(self.march, fold, inputs, s, kept, self.c, base) for fold, inputs in self.writing]
+        return saved(self.march, self.writing, s, kept, self.c, base)
 
     def met(self, s: State, run: _Run) -> tuple[State, _Run]:
         """The steps of all lanes that wait before an event."""
-        before, tape, kept = s.accepted, run.tape, self.kept(1)
+        before, tape, rows = s.accepted, run.tape, self.places(1)
         s = meet(self.march, self.c, s, tape)
         if bool((s.accepted == before).all()):
             return s, run
         tape.before.append(before)
         theta0 = torch.as_tensor(tape.segment.theta0, dtype=torch.float64).expand(before.shape)
         row = Row(theta0, s.accepted > before, tape.segment.y0, self.march.emit(tape.segment, 1))
-        totals = keep(self.march, row, before, before, run.totals, kept)
-        return s, run.grown(totals, before, kept, self.written(s, kept, before))
+        totals = keep(self.march, row, before, before, run.totals, rows)
+        return s, run.grown(totals, before, rows.kept, self.written(s, rows.kept, before))
 
     def events(self, tape: Met, s: State, n: int) -> Tensor | None:
         """A bit for every event at the end of each of n steps (n, l)."""
@@ -378,19 +414,30 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
     return 1 << (most - 1).bit_length()
 
 
-def _emitted(march: March, c: Const, y0: Tensor) -> tuple[Any, ...]:
-    """What a row holds of every fold, as fakes: found without evaluating the field."""
-    if not march.folds:
-        return ()
-    from torch._subclasses.fake_tensor import FakeTensorMode
+def _totals(march: March, emits: Sequence[Any], y: Tensor) -> tuple[Any, ...]:
+    """What folds that reduce to one value have come to before any step, for emissions shaped like these."""
+    made: list[Any] = []
+    for fold, like in zip(march.folds, emits, strict=True):
+        if fold.reduce in ("sum", "last"):
+            made.append(y.new_zeros(like.shape, dtype=like.dtype))
+        elif fold.reduce == "max":
+            value = y.new_full(like.shape, -torch.inf, dtype=like.dtype)
+            made.append(Best(value, torch.zeros_like(value, dtype=torch.int64)))
+    return tuple(made)
 
+
+def _shapes(march: March, c: Const, y0: Tensor) -> tuple[tuple[Any, ...], Packing]:
+    """What a row holds of every fold, as fakes, and how a state is packed: found without evaluating the field."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = lambda tree: tree_map(lambda x: mode.from_tensor(x) if isinstance(x, Tensor) else x, tree)  # noqa: E731
     with mode, torch.no_grad():
         y, c = fake(y0.detach()), fake(c)
-        zero = torch.zeros_like(c.t0)
-        segment, *_ = march.segment(c, zero, zero, y, None, zero.long())
-        return march.emit(segment, 1)
+        s, emits = march.start(c, y), ()
+        if march.folds:
+            segment, *_ = march.segment(c, s.theta, s.theta, y, s.carry, s.accepted)
+            emits = march.emit(segment, 1)
+        leaves = tree_leaves((s, _totals(march, emits, y)))
+        return emits, Packing(leaves, turned=isinstance(march.term, Turned))
 
 
 def _compiled(function: FunctionType, what: str, fast_math: bool) -> Callable[..., Any]:
@@ -430,8 +477,19 @@ OURS = (
     *("march.stepper", "march.controller.", "march.lanes", "march.max_steps", "dict(", "type(", "list(", "__import__"),
     *(f"G['{name}" for name in ("__import_sciml", "__import_torch", *vars(loops))),
 )
-OPTIONS = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "guard_filter_fn": _guards}
-TRACE_ERRORS = (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError)
+OPTIONS = {
+    "force_pointwise_cat": True,
+    "cpp_wrapper": True,
+    "cpp.enable_floating_point_contract_flag": "fast",
+    "guard_filter_fn": _guards,
+}
+TRACE_ERRORS = (
+    torch._dynamo.exc.TorchDynamoException,
+    torch._inductor.exc.InductorError,
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
 _numbers = count()
 _programs: dict[Any, Program | None] = {}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,9 +36,25 @@ def polynomial(segment: "Segment", s: Tensor, ks: Sequence[Tensor], rungs: Tenso
     y0, lane = segment.y0, int(segment.march.lanes == "each")
     scale = h if isinstance(h, float) or not lane else h.unsqueeze(lane)
     powers = [s.to(torch.float64)]
-    while len(powers) < len(rungs):
+    while len(powers) < rungs.shape[0]:
         powers.append(powers[-1] * powers[0])
+    if torch.compiler.is_compiling():
+        return _fused(y0, ks, powers, rungs, scale, lane)
     weights = (torch.stack(powers, -1) @ rungs).to(y0.dtype)  # (l, k, stages), small differences of large terms
     stages = torch.stack(tuple(ks), lane)  # (l, stages, ...)
     rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
     return y0.unsqueeze(lane) + scale * rise.reshape(*s.shape, *y0.shape[lane:])
+
+
+def _fused(
+    y0: Tensor, ks: Sequence[Tensor], powers: Sequence[Tensor], rungs: Tensor, scale: Number, lane: int
+) -> Tensor:
+    """The same without matrix products, which a compiler makes one kernel of."""
+    rise: Any = 0
+    for i, k in enumerate(ks):
+        weight = powers[0] * rungs[0, i]
+        for p, power in enumerate(powers[1:], 1):
+            weight = torch.addcmul(weight, power, rungs[p, i])
+        weight = weight.to(y0.dtype)
+        rise = rise + weight.reshape(*weight.shape, *(1,) * (y0.ndim - lane)) * k.unsqueeze(lane)
+    return y0.unsqueeze(lane) + scale * rise

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from sciml.solvers.adjoint import cotangents
 from sciml.solvers.fast_math import laid_out
@@ -22,6 +22,8 @@ from sciml.solvers.mesh import Mesh
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.stepper import Interval
 from sciml.solvers.tape import accumulate, greatest
+from sciml.solvers.term import Term
+from sciml.typing import Args
 
 CHUNK = 4  # trials of a compiled chunk
 
@@ -36,6 +38,47 @@ class Record(Fold):
         return segment.y1, *segment.stages
 
 
+class Packing:
+    """Tensors of like shape and dtype in one: a loop pays for every tensor that it carries.
+
+    Args:
+        like: the tensors, or fakes of them, of sizes that are known: a traced size would be fixed by looking at it.
+        axis: where the axis of a pack lies.
+        turned: whether matrices lie in memory by column.
+    """
+
+    def __init__(self, like: Sequence[Tensor], axis: int = 0, turned: bool = False):
+        self.axis, self.count, self.turned = axis, len(like), turned
+        groups: dict[Any, list[int]] = {}
+        for i, x in enumerate(like):
+            groups.setdefault((x.dtype, tuple(x.shape)), []).append(i)
+        self.groups = list(groups.values())
+
+    def pack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The packs."""
+        turn = lambda x: x.mT if self.turned and x.ndim == 2 else x  # noqa: E731
+        return [torch.stack([turn(tensors[i]) for i in group], self.axis) for group in self.groups]
+
+    def unpack(self, packs: Sequence[Tensor], axis: int | None = None) -> list[Tensor]:
+        """The tensors of packs that have their axis where it was, or elsewhere."""
+        found: dict[int, Tensor] = {}
+        for group, pack in zip(self.groups, packs, strict=True):
+            pack = pack.mT if self.turned and pack.ndim == 3 else pack
+            found.update(zip(group, pack.unbind(self.axis if axis is None else axis), strict=True))
+        return [found[i] for i in range(self.count)]
+
+
+class Turned(Term):
+    """A term on states (b, d) of few components that lie in memory by component: kernels run along the batch."""
+
+    def __init__(self, term: Term):
+        self.term = term
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The same drift."""
+        return self.term.drift(t, y, args).mT.contiguous().mT
+
+
 class Kept(NamedTuple):
     """The accepted steps since ``base`` in order, and in the row after the last one where it ended."""
 
@@ -44,7 +87,26 @@ class Kept(NamedTuple):
     emits: tuple[Any, ...]  # (rows + 1, ...) of folds that stack, and of the record
 
 
-def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, kept: Kept) -> Any:
+class Rows(NamedTuple):
+    """A place for such steps."""
+
+    packing: Packing  # of the leaves of one step
+    states: int  # whether its state is among them
+    spec: Any  # how they make a `Kept`
+    packs: list[Tensor]  # (rows + 1, l, k, ...), l left out for joint lanes
+
+    def put(self, at: tuple[Tensor, ...], step: Kept) -> None:
+        """Keep a step; ``at`` is its row (l) and, for lanes "each", the lane."""
+        for pack, x in zip(self.packs, self.packing.pack(tree_leaves(step)), strict=True):
+            pack.index_put_(at, x)
+
+    @property
+    def kept(self) -> Kept:
+        """The steps."""
+        return tree_unflatten(self.packing.unpack(self.packs, self.packing.axis + 1), self.spec)
+
+
+def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, rows: Rows) -> Any:
     """Keep the row of a trial, which the next one overwrites if it was rejected; the new totals.
 
     Args:
@@ -53,7 +115,7 @@ def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, ke
         accepted: steps before it (l).
         base: steps before the first row (l).
         totals: what folds that reduce to one value have come to.
-        kept: where to keep it.
+        rows: where to keep it.
     """
     emits, reduced = [], []
     for fold, value in zip(march.folds, row.emits, strict=True):
@@ -64,18 +126,8 @@ def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, ke
         else:
             reduced.append(accumulate(fold.reduce, totals[len(reduced)], value, row.taken))
     lane = () if march.lanes == "joint" else (torch.arange(base.shape[0], device=base.device),)
-    rows = Kept(row.theta, (row.y,) * len(kept.y), tuple(emits))
-    for buffer, x in zip(tree_leaves(kept), tree_leaves(rows), strict=True):
-        buffer.index_put_((accepted - base, *lane), x)
+    rows.put((accepted - base, *lane), Kept(row.theta, (row.y,) * rows.states, tuple(emits)))
     return tuple(reduced)
-
-
-def _trial(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any]:
-    """One trial of every lane."""
-    new, row = march.advance(s, c, 1)
-    reduced = keep(march, row, s.accepted, base, totals, kept)
-    known = {id(x) for x in tree_leaves((s, totals))}  # a loop refuses what comes back unchanged
-    return tree_map(lambda x: x.clone() if id(x) in known else x, (new, reduced))
 
 
 def loop(
@@ -85,9 +137,9 @@ def loop(
     y0: Tensor,
     totals: Any,
     c: Const,
-    writing: Sequence[Any],
-    kept: Kept,
-) -> tuple[State, Any, Any, Tensor]:
+    packing: Packing,
+    rows: Rows,
+) -> tuple[State, Any, Tensor]:
     """March until no lane runs or the rows are full.
 
     Args:
@@ -97,61 +149,85 @@ def loop(
         y0: initial state.
         totals: what the folds have reduced so far.
         c: constants.
-        writing: the folds that write, with their inputs.
-        kept: where to keep the rows.
+        packing: of the leaves of state and totals.
+        rows: where to keep the steps.
 
     Returns:
-        the last state, the totals, what was `saved`, and how far the march is (`progress`).
+        the last state, the totals, and how far the march is (`progress`).
     """
     if owner is not None:
-        rest = partial(loop, march, None, first, y0, totals, c, writing, kept)
+        rest = partial(loop, march, None, first, y0, totals, c, packing, rows)
         return torch.func.functional_call(owner, laid_out(owner, dict(owner.named_parameters())), rest)
-    s = tree_map(torch.clone, march.start(c, y0) if first is None else first)
-    rows, base = kept.theta.shape[0] - 1, s.accepted
+    s = march.start(c, y0) if first is None else first
+    most, base = rows.packs[0].shape[0] - 1, s.accepted.clone()
+    leaves, spec = tree_flatten((s, totals))
+
+    def running(i: Tensor, *packs: Tensor) -> Tensor:
+        s, _ = tree_unflatten(packing.unpack(packs), spec)
+        return (s.status == 0).any() & (i < most)
+
+    def body(i: Tensor, *packs: Tensor) -> tuple[Tensor, ...]:
+        s, totals = tree_unflatten(packing.unpack(packs), spec)
+        new, row = march.advance(s, c, 1)
+        reduced = keep(march, row, s.accepted, base, totals, rows)
+        return i + 1, *packing.pack(tree_leaves((new, reduced)))
+
     i = torch.zeros((), dtype=torch.int64, device=base.device)
-    _, s, totals = while_loop(
-        lambda i, s, totals: (s.status == 0).any() & (i < rows),
-        lambda i, s, totals: (i + 1, *_trial(march, s, totals, base, c, kept)),
-        (i, s, totals),
-    )
-    written = tuple(saved(march, fold, inputs, s, kept, c, base) for fold, inputs in writing)
-    return s, totals, written, progress(s)
+    _, *packs = while_loop(running, body, (i, *packing.pack(leaves)))
+    s, totals = tree_unflatten(packing.unpack(packs), spec)
+    return s, totals, progress(s, base)
 
 
-def progress(s: State) -> Tensor:
-    """All that the host waits for (3): whether a lane runs, or waits before an event, and most accepted steps."""
-    return torch.stack([(s.status == 0).any().long(), (s.status < 0).any().long(), s.accepted.max()])
+def progress(s: State, base: Tensor) -> Tensor:
+    """What the host waits for (4): whether a lane runs, or waits for an event; most steps since base, and in all."""
+    new = (s.accepted - base).max()
+    return torch.stack([(s.status == 0).any().long(), (s.status < 0).any().long(), new, s.accepted.max()])
 
 
-def chunk(march: March, s: State, totals: Any, base: Tensor, c: Const, kept: Kept) -> tuple[State, Any, Tensor]:
+def chunk(march: March, s: State, totals: Any, base: Tensor, c: Const, rows: Rows) -> tuple[State, Any, Tensor]:
     """A few trials, whether lanes run or not."""
-    s, totals = tree_map(torch.clone, (s, totals))
     for _ in range(CHUNK):
-        s, totals = _trial(march, s, totals, base, c, kept)
-    return s, totals, progress(s)
+        new, row = march.advance(s, c, 1)
+        s, totals = new, keep(march, row, s.accepted, base, totals, rows)
+    return s, totals, progress(s, base)
 
 
 def saved(
-    march: March, fold: Fold, inputs: Sequence[Tensor], s: State, kept: Kept, c: Const, base: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What a fold writes of the rows: values (l, places, ...), and which places lie in them (l, places)."""
-    key, each = inputs[1], march.lanes == "each"
-    n, index = s.accepted - base, torch.arange(kept.theta.shape[0], device=base.device)
+    march: March, writing: Sequence[tuple[Fold, Sequence[Tensor]]], s: State, kept: Kept, c: Const, base: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """What each of the folds that write finds in the rows: values (l, places, ...), and which places it is (l, places).
+
+    Args:
+        march: their march, with a record.
+        writing: the folds and their inputs.
+        s: where the rows end.
+        kept: the rows.
+        c: constants.
+        base: steps before the first row (l).
+    """
+    each, n = march.lanes == "each", s.accepted - base
+    index = torch.arange(kept.theta.shape[0], device=base.device)
     index = index[:, None] if each else index
     thetas = torch.where(index < n, kept.theta, torch.where(index == n, s.theta, torch.inf))
-    ordered = thetas.mT.contiguous() if each else thetas
-    last = (torch.searchsorted(ordered, key) - 1).clamp_max(len(index) - 2)
+    return [_saved(march, fold, inputs, s, kept, c, thetas) for fold, inputs in writing]
+
+
+def _saved(
+    march: March, fold: Fold, inputs: Sequence[Tensor], s: State, kept: Kept, c: Const, thetas: Tensor
+) -> tuple[Tensor, Tensor]:
+    key, each = inputs[1], march.lanes == "each"
+    rows, lanes = thetas.shape[0], thetas.shape[1] if each else 1
+    last = (torch.searchsorted(thetas.mT.contiguous() if each else thetas, key) - 1).clamp_max(rows - 2)
     hit = (last >= 0) & (key <= s.theta[..., None])
     last = torch.where(hit, last, 0)
-    lanes = base.shape[0] if each else 1
-    flat = (last * lanes + torch.arange(lanes, device=base.device)[:, None]).reshape(-1) if each else last
+    flat = (last * lanes + torch.arange(lanes, device=last.device)[:, None]).reshape(-1) if each else last
     pick = lambda x: x.reshape(-1, *x.shape[1 + each :]).index_select(0, flat)  # noqa: E731
     spread = lambda x: x[..., None].expand(key.shape).reshape(-1)  # noqa: E731
     theta0, theta1 = pick(thetas), thetas.reshape(-1).index_select(0, flat + lanes)
     start, (y1, *stages) = pick(kept.y[0]), [pick(x) for x in kept.emits[-1]]
     interval = Interval.of(spread(c.t0), spread(c.t1), theta0, theta1, start)
-    rows = replace(march, lanes="each")  # every place as a lane of its own
-    segment = Segment(rows, c, theta0, theta1, flat, interval, start, y1, tuple(stages), None)
+    each_place = replace(march, lanes="each")  # every place as a lane of its own
+    segment = Segment(each_place, c, theta0, theta1, flat, interval, start, y1, tuple(stages), None)
     values = fold.emit(segment, 1, *(x.reshape(-1, 1) for x in inputs)).values
     return values.reshape(*key.shape, *values.shape[2:]), hit
 
