@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Network(nn.Module):
         super().__init__()
         self.weights: list[tuple[np.ndarray, np.ndarray]] = []
         layers: list[nn.Module] = []
-        for inner, outer in zip(sizes, sizes[1:], strict=False):
+        for inner, outer in pairwise(sizes):
             weight = generator.standard_normal((inner, outer)) * gain / np.sqrt(inner)
             bias = 0.1 * generator.standard_normal(outer)
             layer = nn.Linear(inner, outer)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sciml import solve
 from sciml.errors import SolveError, Status
-from sciml.solvers import PID, Bosh3, Discrete, Event, Fold, Quadrature, Solver, Stats, Steps, compiled
+from sciml.solvers import PID, Bosh3, Discrete, Event, Fold, Quadrature, Solver, Stats, Steps, bound, compiled
 from sciml.solvers.fast_math import EDGE, tanh
 from tests.solvers.systems import DTYPE, Net, coupled
 
@@ -92,7 +92,7 @@ def test_loop_serves_lanes_that_step_by_themselves_any_batch_and_any_tolerance(c
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("mode", ["loop", "chunks"])
 def test_march_goes_on_when_its_rows_are_full(mode: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(compiled, "ROWS", 8)
+    monkeypatch.setattr(bound, "ROWS", 8)
     ts = torch.linspace(0, 2, 9, dtype=DTYPE)
     for lanes in ("joint", "each"):
         arguments = coupled, start(3), 0.0, 2.0

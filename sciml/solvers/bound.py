@@ -1,0 +1,243 @@
+"""What a compiled march is given, and how the rows that come out of it become a mesh and results."""
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from sciml.solvers.control import PID
+from sciml.solvers.event import meet
+from sciml.solvers.explicit import RungeKutta
+from sciml.solvers.fold import Fold
+from sciml.solvers.loops import Kept, Packing, Record, Rows, Turned, keep, saved
+from sciml.solvers.march import March, Segment
+from sciml.solvers.mesh import Mesh, Pass, close
+from sciml.solvers.state import Const, Row, State
+from sciml.solvers.tape import Best, Tape
+from sciml.solvers.term import expand, real_dtype
+
+BYTES = 2**26  # what the rows of a loop may take
+ROWS = 512  # at most
+FEW = 8  # components up to which states of lanes that step by themselves lie by component
+
+
+class Met(Tape):
+    """The tape of a march whose steps are kept elsewhere: it holds the last one that ends at events."""
+
+    segment: Segment
+
+    def __init__(self, folds: Sequence[Fold]):
+        super().__init__(folds, keep=False)
+        self.before: list[Tensor] = []  # the number of each of its steps (l)
+
+    def add(self, segment: Segment, taken: Tensor | None = None) -> None:
+        """Hold a step."""
+        self.segment = segment
+        self.theta.append(segment.theta0)
+
+
+class Run(NamedTuple):
+    """What marching has given so far."""
+
+    totals: tuple[Any, ...]
+    parts: list[tuple[Tensor, Kept, Any]]  # base, rows and what was written, whenever the loop stopped
+    tape: Met
+    s: Any = None  # the last state
+    n: int = 0  # accepted steps of the lane that took most
+
+    def grown(self, totals: tuple[Any, ...], base: Tensor, kept: Kept, written: Any) -> "Run":
+        """The same with more rows."""
+        return self._replace(totals=totals, parts=[*self.parts, (base, kept, written)])
+
+
+class Bound(NamedTuple):
+    """A march as it is compiled: tolerances are tensors, folds that write are replaced by a record."""
+
+    outer: March
+    const: Const
+    march: March
+    c: Const
+    writing: list[tuple[Fold, tuple[Tensor, ...]]]
+    keep: bool
+    y0: Tensor
+    emits: tuple[Any, ...]  # what a row holds, as fakes
+    packing: Packing  # of state and totals
+    rows: int
+
+    @classmethod
+    def of(cls, march: March, c: Const, y0: Tensor, keep: bool, known: dict[Any, Any]) -> "Bound":
+        """A march and its arguments; ``known`` keeps what is found out about shapes."""
+        pairs = list(zip(march.folds, c.folds, strict=True))
+        writing = [pair for pair in pairs if pair[0].reduce == "write"]
+        rest = [pair for pair in pairs if pair[0].reduce != "write"]
+        if writing:
+            rest.append((Record(), ()))
+        inner = with_tensor_tolerances(march, y0, tuple(fold for fold, _ in rest))
+        if march.lanes == "each" and y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, RungeKutta):
+            inner = replace(inner, term=Turned(inner.term))
+        bound = c._replace(folds=tuple(inputs for _, inputs in rest))
+        kind = (inner.lanes, y0.shape, y0.dtype, y0.device, *map(type, inner.folds))
+        if kind not in known:
+            known[kind] = _shapes(inner, bound, y0)
+        emits, packing = known[kind]
+        size = y0.element_size() * y0.numel() * (keep or bool(writing)) + 8 * c.t0.numel()
+        size += sum(x.element_size() * x.numel() for x in tree_leaves(emits))
+        return cls(march, c, inner, bound, writing, keep, y0, emits, packing, max(8, min(ROWS, BYTES // size)))
+
+    def totals(self) -> tuple[Any, ...]:
+        """Of no steps."""
+        return _totals(self.march, self.emits, self.y0)
+
+    def places(self, count: int) -> Rows:
+        """Places for some steps."""
+        emits = [e for f, e in zip(self.march.folds, self.emits, strict=True) if f.reduce in ("stack", "record")]
+        y = (self.y0,) if self.keep or self.writing else ()
+        leaves, spec = tree_flatten(Kept(self.c.t0, y, tuple(emits)))
+        lane = int(self.march.lanes == "each")
+        packing = Packing(leaves, lane)
+        packs = []
+        for group in packing.groups:
+            x = leaves[group[0]]
+            packs.append(self.y0.new_empty(count + 1, *x.shape[:lane], len(group), *x.shape[lane:], dtype=x.dtype))
+        return Rows(packing, len(y), spec, packs)
+
+    def written(self, s: State, kept: Kept, base: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What the folds that write find in the rows."""
+        return saved(self.march, self.writing, s, kept, self.c, base)
+
+    def met(self, s: State, run: Run) -> tuple[State, Run]:
+        """The steps of all lanes that wait before an event."""
+        before, tape, rows = s.accepted, run.tape, self.places(1)
+        s = meet(self.march, self.c, s, tape)
+        if bool((s.accepted == before).all()):
+            return s, run
+        tape.before.append(before)
+        theta0 = torch.as_tensor(tape.segment.theta0, dtype=torch.float64).expand(before.shape)
+        row = Row(theta0, s.accepted > before, tape.segment.y0, self.march.emit(tape.segment, 1))
+        totals = keep(self.march, row, before, before, run.totals, rows)
+        return s, run.grown(totals, before, rows.kept, self.written(s, rows.kept, before))
+
+    def events(self, tape: Met, s: State, n: int) -> Tensor | None:
+        """A bit for every event at the end of each of n steps (n, l)."""
+        if not self.march.events:
+            return None
+        bits = torch.zeros(n, *s.accepted.shape, dtype=torch.int64, device=s.accepted.device)
+        for before, fired in zip(tape.before, tape.fired.values(), strict=True):
+            bits.scatter_add_(0, before.clamp_max(n - 1)[None], fired[None])
+        return bits
+
+    def finish(self, run: Run) -> tuple[Mesh, Pass, State]:
+        """What an eager march gives."""
+        totals, parts, tape, s, n = run
+        each = self.march.lanes == "each"
+
+        def rows(pick: Callable[[Kept], Tensor], end: Tensor) -> Tensor:
+            """All rows of the march and one more, with ``end`` where a lane took fewer steps."""
+            out = _gathered([(base, pick(kept)) for base, kept, _ in parts], n + 1)
+            if each:
+                return torch.where(expand(torch.arange(n + 1, device=out.device)[:, None] < s.accepted, out), out, end)
+            out[n] = end
+            return out
+
+        mesh = Mesh(rows(lambda kept: kept.theta, s.theta), s.accepted, s.status, self.events(tape, s, n))
+        tape.theta = [s.theta] * n
+        reduced, stacks, writes = iter(totals), count(), count()
+        for i, fold in enumerate(self.outer.folds):
+            if fold.reduce == "write":
+                j = next(writes)
+                tape.values[i] = _merged([written[j] for _, _, written in parts])
+            elif fold.reduce == "stack":
+                j = next(stacks)
+                stacked = _gathered([(base, kept.emits[j]) for base, kept, _ in parts], n)
+                tape.values[i] = list(stacked.unbind())
+            else:
+                tape.values[i] = next(reduced)
+
+        def compact(stacked: Tensor, rest: Tensor) -> Tensor:
+            real = torch.arange(n, device=stacked.device)[:, None] < s.accepted
+            return torch.where(expand(real, stacked), stacked, rest)
+
+        done = close(self.outer, self.const, s, tape, compact if each else None)
+        return mesh, done._replace(states=rows(lambda kept: kept.y[0], s.y) if self.keep else None), s
+
+
+def _gathered(parts: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """Rows (n, ...) of parts that start at a row of each lane (l)."""
+    (_, first), *more = parts
+    if not more and first.shape[0] >= n:
+        return first[:n]
+    out = first.new_empty(n + 1, *first.shape[1:])  # the last row takes what is not wanted
+    for base, part in parts:
+        index = base + torch.arange(part.shape[0], device=base.device).reshape(-1, *(1,) * base.ndim)
+        out.scatter_(0, expand(index.clamp_max(n), part).expand(part.shape), part)
+    return out[:n]
+
+
+def _merged(written: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """One output of several, each of which holds some places."""
+    (out, _), *more = written
+    for values, hit in more:
+        out = torch.where(expand(hit, values), values, out)
+    return out
+
+
+@lru_cache(maxsize=64)
+def _tolerances(rtol: float, atol: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(rtol, dtype=dtype, device=device), torch.tensor(atol, dtype=dtype, device=device)
+
+
+def with_tensor_tolerances(march: March, y: Tensor, folds: tuple[Fold, ...]) -> March:
+    """The same march with tolerances as tensors, which may change without compiling anew, and with other folds."""
+    controller, kind = march.controller, (real_dtype(y), y.device)
+    if isinstance(controller, PID):
+        rtol, atol = controller.rtol, controller.atol
+        if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+            rtol, atol = (torch.as_tensor(x, dtype=kind[0], device=kind[1]) for x in (rtol, atol))
+        else:
+            rtol, atol = _tolerances(rtol, atol, *kind)
+        controller = copy(controller)
+        vars(controller).update(rtol=rtol, atol=atol)
+    return March(
+        march.term,
+        march.stepper,
+        controller,
+        march.lanes,
+        march.max_steps,
+        march.path,
+        march.jumps,
+        march.events,
+        folds,
+    )
+
+
+def _totals(march: March, emits: Sequence[Any], y: Tensor) -> tuple[Any, ...]:
+    """What folds that reduce to one value have come to before any step, for emissions shaped like these."""
+    made: list[Any] = []
+    for fold, like in zip(march.folds, emits, strict=True):
+        if fold.reduce in ("sum", "last"):
+            made.append(y.new_zeros(like.shape, dtype=like.dtype))
+        elif fold.reduce == "max":
+            value = y.new_full(like.shape, -torch.inf, dtype=like.dtype)
+            made.append(Best(value, torch.zeros_like(value, dtype=torch.int64)))
+    return tuple(made)
+
+
+def _shapes(march: March, c: Const, y0: Tensor) -> tuple[tuple[Any, ...], Packing]:
+    """What a row holds of every fold, as fakes, and how a state is packed: found without evaluating the field."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = lambda tree: tree_map(lambda x: mode.from_tensor(x) if isinstance(x, Tensor) else x, tree)  # noqa: E731
+    with mode, torch.no_grad():
+        y, c = fake(y0.detach()), fake(c)
+        s, emits = march.start(c, y), ()
+        if march.folds:
+            segment, *_ = march.segment(c, s.theta, s.theta, y, s.carry, s.accepted)
+            emits = march.emit(segment, 1)
+        leaves = tree_leaves((s, _totals(march, emits, y)))
+        return emits, Packing(leaves, turned=isinstance(march.term, Turned))
