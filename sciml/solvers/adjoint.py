@@ -278,6 +278,7 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
 
 
 def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The leaves that tensors were computed from and that need a gradient."""
     nodes, seen = [root.grad_fn for root in roots], set()
     while nodes:
         node = nodes.pop()

@@ -51,7 +51,7 @@ def exact(ts: Tensor) -> Tensor:
 @pytest.mark.parametrize("back", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("dtype", [torch.float32, DTYPE, torch.complex64, torch.complex128], ids=str)
 def test_methods_agree_with_torchdiffeq(dtype: torch.dtype, back: bool):
-    """Fixed grids to round-off; adaptive methods err as much as torchdiffeq's or their tolerance, grown by the steps."""
+    """Fixed grids to round-off; adaptive methods err as torchdiffeq's, or their tolerance grown by the steps."""
     y0, ts = start(dtype), times(back=back)
     eps, right = torch.finfo(dtype).eps, exact(ts)
     for method in [*FIXED, *ADAPTIVE]:
@@ -70,7 +70,9 @@ def test_methods_that_torchdiffeq_lacks_solve(method: str):
     y0, ts = start(), times(41)
     right = exact(ts)
     errors = [
-        float((interop.odeint(field, y0, ts[::every], method=method, rtol=RTOL, atol=RTOL) - right[::every]).abs().max())
+        float(
+            (interop.odeint(field, y0, ts[::every], method=method, rtol=RTOL, atol=RTOL) - right[::every]).abs().max()
+        )
         for every in (2, 1)
     ]
     assert errors[1] < 2e-2  # implicit Euler with steps up to .07
@@ -169,42 +171,54 @@ def outcome(call, library) -> type:
 
 
 REFUSED = {
-    "times increase and decrease": lambda l: l.odeint(field, start(), torch.tensor([0.0, 2.0, 1.0])),
-    "times repeat": lambda l: l.odeint(field, start(), torch.tensor([0.0, 0.0])),
-    "times are a list": lambda l: l.odeint(field, start(), [0.0, 1.0]),
-    "times are integers": lambda l: l.odeint(field, start(), torch.tensor([0, 1])),
-    "times are a matrix": lambda l: l.odeint(field, start(), times()[None]),
-    "the state is a list": lambda l: l.odeint(lambda t, y: y, [start()], times()),
-    "no such method": lambda l: l.odeint(field, start(), times(), method="rk5"),
-    "rtol needs a gradient": lambda l: l.odeint(field, start(), times(), rtol=torch.tensor(1e-3, requires_grad=True)),
-    "one rtol of a pair": lambda l: l.odeint(lambda t, y: y, (start(), start()), times(), rtol=(1e-3,)),
-    "step size and grid": lambda l: l.odeint(
+    "times increase and decrease": lambda library: library.odeint(field, start(), torch.tensor([0.0, 2.0, 1.0])),
+    "times repeat": lambda library: library.odeint(field, start(), torch.tensor([0.0, 0.0])),
+    "times are a list": lambda library: library.odeint(field, start(), [0.0, 1.0]),
+    "times are integers": lambda library: library.odeint(field, start(), torch.tensor([0, 1])),
+    "times are a matrix": lambda library: library.odeint(field, start(), times()[None]),
+    "the state is a list": lambda library: library.odeint(lambda t, y: y, [start()], times()),
+    "no such method": lambda library: library.odeint(field, start(), times(), method="rk5"),
+    "rtol needs a gradient": lambda library: library.odeint(
+        field, start(), times(), rtol=torch.tensor(1e-3, requires_grad=True)
+    ),
+    "one rtol of a pair": lambda library: library.odeint(lambda t, y: y, (start(), start()), times(), rtol=(1e-3,)),
+    "step size and grid": lambda library: library.odeint(
         field, start(), times(), method="rk4", options={"step_size": 0.1, "grid_constructor": lambda f, y0, t: t}
     ),
-    "a grid that ends early": lambda l: l.odeint(
+    "a grid that ends early": lambda library: library.odeint(
         field, start(), times(), method="rk4", options={"grid_constructor": lambda f, y0, t: t[:-1]}
     ),
-    "no such interpolation": lambda l: l.odeint(field, start(), times(), method="rk4", options={"interp": "spline"}),
-    "a time twice": lambda l: l.odeint(
+    "no such interpolation": lambda library: library.odeint(
+        field, start(), times(), method="rk4", options={"interp": "spline"}
+    ),
+    "a time twice": lambda library: library.odeint(
         field, start(), times(), options={"step_t": torch.tensor([1.0]), "jump_t": torch.tensor([1.0])}
     ),
-    "too few steps": lambda l: l.odeint(field, start(), times(2), options={"max_num_steps": 2}),
-    "no steps": lambda l: l.odeint(field, start(), times(2), options={"max_num_steps": 0}),
-    "no first step": lambda l: l.odeint(field, start(), times(2), options={"first_step": 0.0}),
-    "no largest step": lambda l: l.odeint(field, start(), times(2), options={"max_step": 0.0}),
-    "time of no dtype": lambda l: l.odeint(field, start(), times(2), options={"dtype": "double"}),
-    "a pole": lambda l: l.odeint(lambda t, y: y**2, torch.ones(1, dtype=DTYPE), torch.tensor([0.0, 2.0], dtype=DTYPE)),
-    "a field of NaN": lambda l: l.odeint(lambda t, y: y * torch.nan, start(), times()),
-    "an event between three times": lambda l: l.odeint(field, start(), times(), event_fn=lambda t, y: y.sum()),
-    "an event without step size": lambda l: l.odeint_event(
+    "too few steps": lambda library: library.odeint(field, start(), times(2), options={"max_num_steps": 2}),
+    "no steps": lambda library: library.odeint(field, start(), times(2), options={"max_num_steps": 0}),
+    "no first step": lambda library: library.odeint(field, start(), times(2), options={"first_step": 0.0}),
+    "no largest step": lambda library: library.odeint(field, start(), times(2), options={"max_step": 0.0}),
+    "time of no dtype": lambda library: library.odeint(field, start(), times(2), options={"dtype": "double"}),
+    "a pole": lambda library: library.odeint(
+        lambda t, y: y**2, torch.ones(1, dtype=DTYPE), torch.tensor([0.0, 2.0], dtype=DTYPE)
+    ),
+    "a field of NaN": lambda library: library.odeint(lambda t, y: y * torch.nan, start(), times()),
+    "an event between three times": lambda library: library.odeint(
+        field, start(), times(), event_fn=lambda t, y: y.sum()
+    ),
+    "an event without step size": lambda library: library.odeint_event(
         field, start(), torch.tensor(0.0), event_fn=lambda t, y: y.sum() - 9, method="rk4"
     ),
-    "a grid without event": lambda l: l.odeint_event(
-        lambda t, y: -y, torch.ones(1), torch.tensor(0.0), event_fn=lambda t, y: y.sum() + 1, method="euler",
+    "a grid without event": lambda library: library.odeint_event(
+        lambda t, y: -y,
+        torch.ones(1),
+        torch.tensor(0.0),
+        event_fn=lambda t, y: y.sum() + 1,
+        method="euler",
         options={"step_size": 0.1},
     ),
-    "a function as module": lambda l: l.odeint_adjoint(field, start(), times()),
-    "options of another method": lambda l: l.odeint_adjoint(
+    "a function as module": lambda library: library.odeint_adjoint(field, start(), times()),
+    "options of another method": lambda library: library.odeint_adjoint(
         field, start(), times(), adjoint_params=(), method="rk4", options={"step_size": 0.1}, adjoint_method="euler"
     ),
 }
@@ -305,7 +319,8 @@ def test_tuple_states_have_a_tolerance_and_a_norm_of_their_own(rtol, options: di
     y0 = (torch.tensor(0.2, dtype=DTYPE), start())
     for method in ("dopri5", "bosh3"):
         ours, theirs = (
-            each.odeint(pair, y0, times(back=True), rtol=rtol, method=method, options=dict(options)) for each in LIBRARIES
+            each.odeint(pair, y0, times(back=True), rtol=rtol, method=method, options=dict(options))
+            for each in LIBRARIES
         )
         assert isinstance(ours, tuple)
         for a, b in zip(ours, theirs, strict=True):
@@ -421,7 +436,9 @@ class Ball(nn.Module):
 
 @pytest.mark.parametrize("name", ["odeint", "odeint_adjoint"])
 @pytest.mark.parametrize(
-    "how", [{}, {"method": "dopri8"}, {"method": "rk4", "options": {"step_size": 0.013}}, {"method": "kvaerno5"}], ids=str
+    "how",
+    [{}, {"method": "dopri8"}, {"method": "rk4", "options": {"step_size": 0.013}}, {"method": "kvaerno5"}],
+    ids=str,
 )
 def test_event_times_and_their_gradients_are_exact(name: str, how: dict):
     """A stone thrown up from height h at speed v lands after (v + sqrt(v^2 + 2 g h)) / g."""

@@ -2,8 +2,9 @@
 
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -102,12 +103,23 @@ class Method(NamedTuple):
             raise ValueError(f"method: expected one of {known}, got {name!r}")
         return cls(name, own[name], own[name].adaptive)
 
+    def new(self) -> Stepper:
+        """The stepper.
+
+        Raises:
+            ValueError: the core has none.
+        """
+        if self.stepper is None:
+            raise ValueError(f"method: expected one that the core has, got {self.name!r}")
+        return self.stepper()
+
     def checked(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """The options that it takes; it warns of others, as torchdiffeq does."""
         options = dict(options or {})
         unused = options.keys() - (ADAPTIVE if self.adaptive else FIXED)
         if unused:
-            warnings.warn(f"{self.name}: Unexpected arguments {({k: options[k] for k in unused})}", stacklevel=4)
+            given = {name: options[name] for name in sorted(unused)}
+            warnings.warn(f"{self.name}: Unexpected arguments {given}", stacklevel=4)
         return {name: value for name, value in options.items() if name not in unused}
 
     def warn_of(self, callbacks: set[str]) -> None:
@@ -209,11 +221,11 @@ def grid(options: Mapping[str, Any], func: Any, y0: Tensor, t: Tensor) -> Tensor
     size, constructor = options.get("step_size"), options.get("grid_constructor")
     if size is not None and constructor is not None:
         raise ValueError("step_size, grid_constructor: expected one of them at most, got both")
-    if size is None and constructor is None:
-        return t
     if constructor is not None:
         nodes = constructor(func, y0, t)
         require(bool(nodes[0] == t[0]) and bool(nodes[-1] == t[-1]), "grid_constructor: expected a grid on all of t")
+    elif size is None:
+        return t
     else:
         span = (t[-1] - t[0]).detach()
         n = math.ceil((span.abs() / size + 1).item())
@@ -235,6 +247,7 @@ class Between(Fold):
 
     ts: Tensor
     cubic: bool
+    marks: list[float] = field(default_factory=list, init=False)  # the times as fractions of the span, on the host
 
     @property
     def places(self) -> int:
@@ -243,10 +256,15 @@ class Between(Fold):
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """As `SaveAt`."""
-        return SaveAt(self.ts).prepare(t0, t1, y0)
+        theta, key = SaveAt(self.ts).prepare(t0, t1, y0)
+        self.marks[:] = key.tolist()
+        return theta, key
 
     def emit(self, segment: Segment, saves: int | None, *inputs: Tensor) -> Writes | None:
         """The states at the save times in the step."""
+        ends = segment.theta0, segment.theta1
+        if isinstance(ends[0], float) and bisect_right(self.marks, ends[0]) == bisect_right(self.marks, ends[1]):
+            return None
         return SaveAt(self.ts).emit((_Cubic if self.cubic else _Straight)(*segment), saves, *inputs)
 
     def finish(self, value: Tensor, mesh: Any, t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Any:
@@ -269,8 +287,8 @@ class _Cubic(Segment):
     def dense(self, s: Tensor) -> Tensor:
         """With an evaluation of the field at either end, since not every stepper has them."""
         bound, (t, h, scale) = self.march.field(self.const), self.interval
-        slopes = [bound(bound.clock(at, y), y) for at, y in ((t, self.y0), (t + h, self.y1))]
-        return hermite(self, s, *slopes, scale)
+        before, after = (bound(bound.clock(at, y), y) for at, y in ((t, self.y0), (t + h, self.y1)))
+        return hermite(self, s, before, after, scale)
 
 
 def tolerance(name: str, tol: Any, y0: Tensor, shapes: list[torch.Size] | None) -> float | Tensor:

@@ -43,7 +43,7 @@ class Problem:
         TypeError: t is not of floating point.
     """
 
-    func: Callable[..., Any]
+    func: Any
     y0: Tensor
     shapes: list[torch.Size] | None  # of the parts of a tuple
     t: Tensor
@@ -51,7 +51,7 @@ class Problem:
     atol: float | Tensor
     kind: Method
     options: dict[str, Any]
-    adjoint: Discrete = Discrete("graph")
+    adjoint: Discrete | None = None
     params: tuple[Tensor, ...] = ()  # the only ones that get gradients; all where there are none
 
     @classmethod
@@ -81,9 +81,10 @@ class Problem:
         if params is not None:
             return little
         with torch.enable_grad():
-            slope = self.flow([])
-            dy = slope.slope(self.t[0].detach().to(self.y0.device, real_dtype(self.y0)), self.y0.detach())
-        known = {id(p) for p in declared}
+            t = self.t[0].detach().to(self.y0.device, real_dtype(self.y0), copy=True).requires_grad_()
+            y = self.y0.detach().requires_grad_()
+            dy = self.flow([]).slope(t, y)
+        known = {id(p) for p in (t, y, *declared)}
         other = next((leaf for leaf in graph_leaves([dy]) if id(leaf) not in known), None)
         if other is None:
             return little
@@ -136,12 +137,14 @@ class Problem:
         if interp not in ("linear", "cubic"):
             raise ValueError(f"interp: expected 'linear' or 'cubic', got {interp!r}")
         nodes = legacy.grid(self.options, self.func, self.y0, t)
-        fold = Steps() if nodes is t else Between(t[1:], interp == "cubic")
+        folds = {"at": Steps() if nodes is t else Between(t[1:], interp == "cubic")} if len(t) > 2 else {}
         sided = bool(self.options.get("perturb", False))
         controller = (legacy.Sided if sided else Grid)(ts=nodes.double())
         exact = [] if sided or real_dtype(self.y0) != torch.float64 or self.y0.is_cuda else nodes.detach().tolist()
-        found = self.solve(t[0], t[-1], controller, len(nodes), exact, {"at": fold}).folds["at"]
-        return found.ys if nodes is t else found
+        found = self.solve(t[0], t[-1], controller, len(nodes), exact, folds)
+        if not folds:
+            return found.ys[None]
+        return found.folds["at"].ys if nodes is t else found.folds["at"]
 
     def until(self, event_fn: Callable[..., Tensor]) -> tuple[Tensor, State]:
         """The time at which a component of ``event_fn`` first changes its sign, and the states at t[0] and there."""
@@ -157,17 +160,16 @@ class Problem:
             return t0, unflatten(torch.stack([y0, y0]), self.shapes)
         event = Event(lambda t, y, args: (value(t, y) * signs).min(), direction=-1)
         span = (self.t[1] - t0).detach()
-        for reach in range(FAR if self.kind.adaptive else 1):
-            if size is None or self.kind.adaptive:
-                end = t0.detach() + span * LOOK**reach
-                most = int(self.options.get("max_num_steps") or PATIENCE)
-                found = self.solve(t0, end, self.pid(end - t0), most, events=event)
-            else:
-                end = t0.detach() + span.sign() * size * GRID
-                found = self.solve(t0, end, Grid(n=GRID), GRID + 1, events=event)
+        if self.kind.adaptive:
+            spans, most = [span * LOOK**reach for reach in range(FAR)], self.options.get("max_num_steps") or PATIENCE
+        else:
+            spans, most = [span.sign() * GRID * (1.0 if size is None else size)], GRID + 1
+        for length in spans:
+            controller = self.pid(length) if self.kind.adaptive else Grid(n=GRID)
+            found = self.solve(t0, t0.detach() + length, controller, int(most), events=event)
             if found.status == Status.EVENT:
                 return found.ts.to(self.t), unflatten(torch.stack([y0, found.ys]), self.shapes)
-        raise OdeintError(f"event_fn: no event until {end.item():g}", (), (), ())
+        raise OdeintError(f"event_fn: no event until {(t0 + spans[-1]).item():g}", (), (), ())
 
     def pid(self, span: Tensor) -> Controller:
         """The controller of an adaptive method."""
@@ -184,7 +186,7 @@ class Problem:
         events: Any = (),
     ) -> Solution:
         """The core's, watched where the field has callbacks."""
-        stepper = self.kind.stepper()
+        stepper = self.kind.new()
         watch = self.watch(moving=torch.is_grad_enabled() and self.t.requires_grad and not self.kind.adaptive)
         if watch.needed:
             stepper, controller = watch.over(stepper), watch.of(controller)
@@ -259,7 +261,7 @@ class _Only(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyrefly: ignore[bad-override]
         dy, inputs = ctx.graph
         if not dy.requires_grad:
             return (None,) * (1 + len(inputs))

@@ -61,28 +61,26 @@ class Watch:
 
     def over(self, stepper: Stepper) -> Stepper:
         """The same stepper, watched."""
-        watch = self
+        watch, kind = self, type(stepper)
 
-        class Watched(type(stepper)):
-            def step(
-                self, field: Field, interval: Interval, y: Tensor, carry: Any, dx: Any, full: bool = True
-            ) -> Step:
+        class Watched(kind):
+            def step(self, field: Field, interval: Interval, y: Tensor, carry: Any, dx: Any, full: bool = True) -> Step:
                 watch.tried(interval, y)
-                return super().step(field, interval, y, carry, dx, full)
+                return kind.step(self, field, interval, y, carry, dx, full)
 
         return _as(Watched, stepper)
 
     def of(self, controller: Controller) -> Controller:
         """The same controller, watched."""
-        watch = self
+        watch, kind = self, type(controller)
 
-        class Watched(type(controller)):
-            def start(self, *args: Any) -> Number:
+        class Watched(kind):
+            def start(self, *args: Any) -> Number:  # pyrefly: ignore[bad-override]
                 watch.phase = "march"
-                return super().start(*args)
+                return kind.start(self, *args)
 
-            def decide(self, *args: Any) -> Decision:
-                verdict = super().decide(*args)
+            def decide(self, *args: Any) -> Decision:  # pyrefly: ignore[bad-override]
+                verdict = kind.decide(self, *args)
                 if self.adaptive:
                     watch.judged(bool(verdict.accept))
                 return verdict
