@@ -393,8 +393,10 @@ def test_adjoint_params_restrict_the_gradient():
         ys = each.odeint_adjoint(lambda t, y, rate=rate: rate * y, start(), times(3), adjoint_params=(rate,))
         found.append(torch.autograd.grad(ys.sum(), scale)[0])
     assert (found[0] - found[1]).abs() < 1e-4
-    ys = interop.odeint_adjoint(field, start().requires_grad_(), times(3), adjoint_params=())
-    assert ys.requires_grad
+    net, y0 = Net(), start().requires_grad_()
+    interop.odeint_adjoint(net, y0, times(3), adjoint_params=()).sum().backward()
+    assert y0.grad is not None
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_a_tensor_that_is_not_declared_gets_its_gradient_too():
@@ -405,7 +407,7 @@ def test_a_tensor_that_is_not_declared_gets_its_gradient_too():
             return scale * y
 
     (right,) = torch.autograd.grad(interop.odeint(Scaled(), start(), times(3)).sum(), scale)
-    with pytest.warns(UserWarning, match="none of its parameters"):
+    with pytest.warns(UserWarning, match="no parameter of func"):
         (found,) = torch.autograd.grad(interop.odeint_adjoint(Scaled(), start(), times(3)).sum(), scale)
     span = times(3) - times(3)[0]
     expected = (start().sum() * span * torch.exp(-0.3 * span)).sum()
@@ -458,6 +460,25 @@ def test_event_times_and_their_gradients_are_exact(name: str, how: dict):
             assert abs(a - b) < 1e-6
     theirs, _ = torchdiffeq.odeint_event(stone, y0, t0, event_fn=lambda t, y: y[0], atol=1e-10)
     assert abs(t - theirs) < 1e-8
+
+
+def test_an_event_function_may_read_a_parameter():
+    """The stone above reaches the height h at the time at which its speed is -sqrt(49 + 2 g (10 - h))."""
+    floor = torch.tensor(1.0, dtype=DTYPE, requires_grad=True)
+    y0, t0 = tuple(torch.tensor(x, dtype=DTYPE) for x in (10.0, 7.0)), torch.tensor(0.0, dtype=DTYPE)
+    above = lambda t, y: y[0] - floor  # noqa: E731
+    right = -1 / (49 + 2 * 9.8 * 9) ** 0.5
+    found = [interop.odeint_event(Ball(), y0, t0, event_fn=above)[0]]
+    with pytest.warns(UserWarning, match="no parameter of func"):
+        found.append(interop.odeint_event(Ball(), y0, t0, event_fn=above, odeint_interface=interop.odeint_adjoint)[0])
+    said = partial(interop.odeint_adjoint, adjoint_params=(floor,))
+    found.append(interop.odeint_event(Ball(), y0, t0, event_fn=above, odeint_interface=said)[0])
+    for t in found:
+        assert abs(torch.autograd.grad(t, floor)[0] - right) < 1e-9
+    stone = Ball()
+    other = partial(interop.odeint_adjoint, adjoint_params=(stone.gravity,))
+    t, _ = interop.odeint_event(stone, y0, t0, event_fn=above, odeint_interface=other)
+    assert torch.autograd.grad(t, floor, allow_unused=True) == (None,)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -122,8 +122,8 @@ def odeint_adjoint(
         adjoint_method: without effect.
         adjoint_options: without effect.
         adjoint_params: the tensors beside y0 and t that get gradients, and no others; None: the module's parameters.
-            If ``func`` then reads another tensor that needs a gradient, which torchdiffeq would leave without one, a
-            warning says so and all steps are kept in memory, so that no gradient is missing.
+            If ``func`` or ``event_fn`` then reads another tensor that needs a gradient, which torchdiffeq would leave
+            without one, a warning says so and all steps are kept in memory, so that no gradient is missing.
         backend: as for `odeint`.
 
     Returns:
@@ -145,7 +145,7 @@ def odeint_adjoint(
         raise ValueError("adjoint_options: expected them with options and another adjoint_method, got None")
     problem = Problem.of(func, y0, t, rtol, atol, kind, options)
     if torch.is_grad_enabled():
-        problem = problem.declaring(None if adjoint_params is None else tuple(adjoint_params))
+        problem = problem.declaring(None if adjoint_params is None else tuple(adjoint_params), event_fn)
     return problem.until(event_fn) if event_fn is not None else problem.states()
 
 

@@ -52,7 +52,7 @@ class Problem:
     kind: Method
     options: dict[str, Any]
     adjoint: Discrete | None = None
-    params: tuple[Tensor, ...] = ()  # the only ones that get gradients; all where there are none
+    params: tuple[Tensor, ...] | None = None  # the only ones that get gradients; None: all that are read
 
     @classmethod
     def of(
@@ -74,7 +74,7 @@ class Problem:
         kind.warn_of(problem.watch(moving=False).names)
         return problem
 
-    def declaring(self, params: tuple[Tensor, ...] | None) -> "Problem":
+    def declaring(self, params: tuple[Tensor, ...] | None, event_fn: Callable[..., Tensor] | None) -> "Problem":
         """The same, to be differentiated with little memory: to ``params``, or to the parameters of the module."""
         declared = tuple(p for p in (self.func.parameters() if params is None else params) if p.requires_grad)
         little = replace(self, adjoint=Discrete("all"), params=declared)
@@ -83,14 +83,15 @@ class Problem:
         with torch.enable_grad():
             t = self.t[0].detach().to(self.y0.device, real_dtype(self.y0), copy=True).requires_grad_()
             y = self.y0.detach().requires_grad_()
-            dy = self.flow([]).slope(t, y)
+            roots = [self.flow([]).slope(t, y)]
+            roots += [] if event_fn is None else [event_fn(t, unflatten(y, self.shapes))]
         known = {id(p) for p in (t, y, *declared)}
-        other = next((leaf for leaf in graph_leaves([dy]) if id(leaf) not in known), None)
+        other = next((leaf for leaf in graph_leaves(roots) if id(leaf) not in known), None)
         if other is None:
             return little
         warnings.warn(
-            f"func reads a tensor of shape {tuple(other.shape)} that needs a gradient and is none of its parameters; "
-            "all steps are kept in memory for it, unless adjoint_params says which tensors are to get gradients",
+            f"func or event_fn reads a tensor of shape {tuple(other.shape)} that needs a gradient and is no parameter "
+            "of func; all steps are kept in memory for it, unless adjoint_params says what is to get gradients",
             stacklevel=3,
         )
         return self
@@ -158,7 +159,8 @@ class Problem:
             signs = value(t0.to(y0.device, real_dtype(y0)), y0).sign()
         if bool((signs == 0).any()):
             return t0, unflatten(torch.stack([y0, y0]), self.shapes)
-        event = Event(lambda t, y, args: (value(t, y) * signs).min(), direction=-1)
+        only = lambda t, y, args: limited(value, self.params, t, y, args)  # noqa: E731
+        event = Event(lambda t, y, args: (only(t, y, args) * signs).min(), direction=-1)
         span = (self.t[1] - t0).detach()
         if self.kind.adaptive:
             spans, most = [span * LOOK**reach for reach in range(FAR)], self.options.get("max_num_steps") or PATIENCE
@@ -192,7 +194,7 @@ class Problem:
             stepper, controller = watch.over(stepper), watch.of(controller)
         solver, flow = Solver(stepper, controller, self.adjoint, max_steps), self.flow(nodes or [])
         try:
-            return solve(flow, self.y0, t0, t1, solver, args=self.params, folds=folds, events=events)
+            return solve(flow, self.y0, t0, t1, solver, args=self.params or (), folds=folds, events=events)
         except SolveError as error:
             raise OdeintError(str(error), error.status, error.samples, error.times) from None
         finally:
@@ -214,7 +216,7 @@ class Flow(Term):
         func: the function.
         shapes: of the parts of a tuple, or None.
         nodes: times that it sees exactly, in order or the reverse.
-        params: the only tensors that get gradients; where there are any, the solve takes them as ``args`` too.
+        params: the only tensors that get gradients, which the solve takes as ``args`` too; None: all that are read.
     """
 
     def __init__(
@@ -222,7 +224,7 @@ class Flow(Term):
         func: Callable[..., Any],
         shapes: list[torch.Size] | None,
         nodes: list[float],
-        params: tuple[Tensor, ...],
+        params: tuple[Tensor, ...] | None,
     ):
         self.call = lambda t, y: func(t, y)  # its parameters are not declared by being found
         self.shapes, self.params, self.nodes = shapes, params, sorted(nodes)
@@ -231,7 +233,7 @@ class Flow(Term):
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The slope, of the state's shape and dtype."""
         t = self.snapped(t) if self.nodes else t
-        return _Only.apply(self, t, y, *args) if args and torch.is_grad_enabled() else self.slope(t, y)
+        return limited(self.slope, self.params, t, y, args)
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         """The function's value, flat; broadcast and cast where it can be."""
@@ -248,21 +250,33 @@ class Flow(Term):
         return t + (node - time) if time != node <= time + self.slack else t
 
 
+def limited(
+    function: Callable[[Tensor, Tensor], Tensor], params: tuple[Tensor, ...] | None, t: Tensor, y: Tensor, args: Args
+) -> Tensor:
+    """A function of (t, y) that has gradients to these and to ``params`` only, handed on to ``args``.
+
+    With ``params=None`` it is differentiated to all that it reads.
+    """
+    if params is None or not torch.is_grad_enabled():
+        return function(t, y)
+    return _Only.apply(function, params, t, y, *args)
+
+
 class _Only(torch.autograd.Function):
-    """A slope that hands gradients to some tensors only, whatever else it reads."""
+    """See `limited`."""
 
     @staticmethod
-    def forward(ctx: Any, flow: Flow, t: Tensor, y: Tensor, *args: Tensor) -> Tensor:
+    def forward(ctx: Any, function: Any, params: tuple[Tensor, ...], t: Tensor, y: Tensor, *args: Tensor) -> Tensor:
         with torch.enable_grad():
             inputs = (t.detach().requires_grad_(), y.detach().requires_grad_())
-            dy = flow.slope(*inputs)
-        ctx.graph = dy, (*inputs, *flow.params)
-        return dy.detach()
+            value = function(*inputs)
+        ctx.graph = value, (*inputs, *params)
+        return value.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyrefly: ignore[bad-override]
-        dy, inputs = ctx.graph
-        if not dy.requires_grad:
-            return (None,) * (1 + len(inputs))
-        return None, *torch.autograd.grad(dy, inputs, grad, allow_unused=True, retain_graph=True)
+        value, inputs = ctx.graph
+        if not value.requires_grad:
+            return (None,) * (2 + len(inputs))
+        return None, None, *torch.autograd.grad(value, inputs, grad, allow_unused=True, retain_graph=True)
