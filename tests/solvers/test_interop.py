@@ -543,3 +543,6 @@ def test_dense_output_and_single_times():
     assert (dense(at[2]) - exact(at)[2]).abs().max() < 1e-5
     for each in LIBRARIES:
         assert torch.equal(each.odeint(field, y0, times()[:1]), y0[None])
+        assert each.odeint(field, y0[:0], times(4), method="rk4").shape == (4, 0, 3)
+        early = {"step_t": torch.tensor([0.0, 0.0, 1.0])}  # times before the start do not count
+        assert (each.odeint(field, y0, times(), options=early) - exact(times())).abs().max() < 1e-5

@@ -170,14 +170,17 @@ class Sided(Grid):
         return (torch.cat([torch.zeros_like(inner[..., :1]), inner], -1),)
 
 
-def adaptive(options: Mapping[str, Any], rtol: Any, atol: Any, span: float, norm: Callable[[Tensor], Any]) -> PID:
+def adaptive(
+    options: Mapping[str, Any], rtol: Any, atol: Any, t0: float, span: float, norm: Callable[[Tensor], Any]
+) -> PID:
     """The controller that torchdiffeq's options describe.
 
     Args:
         options: checked ones.
         rtol: number or tensor.
         atol: likewise.
-        span: length of the integration.
+        t0: start of the integration.
+        span: its length, negative backward in time.
         norm: of a flat state.
 
     Raises:
@@ -190,7 +193,7 @@ def adaptive(options: Mapping[str, Any], rtol: Any, atol: Any, span: float, norm
         raise TypeError(f"dtype: expected a torch.dtype, got {options['dtype']!r}")
     stops = {name: options.get(name) for name in ("step_t", "jump_t")}
     ts = {name: None if t is None else torch.as_tensor(t).detach().double().reshape(-1) for name, t in stops.items()}
-    given = [t for t in ts.values() if t is not None]
+    given = [t[(t - t0) * span >= 0] for t in ts.values() if t is not None]
     if given and len(torch.cat(given).unique()) < sum(map(len, given)):
         raise ValueError("step_t, jump_t: expected no time twice")
     try:
@@ -205,7 +208,7 @@ def adaptive(options: Mapping[str, Any], rtol: Any, atol: Any, span: float, norm
             norm=lambda quotients: torch.as_tensor(norm(quotients)).abs(),
             step_ts=ts["step_t"],
             jump_ts=ts["jump_t"],
-            least=least / span,
+            least=least / abs(span),
         )
     except ValueError as error:
         raise AssertionError(str(error)) from None

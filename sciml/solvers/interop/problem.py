@@ -115,8 +115,8 @@ class Problem:
     def states(self) -> State:
         """At all times."""
         t, y0 = self.t, self.y0[None]
-        if len(t) == 1:
-            return unflatten(y0, self.shapes)
+        if len(t) == 1 or y0.numel() == 0:
+            return unflatten(y0.expand(len(t), *y0.shape[1:]), self.shapes)
         if self.kind.adaptive:
             inner = {"at": SaveAt(t[1:-1])} if len(t) > 2 else {}
             found = self.adaptive(inner)
@@ -130,7 +130,7 @@ class Problem:
         most = self.options.get("max_num_steps")
         require(most is None or most > 0, f"max_num_steps: expected a positive number, got {most}")
         most = 2**31 - 1 if most is None else int(most) * (len(self.t) - 1)
-        return self.solve(self.t[0], self.t[-1], self.pid(self.t[0] - self.t[-1]), most, folds=folds)
+        return self.solve(self.t[0], self.t[-1], self.pid(self.t[-1] - self.t[0]), most, folds=folds)
 
     def fixed(self) -> Tensor:
         """The states at t[1:] by steps of given sizes."""
@@ -175,7 +175,8 @@ class Problem:
 
     def pid(self, span: Tensor) -> Controller:
         """The controller of an adaptive method."""
-        return legacy.adaptive(self.options, self.rtol, self.atol, span.detach().abs().item(), self.norm)
+        t0, length = self.t[0].item(), span.item()
+        return legacy.adaptive(self.options, self.rtol, self.atol, t0, length, self.norm)
 
     def solve(
         self,
