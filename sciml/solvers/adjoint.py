@@ -274,10 +274,11 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
             roots += [after, *values(march, frozen, frozen.t0, y)]
             roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
     known = {id(p) for p in parameters} | {id(y)}
-    return next((leaf for leaf in _graph_leaves(roots) if id(leaf) not in known), None)
+    return next((leaf for leaf in graph_leaves(roots) if id(leaf) not in known), None)
 
 
-def _graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
+def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The leaves that tensors were computed from and that need a gradient."""
     nodes, seen = [root.grad_fn for root in roots], set()
     while nodes:
         node = nodes.pop()

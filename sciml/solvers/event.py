@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sciml.solvers.tape import Tape
 
 WIDTH = 64  # units in the last place of time within which events are at once, and a zero counts as after
+FAR = 2.0**-20  # how much of the span an event may be off by before a jump is looked for
 NEWTON = 3  # corrections of a root of the dense output on the steps themselves: its error to the power of 2^3
 
 Function = Callable[[Tensor, Any, Args], Tensor]
@@ -132,10 +133,13 @@ def just_after(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
 
 def _beside(march: "March", c: Const, t: Number, y: Tensor, sides: Sequence[int]) -> list[list[Tensor]]:
     """The event functions just before (-1) or after (1) a time, along the field."""
-    eps = torch.finfo(real_dtype(y)).eps
-    width = WIDTH * eps * torch.maximum(c.t0.abs(), c.t1.abs()) * (c.t1 - c.t0).sign()
-    slope = march.field(c).checked(t, y)
+    width, slope = _width(c, y), march.field(c).checked(t, y)
     return [values(march, c, t + side * width, y + _sized(side * width, y) * slope) for side in sides]
+
+
+def _width(c: Const, y: Tensor) -> Tensor:
+    """The time (l) within which events are at once, with the sign of the integration."""
+    return WIDTH * torch.finfo(real_dtype(y)).eps * torch.maximum(c.t0.abs(), c.t1.abs()) * (c.t1 - c.t0).sign()
 
 
 def look(
@@ -222,15 +226,28 @@ def _located(march: "March", c: Const, s: State, waits: Tensor) -> tuple[Tensor,
     for _ in range(len(march.events) + 1):
         root, which = _first(march, _step(march, c, s, theta1)[0], s, theta1, waits)
         theta, y = _corrected(march, c, s, theta1, root, which)
-        before, after = _beside(march, c, torch.lerp(c.t0, c.t1, theta), y, (-1, 1))
-        fired, early = torch.zeros_like(s.accepted), torch.zeros_like(waits)
-        for i, (event, old) in enumerate(zip(march.events, s.marks, strict=True)):
-            fired += (event.crossed(old, after[i].to(old)) & waits) << i
-            early |= event.crossed(old, before[i].to(old)) & waits & (which != i)
+        fired, early = _around(march, c, s, waits, theta, y, which)
+        lost = waits & ~early & (fired == 0)  # where a function jumps, Newton's method leads away from it
+        if bool(lost.any()):
+            theta = torch.where(lost, root, theta)
+            y = _step(march, c, s, theta)[0].y1
+            fired, early = _around(march, c, s, waits, theta, y, which)
         if not bool(early.any()):
             break
         theta1 = torch.where(early, theta, theta1)
     return theta, fired
+
+
+def _around(
+    march: "March", c: Const, s: State, waits: Tensor, theta: Tensor, y: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A bit for every event met by theta (l), and whether another one than ``which`` (l) was met before."""
+    before, after = _beside(march, c, torch.lerp(c.t0, c.t1, theta), y, (-1, 1))
+    fired, early = torch.zeros_like(s.accepted), torch.zeros_like(waits)
+    for i, (event, old) in enumerate(zip(march.events, s.marks, strict=True)):
+        fired += (event.crossed(old, after[i].to(old)) & waits) << i
+        early |= event.crossed(old, before[i].to(old)) & waits & (which != i)
+    return fired, early
 
 
 def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,9 +354,24 @@ def _delays(
         if bool(hit.any()):
             _, rate = _rate(march, c, event, t, y, slope)
             g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
-            delay = _Once.apply(-g / torch.where(hit & (rate != 0) & rate.isfinite(), rate, torch.inf))
+            smooth = hit & (rate != 0) & rate.isfinite() & ~_leaps(march, c, event, t, y, slope, g.detach() / rate)
+            delay = _Once.apply(-g / torch.where(smooth, rate, torch.inf))
         found.append((hit, delay))
     return slope, found
+
+
+@torch.no_grad()
+def _leaps(march: "March", c: Const, event: Event, t: Tensor, y: Tensor, slope: Tensor, late: Tensor) -> Tensor:
+    """Where (l) a function jumps instead of being zero: it is far from zero at t, and changes by as much beside it."""
+    far = late.abs() > FAR * (c.t1 - c.t0).abs()
+    if not bool(far.any()):
+        return far
+    width = _width(c, y)
+    before, at, after = (
+        event.function(march.field(c).clock(t + side * width, y), y + _sized(side * width, y) * slope, c.args)
+        for side in (-1, 0, 1)
+    )
+    return far & ((after - before).abs() >= at.abs() / 2)
 
 
 def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tuple[Turn, ...]:

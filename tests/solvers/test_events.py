@@ -705,3 +705,17 @@ def test_nothing_to_solve_meets_nothing(kind: str):
 def test_mistakes_are_named(make: Any, error: type, message: str):
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("drop", [0.0, -1.0])
+def test_a_function_that_jumps_across_zero_is_met_where_it_jumps(kind: str, drop: float):
+    """Newton's method would lead away from there, and -g / (dg/dt) is no delay."""
+    y0 = started(kind, 1.0, 3.0).requires_grad_()
+    limit = lambda t, y, args: torch.where(t.reshape(y[..., 0].shape) > 0.3, drop, y[..., 0] + 0.1)  # noqa: E731
+    s = solve(falling, y0, 0.0, 1.0, Solver(lanes=kind), events=limit)
+    assert s.status == Status.EVENT
+    assert (s.ts - 0.3).abs() < 1e-12
+    assert (s.ys[..., 0] - (1 + 0.9 - GRAVITY * 0.045)).abs() < 1e-9
+    (grad,) = torch.autograd.grad(s.ts.sum(), y0, allow_unused=True, materialize_grads=True)
+    assert torch.equal(grad, torch.zeros_like(y0))
