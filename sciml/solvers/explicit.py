@@ -118,7 +118,7 @@ class Euler(RungeKutta):
 
 @dataclass(frozen=True)
 class Heun(RungeKutta):
-    """Heun's method (explicit trapezoid), order 2, with Euler's as the embedded one."""
+    """Heun's method (explicit trapezoid), order 2, with Euler's as the embedded one: adaptive or on a grid."""
 
     order: ClassVar[int] = 2
     tableau: ClassVar[tab.Tableau] = tab.HEUN
@@ -130,6 +130,30 @@ class Midpoint(RungeKutta):
 
     order: ClassVar[int] = 2
     tableau: ClassVar[tab.Tableau] = tab.MIDPOINT
+
+
+@dataclass(frozen=True)
+class Ralston(RungeKutta):
+    """Ralston's method of order 2 with the least bound on its error (1962), with Euler's as the embedded one."""
+
+    order: ClassVar[int] = 2
+    tableau: ClassVar[tab.Tableau] = tab.RALSTON
+
+
+@dataclass(frozen=True)
+class Fehlberg2(RungeKutta):
+    """Fehlberg's pair of orders 1 and 2 (1969), which goes on with that of order 2."""
+
+    order: ClassVar[int] = 2
+    tableau: ClassVar[tab.Tableau] = tab.FEHLBERG2
+
+
+@dataclass(frozen=True)
+class Heun3(RungeKutta):
+    """Heun's method of order 3 (1900), without an error estimate."""
+
+    order: ClassVar[int] = 3
+    tableau: ClassVar[tab.Tableau] = tab.HEUN3
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,19 @@ HEUN = Tableau(a=((1.0,), (1 / 2, 1 / 2)), c=(1.0, 1.0), error=(-1 / 2, 1 / 2))
 
 MIDPOINT = Tableau(a=((1 / 2,), (0.0, 1.0)), c=(1 / 2, 1.0), error=(-1.0, 1.0))
 
+# Ralston (1962), doi:10.1090/S0025-5718-1962-0150954-0, eq. 3.5
+RALSTON = Tableau(a=((2 / 3,), (1 / 4, 3 / 4)), c=(2 / 3, 1.0), error=(-3 / 4, 3 / 4))
+
+# Fehlberg (1969), NASA TR R-315, table XIII: RK1(2), of which the solution of order 2 is taken
+FEHLBERG2 = Tableau(
+    a=((1 / 2,), (1 / 256, 255 / 256), (1 / 512, 255 / 256, 1 / 512)),
+    c=(1 / 2, 1.0, 1.0),
+    error=(-1 / 512, 0.0, 1 / 512),
+)
+
+# Heun (1900), Zeitschrift fuer Mathematik und Physik 45
+HEUN3 = Tableau(a=((1 / 3,), (0.0, 2 / 3), (1 / 4, 0.0, 3 / 4)), c=(1 / 3, 2 / 3, 1.0))
+
 # Bogacki & Shampine (1989), doi:10.1016/0893-9659(89)90079-7
 BOSH3 = Tableau(
     a=((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),

@@ -107,7 +107,7 @@ def test_every_adaptive_stepper_meets_its_tolerance(case: Case, kind: str):
     rtol = 1e-5
     solver = Solver(case.stepper, PID(rtol, rtol), lanes=kind)
     y1 = solve(coupled, torch.ones(2, 2, dtype=DTYPE), 0.0, 2.0, solver).ys
-    assert (y1 - coupled_exact(torch.tensor(2.0))).abs().max() < 30 * rtol  # local errors of 1e-5 add up
+    assert (y1 - coupled_exact(torch.tensor(2.0))).abs().max() < 30 * case.loose * rtol  # local errors add up
 
 
 def test_proportional_integral_controller_rejects_less():

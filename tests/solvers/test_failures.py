@@ -309,9 +309,8 @@ def test_state_of_any_shape_is_solved(case: Case, shape: tuple[int, ...], kind: 
     at = s.ys.select(int(kind == "each"), 1)
     exact = (y0 + 1) * torch.tensor(-1.0).exp()  # y = (y0 + 1) e^-t + t - 1
     assert at.shape == y0.shape
-    assert torch.allclose(
-        at, exact, atol=0.05 if case.stepper.order == 1 else 1e-3
-    )  # sixteen Euler steps, or rtol 1e-4
+    most = 0.05 if case.stepper.order == 1 else 1e-3 * case.loose  # sixteen Euler steps, or rtol 1e-4
+    assert torch.allclose(at, exact, atol=most)
 
 
 @pytest.mark.parametrize("args", [[torch.ones(1)], torch.ones(1), (1.0,), (None,), 3.0])

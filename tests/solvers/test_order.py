@@ -11,7 +11,8 @@ from sciml import Solver, solve
 from sciml.solvers import Dopri8, Grid, Stepper, Steps, Tsit5
 from sciml.solvers.exponential import phi
 from sciml.solvers.implicit_tableau import Diagonal, matrix
-from tests.solvers.registry import DIRK, EXPLICIT, EXPONENTIAL, IMPLICIT, Case
+from sciml.solvers.low_storage import LowStorage
+from tests.solvers.registry import DIRK, EXPLICIT, EXPONENTIAL, IMPLICIT, LOW_STORAGE, Case
 from tests.solvers.systems import DTYPE, Forced, coupled, coupled_exact
 
 
@@ -23,7 +24,7 @@ def in_range(found: float, order: int) -> bool:
     return order - 0.2 <= found <= order + 0.5
 
 
-@pytest.mark.parametrize("case", [*EXPLICIT, *IMPLICIT], ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *IMPLICIT], ids=str)
 def test_stepper_converges_with_its_order(case: Case):
     errors = []
     for n in case.steps:
@@ -47,12 +48,13 @@ def test_exponential_stepper_converges_with_its_order_on_a_stiff_term(case: Case
 
 # Local order of the dense output: Hermite's cubic is O(h^4) where the step itself is at least as good.
 LOCAL = {"Euler": 2, "Heun": 3, "Midpoint": 3, "Bosh3": 4, "RK4": 4, "Dopri5": 5, "Tsit5": 5, "Dopri8": 6}
+LOCAL |= {"Ralston": 3, "Fehlberg2": 3, "Heun3": 4, "CarpenterKennedy4": 4}
 LOCAL |= {"ImplicitEuler": 2, "ImplicitMidpoint": 3, "Trapezoid": 3, "SDIRK2": 3, "TRBDF2": 3, "Kvaerno3": 4}
 LOCAL |= {"KenCarp4": 4, "Kvaerno5": 5, "Rodas5P": 5}
 LOCAL |= {"GaussLegendre4": 3, "GaussLegendre6": 4, "RadauIIA3": 3, "RadauIIA5": 4}
 
 
-@pytest.mark.parametrize("case", [*EXPLICIT, *IMPLICIT], ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *IMPLICIT], ids=str)
 def test_dense_output_has_its_local_order(case: Case):
     largest = 0.4 if case.stepper.order > 3 else 0.1
     sizes, errors = [largest / 2**i for i in range(4)], []
@@ -97,6 +99,9 @@ def density(tree: Tree) -> int:
 
 def matrices(stepper: Stepper) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A (s + 1, s + 1) with the solution as its last row, that row, the embedded weights, c (s + 1)."""
+    if isinstance(stepper, LowStorage):
+        a = unrolled(stepper)
+        return a, a[-1], a[-1], np.array([*stepper.nodes, 1.0])
     tableau = stepper.tableau
     if isinstance(tableau, Diagonal):
         a, nodes = matrix(tableau), np.array([0.0, *tableau.c])
@@ -108,6 +113,17 @@ def matrices(stepper: Stepper) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         a[i + 1, : len(row)] = row
     error = np.zeros(size) if tableau.error is None else np.array([*tableau.error, *[0.0] * size])[:size]
     return a, a[-1], a[-1] - error, np.array([0.0, *tableau.c])
+
+
+def unrolled(stepper: LowStorage) -> np.ndarray:
+    """The tableau of a method of two registers, from what they hold in units of the slopes."""
+    size = len(stepper.adds)
+    total, state, rows = np.zeros(size), np.zeros(size), [np.zeros(size)]
+    for i, (keep, add) in enumerate(zip(stepper.keeps, stepper.adds, strict=True)):
+        total = keep * total + np.eye(size)[i]
+        state = state + add * total
+        rows.append(state)
+    return np.pad(np.stack(rows), ((0, 0), (0, 1)))
 
 
 def elementary(tree: Tree, a: np.ndarray) -> np.ndarray:
@@ -129,7 +145,7 @@ def test_rooted_trees_are_all_there():
 ROUNDED = 2e-12
 
 
-@pytest.mark.parametrize("case", [*EXPLICIT, *DIRK], ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *DIRK], ids=str)
 def test_tableau_meets_the_order_conditions(case: Case):
     a, b, _, c = matrices(case.stepper)
     assert np.abs(a.sum(1) - c).max() < ROUNDED

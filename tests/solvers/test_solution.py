@@ -258,7 +258,8 @@ def test_quadrature_is_the_integral(case: Case, kind: str):
     scale = torch.tensor(3.0, dtype=DTYPE)
     s = solve(coupled, ones(2, 2), 0.0, 1.0, solver, args=(scale,), folds={"q": Quadrature(integrand)})
     # the integral of 3 t / (1 + t^2); 500 steps of order 1 are right to some 2e-3, the others to ten times rtol
-    assert (s.folds["q"] - 1.5 * math.log(2)).abs().max() < (5e-3 if case.stepper.order == 1 else 10 * rtol)
+    most = 5e-3 if case.stepper.order == 1 else 10 * case.loose * rtol
+    assert (s.folds["q"] - 1.5 * math.log(2)).abs().max() < most
     assert s.folds["q"].shape == (2,)
 
 
