@@ -59,7 +59,8 @@ class LowStorage(Stepper):
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The cubic Hermite interpolant at fractions s (l, k)."""
-        return hermite(segment, s, *segment.stages, segment.interval.scale)
+        start, end = segment.stages
+        return hermite(segment, s, start, end, segment.interval.scale)
 
 
 @dataclass(frozen=True)
