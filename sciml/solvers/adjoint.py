@@ -119,10 +119,7 @@ class _Replay(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         with torch.no_grad():
             grads = _Replay.recompute(ctx, *grad_outputs)
-        if not torch.is_grad_enabled():
-            return grads
-        inputs = [x for x in (*grad_outputs, *ctx.saved_tensors) if x is not None and x.requires_grad]
-        return tuple(None if grad is None else _Once.apply(grad, *inputs) for grad in grads)
+        return once(grads, grad_outputs, ctx.saved_tensors)
 
     @staticmethod
     def recompute(ctx: Any, grad_y: Any, grad_met: Any, *grad_values: Tensor) -> tuple[Any, ...]:
@@ -162,6 +159,14 @@ class _Replay(torch.autograd.Function):
         if needs[0]:
             total[0] = _spread(total[0], theta)
         return None, None, None, grad_y, *total
+
+
+def once(grads: Sequence[Any], grad_outputs: Sequence[Any], saved: Sequence[Tensor]) -> tuple[Any, ...]:
+    """The gradients of an adjoint, such that they cannot be differentiated again."""
+    if not torch.is_grad_enabled():
+        return tuple(grads)
+    inputs = [x for x in (*grad_outputs, *saved) if x is not None and x.requires_grad]
+    return tuple(None if grad is None else _Once.apply(grad, *inputs) for grad in grads)
 
 
 class _Once(torch.autograd.Function):

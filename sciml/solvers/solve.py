@@ -16,6 +16,7 @@ from sciml.errors import Status
 from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
+from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.explicit import Tsit5
@@ -43,7 +44,8 @@ class Solver:
         stepper: the method; None takes `Tsit5`.
         controller: chooses the steps; None takes `PID` (rtol 1e-4, atol 1e-6), a `Grid` must be given for a stepper
             without error estimate.
-        adjoint: how gradients are computed; None takes ``Discrete("graph")``, plain backpropagation.
+        adjoint: how gradients are computed; None takes ``Discrete("graph")``, plain backpropagation;
+            `Backsolve` integrates the adjoint equation.
         max_steps: how many steps may be tried, rejected ones included.
         lanes: ``"joint"``: the state is one system with one sequence of steps; ``"each"``: its first axis is a batch
             and every sample has its own.
@@ -55,7 +57,7 @@ class Solver:
 
     stepper: Stepper | None = None
     controller: Controller | None = None
-    adjoint: Discrete | None = None
+    adjoint: Discrete | Backsolve | None = None
     max_steps: int = 10_000
     lanes: Lanes = "joint"
     compile: Literal["loop", "chunks"] | None = None
@@ -211,7 +213,7 @@ class _Task:
     solver: Solver
 
     @property
-    def adjoint(self) -> Discrete:
+    def adjoint(self) -> Discrete | Backsolve:
         """The solver's, or the default one."""
         return self.solver.adjoint or Discrete("all" if self.solver.compile else "graph")
 
@@ -307,6 +309,8 @@ class _Task:
             calm, mesh = calm._replace(theta=theta), mesh._replace(theta=torch.where(mesh.failed, mesh.theta, theta))
         if graph:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
+        if isinstance(self.adjoint, Backsolve):
+            return mesh, attach(self.adjoint, march, calm, c, y0, done, parameters), end
         if done.states is not None and calm is not mesh:
             done = done._replace(states=torch.where(expand(mesh.failed, y0), y0.detach(), done.states))
         return mesh, replay(self.adjoint, march, calm, c, y0, done, parameters, self._pull()), end
