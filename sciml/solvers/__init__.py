@@ -50,9 +50,11 @@ _HOMES = {
     "low_storage": ("CarpenterKennedy4",),
     "mesh": ("Mesh",),
     "path": ("Path",),
+    "reversible": ("ReversibleHeun",),
     "rosenbrock": ("Rodas5P",),
     "stepper": ("Stepper",),
-    "term": ("Semilinear", "Term"),
+    "symplectic": ("VelocityVerlet", "Yoshida4"),
+    "term": ("Semilinear", "Separable", "Term"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

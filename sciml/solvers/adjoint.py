@@ -17,6 +17,7 @@ from sciml.solvers.fold import Writes
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
+from sciml.solvers.stepper import Interval, Stepper
 from sciml.solvers.term import FunctionTerm, expand
 from sciml.typing import Number
 
@@ -28,21 +29,37 @@ class Discrete:
     Args:
         store: what the forward pass keeps. ``"graph"``: everything, as plain backpropagation does; the only one whose
             gradient can be differentiated again. ``"all"``: the accepted states; one step at a time is recomputed.
-            ``"every"``: every ``every``-th state; the states between are recomputed from it.
+            ``"every"``: every ``every``-th state; the states between are recomputed from it. ``"invert"``: none; a
+            second pass forward finds the end, from where steps of a reversible stepper are undone one by one. Its
+            gradient differs from that of the others by round-off, which grows where the reversed equation is unstable.
         every: distance of the states kept by ``"every"``; None takes the root of the number of steps.
     """
 
-    store: Literal["graph", "all", "every"] = "graph"
+    store: Literal["graph", "all", "every", "invert"] = "graph"
     every: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is not a way to store."""
-        if self.store not in ("graph", "all", "every"):
-            raise ValueError(f"store: expected 'graph', 'all' or 'every', got {self.store!r}")
+        if self.store not in ("graph", "all", "every", "invert"):
+            raise ValueError(f"store: expected 'graph', 'all', 'every' or 'invert', got {self.store!r}")
         if self.every is not None and (self.store != "every" or self.every < 1):
             raise ValueError(
                 f"every: expected a positive distance with store='every', got {self.every} with {self.store!r}"
             )
+
+
+def refuse_store(store: str, stepper: Stepper) -> None:
+    """Refuse a way to store that a stepper does not bear.
+
+    Raises:
+        ValueError: "invert" of steps that cannot be undone, "all" or "every" of steps that need their history.
+    """
+    name = type(stepper).__name__
+    if store == "invert" and not stepper.reversible:
+        raise ValueError(f"adjoint: {name} cannot be inverted; expected ReversibleHeun or Yoshida4, for example")
+    if store in ("all", "every") and stepper.history:
+        others = "'graph' or 'invert'" if stepper.reversible else "'graph'"
+        raise ValueError(f"adjoint: a step of {name} needs its history; expected store={others}, got {store!r}")
 
 
 class Plan(NamedTuple):
@@ -51,7 +68,7 @@ class Plan(NamedTuple):
     march: March
     mesh: Mesh
     const: Const
-    every: int
+    every: int  # 0: none
     pull: Callable[..., list[Any]] | None  # a compiled backward pass
 
 
@@ -77,7 +94,12 @@ def replay(
         parameters: those of every module of the solve.
         pull: a compiled backward pass over states of ``store="all"``, for steps without events.
     """
-    if adjoint.store == "all":
+    if adjoint.store == "invert":
+        for what, given in (("events", march.events), ("jumps", march.jumps), ("jump_ts", c.edges)):
+            if given:
+                raise ValueError(f'{what}: Discrete("invert") cannot undo them; use Discrete("graph")')
+        every, states = 0, y0.detach()
+    elif adjoint.store == "all":
         every, states = 1, done.states
     else:
         every = adjoint.every or max(1, ceil(sqrt(len(mesh.theta) - 1)))
@@ -136,25 +158,32 @@ class _Replay(torch.autograd.Function):
         reads = any(fold.stages for fold in march.folds)
         c = like.with_leaves([x.detach() for x in rest[:count]])
         frozen, fired = mesh._replace(theta=theta.detach()), mesh.fired()
-        for j, y in _backwards(march, frozen, c, states, every):
+        history, grad_carry = march.stepper.history, ()
+        for j, y, carry in (
+            _undone(march, frozen, c, states) if every == 0 else _backwards(march, frozen, c, states, every)
+        ):
             with torch.enable_grad():
-                y = y.detach().requires_grad_()
+                y, *carry = (x.detach().requires_grad_() for x in (y, *carry))
                 ends = theta[j : j + 2].detach().requires_grad_(needs[0])
                 leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
                 key = torch.full_like(mesh.count, j)
                 theta0, theta1 = march.ends(ends, 0)
                 inner = like.with_leaves(leaves)
-                segment, after, _, _ = march.segment(inner, theta0, theta1, y, None, key, reads, fired.get(j))
+                full = reads or history
+                segment, after, left, _ = march.segment(
+                    inner, theta0, theta1, y, tuple(carry) or None, key, full, fired.get(j)
+                )
                 emits = march.emit(segment)
             pairs = [(after, grad_y), *cotangents(march, mesh, emits, grad_values, ctx.best, j)]
             if mesh.events is not None and j in fired:
                 pairs.append((segment.y1, _occurred(mesh.events, grad_met, j)))
-            pairs = [(out, grad) for out, grad in pairs if out.requires_grad]
+            pairs += zip(left, grad_carry, strict=False)
+            pairs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
             wanted = [x for x, need in zip([ends, *leaves, *rest[count:]], needs, strict=True) if need]
             grad_y, *grads = torch.autograd.grad(
-                [out for out, _ in pairs], [y, *wanted], [grad for _, grad in pairs], allow_unused=True
+                [out for out, _ in pairs], [y, *carry, *wanted], [grad for _, grad in pairs], allow_unused=True
             )
-            parts = iter(grads)
+            grad_carry, parts = grads[: len(carry)], iter(grads[len(carry) :])
             _accumulate(total, [next(parts) if need else None for need in needs], j)
         if needs[0]:
             total[0] = _spread(total[0], theta)
@@ -200,15 +229,34 @@ def _spread(parts: list[tuple[int, Tensor]] | None, theta: Tensor) -> Tensor:
     return grad
 
 
-def _backwards(march: March, mesh: Mesh, c: Const, states: Tensor, every: int) -> Iterator[tuple[int, Tensor]]:
-    """Step numbers from the last to the first, with the state each starts from."""
+def _backwards(
+    march: March, mesh: Mesh, c: Const, states: Tensor, every: int
+) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+    """Step numbers from the last to the first, with the state each starts from, and no carry."""
     steps = len(mesh.theta) - 1
     for start in reversed(range(0, steps, every)):
         end = min(start + every, steps)
         with torch.no_grad():
             chunk = list(_states(march, mesh, c, states[start // every], start, end))
         for j in reversed(range(start, end)):
-            yield j, chunk.pop()
+            yield j, chunk.pop(), ()
+
+
+def _undone(march: March, mesh: Mesh, c: Const, y0: Tensor) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+    """Step numbers from the last to the first, with state and history that each starts from, found by undoing it."""
+    field, stepper, steps = march.field(c), march.stepper, len(mesh.theta) - 1
+    y, carry = y0, None
+    with torch.no_grad():
+        for j in range(steps):
+            theta0, theta1 = march.ends(mesh.theta, j)
+            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
+    for j in reversed(range(steps)):
+        with torch.no_grad():
+            theta0, theta1 = march.ends(mesh.theta, j)
+            interval = Interval.of(c.t0, c.t1, theta0, theta1, y).reversed()
+            before = stepper.step(field, interval, y, carry or (), None)
+        y, carry = (before.y, before.carry) if j else (y0, ())  # the start is known
+        yield j, y, carry if stepper.history else ()
 
 
 def cotangents(

@@ -91,7 +91,7 @@ def evaluations(march: "March", c: Const, theta: Tensor, trials: Tensor, chosen:
     count, starts, first = 0, march.stepper.starts, int(not chosen)
     if march.jumps:
         reads = march.controller.adaptive or march.lanes == "each" or any(fold.stages for fold in march.folds)
-        count = starts * trials - (0 if reads and chosen else starts * (theta[-1] == 1))
+        count = starts * trials - (0 if reads and chosen else starts * march.stepper.lean * (theta[-1] == 1))
     if c.edges and march.lanes == "joint":
         count = count + starts * torch.isin(theta[first:-1], c.edges[0]).sum()
     elif c.edges:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
-from sciml.solvers.adjoint import Discrete, refuse_undeclared, replay, undeclared
+from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, undeclared
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller, Grid
@@ -74,6 +74,13 @@ class Solver:
         if self.fast_math and self.compile is None:
             raise ValueError("fast_math: expected compile='loop' or 'chunks' with it, got None")
         control.check(self.stepper or Tsit5(), self.controller or PID())
+        refuse_store(self.gradient.store, self.stepper or Tsit5())
+
+    @property
+    def gradient(self) -> Discrete | Backsolve:
+        """The adjoint, or the default one."""
+        replays = self.compile and not (self.stepper or Tsit5()).history
+        return self.adjoint or Discrete("all" if replays else "graph")
 
 
 class SolveStats(NamedTuple):
@@ -212,11 +219,6 @@ class _Task:
     layout: Layout | None
     solver: Solver
 
-    @property
-    def adjoint(self) -> Discrete | Backsolve:
-        """The solver's, or the default one."""
-        return self.solver.adjoint or Discrete("all" if self.solver.compile else "graph")
-
     @classmethod
     def of(
         cls,
@@ -285,10 +287,10 @@ class _Task:
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
-        march, c, y0 = self.march, self.const, self.y0
+        march, c, y0, adjoint = self.march, self.const, self.y0, self.solver.gradient
         if y0.numel() == 0 or torch.equal(c.t0, c.t1):
             return self._nothing()
-        gradients, graph, parameters = torch.is_grad_enabled(), self.adjoint.store == "graph", []
+        gradients, graph, parameters = torch.is_grad_enabled(), adjoint.store == "graph", []
         if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
             parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
             if not graph:
@@ -298,7 +300,7 @@ class _Task:
             )
         moving = [times for times in (c.stops, *c.edges) if times.requires_grad]
         recorded = gradients and graph and march.lanes == "joint" and not moving and not self.solver.compile
-        keep = gradients and self.adjoint.store == "all"
+        keep = gradients and adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
             mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
         if recorded or not gradients or bool(mesh.failed.all()):
@@ -309,11 +311,11 @@ class _Task:
             calm, mesh = calm._replace(theta=theta), mesh._replace(theta=torch.where(mesh.failed, mesh.theta, theta))
         if graph:
             return mesh, select(march, mesh.failed, done, over(march, calm, c, y0)), end
-        if isinstance(self.adjoint, Backsolve):
-            return mesh, attach(self.adjoint, march, calm, c, y0, done, parameters), end
+        if isinstance(adjoint, Backsolve):
+            return mesh, attach(adjoint, march, calm, c, y0, done, parameters), end
         if done.states is not None and calm is not mesh:
             done = done._replace(states=torch.where(expand(mesh.failed, y0), y0.detach(), done.states))
-        return mesh, replay(self.adjoint, march, calm, c, y0, done, parameters, self._pull()), end
+        return mesh, replay(adjoint, march, calm, c, y0, done, parameters, self._pull()), end
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
@@ -406,7 +408,7 @@ class _Task:
         nfe = nfe + jump.evaluations(march, self.const, mesh.theta, trials, not frozen)
         reads = any(fold.stages for fold in march.folds)
         if not reads and (frozen or (march.lanes == "joint" and not controller.adaptive)):
-            nfe = nfe - stepper.starts * (end.theta == 1)  # the last step is not `full`
+            nfe = nfe - stepper.starts * stepper.lean * (end.theta == 1)  # the last step is not `full`
         return SolveStats(torch.where(trials > 0, nfe, 0), end.accepted, trials - end.accepted)
 
 

@@ -45,6 +45,10 @@ class Interval(NamedTuple):
         h = span * (theta1 - theta0)
         return cls(t0 + span * theta0, h, expand(h.to(device=y.device, dtype=real_dtype(y)), y))
 
+    def reversed(self) -> "Interval":
+        """The same interval from its end to its start."""
+        return Interval(self.t + self.h, -self.h, -self.scale)
+
 
 class Field(NamedTuple):
     """A term bound to its arguments, as a stepper sees it."""
@@ -112,7 +116,8 @@ class Step(NamedTuple):
 class Stepper(ABC):
     """One step of a numerical method; a frozen dataclass without state of its own.
 
-    What survives a step goes through the carry: tensors that `init` can recompute to round-off from (t, y).
+    What survives a step goes through the carry: tensors that `init` can recompute to round-off from (t, y), or, with
+    ``history``, makes only to begin with.
 
     Attributes:
         order: order of convergence of the state.
@@ -122,6 +127,8 @@ class Stepper(ABC):
         uniform: whether all steps of a solve must have the same size.
         needs: the class of terms that the method integrates.
         masses: whether it integrates terms with a mass.
+        reversible: whether the step over the reversed interval, from (y1, carry), gives (y0, carry) to round-off.
+        history: whether the carry is more than a cache, so that a step cannot be taken again from (t, y) alone.
     """
 
     order: ClassVar[int]
@@ -131,7 +138,10 @@ class Stepper(ABC):
     uniform: ClassVar[bool] = False
     needs: ClassVar[type[Term]] = Term
     masses: ClassVar[bool] = False
+    reversible: ClassVar[bool] = False
+    history: ClassVar[bool] = False
     starts: ClassVar[int] = 1  # evaluations of `init`
+    lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out
 
     def within(self, controller: "Controller") -> "Stepper":
         """The same method, told what it wants to know of the controller that it runs under."""

@@ -54,6 +54,26 @@ class Semilinear(Term):
         return self.linear(args) * y + self.remainder(t, y, args)
 
 
+class Separable(Term):
+    """dq/dt = v(t, p), dp/dt = F(t, q): what symplectic steppers integrate. The state is (..., 2 n): q, then p.
+
+    With a Hamiltonian T(p) + V(q), v is the gradient of T and F that of -V.
+    """
+
+    @abstractmethod
+    def velocity(self, t: Tensor, p: Tensor, args: Args) -> Tensor:
+        """dq/dt at momenta p (..., n); t as in `drift`."""
+
+    @abstractmethod
+    def force(self, t: Tensor, q: Tensor, args: Args) -> Tensor:
+        """dp/dt at positions q (..., n); t as in `drift`."""
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """Both together, of y's shape."""
+        q, p = y.chunk(2, -1)
+        return torch.cat([self.velocity(t, p, args), self.force(t, q, args)], -1)
+
+
 class FunctionTerm(Term):
     """A plain callable ``f(t, y)`` or ``f(t, y, args)`` as a term."""
 

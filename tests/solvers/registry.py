@@ -27,6 +27,7 @@ from sciml.solvers import (
     RadauIIA3,
     RadauIIA5,
     Ralston,
+    ReversibleHeun,
     Rodas5P,
     Stepper,
     Trapezoid,
@@ -57,6 +58,7 @@ EXPLICIT = [
     Case(Dopri8(), (6, 9, 12, 18)),
 ]
 LOW_STORAGE = [Case(CarpenterKennedy4(), (16, 32, 64, 128))]
+REVERSIBLE = [Case(ReversibleHeun(), (64, 128, 256, 512))]
 EXPONENTIAL = [Case(ETDRK2(), (32, 64, 128, 256)), Case(ETDRK4(), (16, 32, 64, 128))]
 DIRK = [
     Case(ImplicitEuler(), (64, 128, 256, 512)),
@@ -76,5 +78,5 @@ COLLOCATION = [
 ]
 ROSENBROCK = [Case(Rodas5P(), (12, 24, 36, 48))]
 IMPLICIT = [*DIRK, *COLLOCATION, *ROSENBROCK]
-STEPPERS = [*EXPLICIT, *LOW_STORAGE, *EXPONENTIAL, *IMPLICIT]
-ADAPTIVE = [case for case in [*EXPLICIT, *IMPLICIT] if case.stepper.adaptive]
+STEPPERS = [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *EXPONENTIAL, *IMPLICIT]
+ADAPTIVE = [case for case in [*EXPLICIT, *REVERSIBLE, *IMPLICIT] if case.stepper.adaptive]
