@@ -31,7 +31,7 @@ from sciml.solvers.progress import progress_bar
 from sciml.solvers.state import Const, State
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.tape import Tape
-from sciml.solvers.term import as_term, declared_parameters, expand
+from sciml.solvers.term import as_term, declared_parameters, expand, refuse_changing
 from sciml.typing import Lanes, Time
 from sciml.typing import State as Tree
 
@@ -157,7 +157,8 @@ def solve(
     """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time.
 
     Args:
-        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not.
+        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not. It must be the same
+            function at every evaluation: batch norms and dropout in train mode are refused.
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
@@ -238,6 +239,7 @@ class _Task:
         controller = solver.controller or PID()
         stepper = (solver.stepper or Tsit5()).within(controller)
         bound = as_term(term)
+        refuse_changing(bound)
         layout = None
         if not isinstance(y0, Tensor):
             layout = Layout.of(y0, solver.lanes)

@@ -3,12 +3,15 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from types import FunctionType
+from dis import get_instructions
+from functools import cache, lru_cache, partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from sciml.typing import Args
 
@@ -121,6 +124,75 @@ def _positional(function: Callable[..., Any]) -> int:
     if varies:
         return 2
     return required if required >= 2 else min(2, named)
+
+
+def refuse_changing(term: Term) -> None:
+    """Refuse a field that is another function at every evaluation: batch norms and dropout in train mode.
+
+    Looked at are all modules of a module, of a term's attributes, and of what a plain function names.
+
+    Raises:
+        ValueError: naming the module.
+    """
+    found = _field_modules(term.function if isinstance(term, FunctionTerm) else term)
+    seen: set[nn.Module] = set()
+    for module in found:  # grows; several times quicker than `Module.modules`
+        if module.training and _changes(type(module)):
+            _refuse(module, found)
+        parts = module._modules
+        if parts and module not in seen:
+            seen.add(module)
+            found.extend(part for part in parts.values() if part is not None)
+
+
+@cache
+def _changes(kind: type[nn.Module]) -> bool:
+    """Whether modules of a class may be other functions in train mode."""
+    return issubclass(kind, (_NormBase, _DropoutNd, nn.RReLU, nn.MultiheadAttention, nn.RNNBase))
+
+
+def _field_modules(field: Any) -> list[nn.Module]:
+    """The outermost modules of a field as the user gave it."""
+    if isinstance(field, nn.Module):
+        return [field]
+    if not isinstance(field, FunctionType):
+        bare = isinstance(field, Term) and not vars(field)
+        return [] if bare else [member for member in _members(field) if isinstance(member, nn.Module)]
+    scope, found = field.__globals__, []
+    for name in field.__code__.co_names:  # of attributes too
+        if isinstance(scope.get(name), nn.Module) and name in _global_names(field.__code__):
+            found.append(scope[name])
+    for cell in field.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # nothing in it yet
+            continue
+    return [x for x in found if isinstance(x, nn.Module)]
+
+
+@lru_cache(maxsize=256)
+def _global_names(code: CodeType) -> frozenset[str]:
+    """The global names that code reads."""
+    return frozenset(step.argval for step in get_instructions(code) if step.opname == "LOAD_GLOBAL")
+
+
+def _refuse(module: nn.Module, roots: Iterable[nn.Module]) -> None:
+    """Refuse a module in train mode, where it does something else there.
+
+    Raises:
+        ValueError: naming it, with the remedy.
+    """
+    if isinstance(module, _NormBase):
+        if not module.track_running_stats:
+            return
+        what, instead = "would change its statistics", "take GroupNorm or LayerNorm"
+    else:
+        if not (getattr(module, "p", 0) or getattr(module, "dropout", 0) or isinstance(module, nn.RReLU)):
+            return
+        what, instead = "would draw anew", "multiply by a mask that is drawn once and handed to the solve in args"
+    place = next(path for root in roots for path, part in root.named_modules() if part is module)
+    name = f"{type(module).__name__} {place!r}" if place else type(module).__name__
+    raise ValueError(f"term: {name} is in train mode and {what} at every evaluation; call its eval(), or {instead}")
 
 
 def declared_parameters(*things: Any) -> list[nn.Parameter]:

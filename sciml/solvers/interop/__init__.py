@@ -13,7 +13,8 @@ of its main branch and the core's own. What differs:
 - ``max_num_steps`` bounds the trials of the whole solve, by itself times the number of intervals of t.
 
 The Adams methods, ``scipy_solver``, fehlberg2, heun3 and states of half precision are handed on to torchdiffeq, as is
-everything with ``backend="torchdiffeq"``.
+everything with ``backend="torchdiffeq"``. Batch norms and dropout in train mode, which `sciml.solve` refuses, act at
+every evaluation, as with torchdiffeq.
 """
 
 from collections.abc import Callable, Iterable
