@@ -53,6 +53,10 @@ class NavierStokes(PeriodicPDE):
     so that an evaluation takes four transforms: two velocities and two products. Products are not aliased; without
     viscosity, drag and forcing the equation in space keeps energy and enstrophy.
 
+    ETDRK4, which `evolve` takes, is made for viscosity. Without it nothing is stiff, and Tsit5 is of higher order with
+    less damping: over T = 1 from a random field with |k| <= 4 and rms velocity 1, 64 points and dt = .01, energy drifts
+    by 3e-12 with ``solve(problem, problem.encode(w), 0.0, 1.0, Solver(Tsit5(), Grid(dt=0.01)))``, by 1e-9 with ETDRK4.
+
     Energy and enstrophy are means over the square, without the mean flow: E = <|u - mean|^2> / 2, Z = <w^2> / 2.
 
     Args:
