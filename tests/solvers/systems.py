@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers import Semilinear
+from sciml.solvers import Semilinear, Separable
 
 DTYPE = torch.float64
 
@@ -49,6 +49,16 @@ class Linked(Semilinear):
 
     def remainder(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
         return args[1] * (y.roll(1, -1) + t).sin()
+
+
+class Oscillators(Separable):
+    """The same of a separable term, for symplectic steppers: args = (rates (c), forces (c)); y is (..., 2 c)."""
+
+    def velocity(self, t: Tensor, p: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return -args[0] * p
+
+    def force(self, t: Tensor, q: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return args[1] * (q.roll(1, -1) + t).sin()
 
 
 class Net(nn.Module):

@@ -14,8 +14,8 @@ from sciml.solvers.jump import Jump
 from sciml.solvers.march import March, Segment
 from sciml.solvers.state import Const
 from sciml.solvers.term import expand
-from tests.solvers.registry import IMPLICIT, STEPPERS, Case
-from tests.solvers.systems import DTYPE, Linked
+from tests.solvers.registry import IMPLICIT, STEPPERS, SYMPLECTIC, Case
+from tests.solvers.systems import DTYPE, Linked, Oscillators
 
 KINDS = ["joint", "each"]
 CONTROLLERS = [
@@ -62,12 +62,13 @@ def prepared(
     """A march, its constants and first state, made of real tensors."""
     lanes = (2,) if kind == "each" else ()
     t0, t1 = torch.zeros(lanes, dtype=torch.float64), torch.ones(lanes, dtype=torch.float64)
-    y0 = torch.ones(2, 3, dtype=dtype)
+    term = Linked() if isinstance(Linked(), stepper.needs) else Oscillators()
+    y0 = torch.ones(2, 3 if isinstance(term, Linked) else 6, dtype=dtype)
     stops = (
         torch.linspace(0.25, 1, 4, dtype=torch.float64) if isinstance(controller, Grid) else controller.thetas(t0, t1)
     )
     args = (-torch.ones(3, dtype=dtype), torch.ones(3, dtype=dtype))
-    march = March(Linked(), stepper, controller, kind, jumps=jumps, events=events, folds=tuple(folds))
+    march = March(term, stepper, controller, kind, jumps=jumps, events=events, folds=tuple(folds))
     inputs = tuple(fold.prepare(t0, t1, y0) for fold in folds)
     const = Const(t0, t1, stops, args, (), inputs, stepper.constants(t0, y0), controller.edges(t0, t1))
     return march, const, march.start(const, y0)
@@ -95,7 +96,7 @@ def agrees(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", STEPPERS, ids=str)
+@pytest.mark.parametrize("case", [*STEPPERS, *SYMPLECTIC], ids=str)
 def test_stepper_does_not_wait_for_the_host(case: Case, kind: str, dtype: torch.dtype, monkeypatch):
     folds = [SaveAt(torch.linspace(0, 1, 5))]
     if case in IMPLICIT:  # its iterations stop early where that is not compiled

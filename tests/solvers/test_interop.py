@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sciml import SolveError
 from sciml.solvers import interop
 from sciml.solvers.interop.options import METHODS
+from tests.solvers.registry import ADAPTIVE as ADAPTIVE_CASES
 
 DTYPE = torch.float64
 THEIRS = sys.modules["torchdiffeq._impl.odeint"].SOLVERS  # the function hides the module
@@ -111,7 +112,13 @@ def test_options_of_adaptive_methods_run_where_torchdiffeqs_do(options: dict):
             each.odeint(field, y0, ts, method=method, options=options, rtol=1e-3, atol=1e-3)
             for each in (torchdiffeq, interop)
         )
-        assert (ours - right).abs().max() <= max(0.03, 2 * float((theirs - right).abs().max())), (method, dtype, back)
+        # thirty times rtol, as of every adaptive stepper; more where the method's coefficients say so (`test_order`)
+        allowed = 0.03 * max([case.loose for case in ADAPTIVE_CASES if str(case).lower() == method], default=1)
+        assert (ours - right).abs().max() <= max(allowed, 2 * float((theirs - right).abs().max())), (
+            method,
+            dtype,
+            back,
+        )
 
 
 GRIDS = [

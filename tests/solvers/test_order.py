@@ -164,6 +164,19 @@ def test_embedded_weights_are_one_order_lower(case: Case):
     assert residual(embedded, a, case.stepper.order) > 1e-7
 
 
+@pytest.mark.parametrize("case", [c for c in EXPLICIT if c.stepper.adaptive], ids=str)
+def test_tolerance_is_missed_by_as_much_as_the_coefficients_say(case: Case):
+    """Steps of h with E h^p |f_p| tolerated err by C h^(p+1) |f_(p+1)| each, over a unit of time by C / E tolerances.
+
+    E and C are the largest residuals of the embedded weights and the solution. Of Fehlberg2 E is 1/512 and C 1/6: its
+    steps are sixteen times as long as Heun's, of the same C and E = 1/2.
+    """
+    a, b, embedded, _ = matrices(case.stepper)
+    order = case.stepper.order
+    missed = residual(b, a, order + 1) / residual(embedded, a, order)
+    assert missed <= 1 + ROUNDED if case.loose == 1 else case.loose <= missed < 100
+
+
 @pytest.mark.parametrize("case", [c for c in EXPLICIT if c.stepper.tableau.dense], ids=str)
 def test_dense_weights_meet_the_order_conditions_inside_the_step(case: Case):
     a, b, _, _ = matrices(case.stepper)

@@ -22,12 +22,13 @@ from sciml.solvers import (
     VelocityVerlet,
     Yoshida4,
 )
+from tests.solvers.registry import SYMPLECTIC, Case
 from tests.solvers.systems import DTYPE, Net
 from tests.solvers.test_gradients import saved_bytes
 from tests.solvers.test_order import in_range, slope
 
 KINDS = ["joint", "each"]
-SYMPLECTIC = [VelocityVerlet(), Yoshida4()]
+STEPPERS = [case.stepper for case in SYMPLECTIC]
 GRAPH, INVERT = Discrete("graph"), Discrete("invert")
 
 
@@ -76,21 +77,21 @@ class Kepler(Separable):
         return q[..., 0] * p[..., 1] - q[..., 1] * p[..., 0]
 
 
-@pytest.mark.parametrize("stepper", SYMPLECTIC, ids=name)
-def test_symplectic_stepper_converges_to_the_exact_pendulum(stepper: Stepper):
+@pytest.mark.parametrize("case", SYMPLECTIC, ids=str)
+def test_symplectic_stepper_converges_to_the_exact_pendulum(case: Case):
     # from rest at the angle 2, a period is 4 K(sin^2 1); a quarter of it later the pendulum hangs down, with p^2 / 2
     # the height lost
     quarter = float(ellipk(math.sin(1.0) ** 2))
     y0, fall = torch.tensor([2.0, 0.0], dtype=DTYPE), -math.sqrt(2 * (1 - math.cos(2.0)))
-    errors, counts = [], (40, 80, 160, 320)
-    for n in counts:
-        y1 = solve(Pendulum(), y0, 0.0, quarter, Solver(stepper, Grid(n=n))).ys.detach()
+    errors = []
+    for n in case.steps:
+        y1 = solve(Pendulum(), y0, 0.0, quarter, Solver(case.stepper, Grid(n=n))).ys.detach()
         errors.append(float((y1 - torch.tensor([0.0, fall], dtype=DTYPE)).norm()))
-    assert in_range(slope([1 / n for n in counts], errors), stepper.order), errors
+    assert in_range(slope([1 / n for n in case.steps], errors), case.stepper.order), errors
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stepper", SYMPLECTIC, ids=name)
+@pytest.mark.parametrize("stepper", STEPPERS, ids=name)
 def test_symplectic_stepper_keeps_its_order_under_a_force_in_time(stepper: Stepper, kind: str):
     y0, push = torch.tensor([[0.4, 0.1], [1.0, -0.3]], dtype=DTYPE), (torch.tensor(0.7, dtype=DTYPE),)
     t0 = torch.tensor([0.3, 0.5], dtype=DTYPE) if kind == "each" else 0.3
@@ -102,7 +103,7 @@ def test_symplectic_stepper_keeps_its_order_under_a_force_in_time(stepper: Stepp
     assert in_range(slope([1 / n for n in counts], errors), stepper.order), errors
 
 
-@pytest.mark.parametrize("stepper", SYMPLECTIC, ids=name)
+@pytest.mark.parametrize("stepper", STEPPERS, ids=name)
 def test_symplectic_stepper_keeps_energy_within_a_bound(stepper: Stepper):
     y0, turns, n = Kepler.start(0.3), 100, 60
     with torch.no_grad():
@@ -115,7 +116,7 @@ def test_symplectic_stepper_keeps_energy_within_a_bound(stepper: Stepper):
     assert (Kepler.momentum(ys) - Kepler.momentum(y0)).abs().max() < 6000 * 1e-15
 
 
-@pytest.mark.parametrize("stepper", SYMPLECTIC, ids=name)
+@pytest.mark.parametrize("stepper", STEPPERS, ids=name)
 def test_symplectic_stepper_is_reversible_and_keeps_area(stepper: Stepper):
     y0, solver = torch.tensor([1.2, 0.3], dtype=DTYPE), Solver(stepper, Grid(n=200))
     there = lambda y: solve(Pendulum(), y, 0.0, 20.0, solver).ys  # noqa: E731

@@ -12,9 +12,9 @@ of its main branch and the core's own. What differs:
 - With ``event_fn`` every function gives the gradient of the event's time, not `odeint_event` alone.
 - ``max_num_steps`` bounds the trials of the whole solve, by itself times the number of intervals of t.
 
-The Adams methods, ``scipy_solver``, fehlberg2, heun3 and states of half precision are handed on to torchdiffeq, as is
-everything with ``backend="torchdiffeq"``. Batch norms and dropout in train mode, which `sciml.solve` refuses, act at
-every evaluation, as with torchdiffeq.
+The Adams methods, ``scipy_solver`` and states of half precision are handed on to torchdiffeq, as is everything with
+``backend="torchdiffeq"``. Batch norms and dropout in train mode, which `sciml.solve` refuses, act at every evaluation,
+as with torchdiffeq.
 """
 
 from collections.abc import Callable, Iterable
