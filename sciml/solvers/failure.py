@@ -16,9 +16,9 @@ def raise_failures(march: March, c: Const, end: State) -> None:
     Raises:
         SolveError: naming samples, times and causes.
     """
-    failed = (end.status >= Status.MAX_STEPS.value).reshape(-1)
-    if not bool(failed.any()):
+    if end.status.numel() == 0 or int(end.status.amax()) < Status.MAX_STEPS.value:
         return
+    failed = (end.status >= Status.MAX_STEPS.value).reshape(-1)
     joint = march.lanes == "joint"
     lanes = failed.nonzero().reshape(-1).tolist()
     status = [Status(value) for value in end.status.reshape(-1)[failed].tolist()]

@@ -1,6 +1,5 @@
 """The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,11 +16,12 @@ from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, undeclared
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.backsolve import Backsolve, attach
-from sciml.solvers.control import PID, Controller, Grid
+from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
+from sciml.solvers.frame import Frame
 from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm
 from sciml.solvers.march import March
@@ -219,6 +219,7 @@ class _Task:
     awaited: tuple[Any, ...]  # the names of the events
     layout: Layout | None
     solver: Solver
+    empty: bool  # whether all times are equal
 
     @classmethod
     def of(
@@ -251,33 +252,27 @@ class _Task:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
         _check_state(y0, solver.lanes)
         _check_args(args)
-        start, end = _times(t0, t1, y0, solver.lanes)
-        fixed = isinstance(controller, Grid)
-        grid = torch.ones(1, dtype=start.dtype, device=start.device)
-        if not fixed or bool((start != end).any()):
-            grid = controller.thetas(start, end)
-            if fixed and grid.shape[-1] > solver.max_steps:
-                raise ValueError(f"max_steps: expected at least the grid's {grid.shape[-1]}, got {solver.max_steps}")
+        frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at)
         named = dict(folds or {})
-        if save_at is not None:
-            named[""] = SaveAt(save_at)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
-                named[name] = SaveAt(_save_times(fold.ts, solver.lanes, stepper, grid, start, end))
+                named[name] = SaveAt(frame.save_times(fold.ts, solver.lanes, stepper))
             elif fold.dense and not stepper.dense:
                 kinds = f"{type(fold).__name__} reads the states within steps, but {type(stepper).__name__}"
                 raise ValueError(f"folds[{name!r}]: {kinds} has no dense output")
         used = tuple(fold if layout is None else fold.packed(layout) for fold in named.values())
-        prepared = tuple(fold.prepare(start, end, y0) for fold in used)
+        prepared = tuple(fold.prepare(frame.t0, frame.t1, y0) for fold in used)
+        if frame.saves is not None:
+            named[""], used, prepared = frame.saves, (*used, frame.saves), (*prepared, frame.saved)
         const = Const(
-            start,
-            end,
-            grid,
+            frame.t0,
+            frame.t1,
+            frame.grid,
             args,
             path.tensors() if path else (),
             prepared,
-            stepper.constants(start, y0),
-            controller.edges(start, end),
+            frame.stepper,
+            frame.edges,
         )
         if events and not stepper.dense:
             raise ValueError(f"events: {type(stepper).__name__} has no dense output to find roots on")
@@ -285,12 +280,12 @@ class _Task:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
         march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, tuple(jumps), awaited, used)
-        return cls(march, const, y0, tuple(named), tuple(events), layout, solver)
+        return cls(march, const, y0, tuple(named), tuple(events), layout, solver, frame.empty)
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
         march, c, y0, adjoint = self.march, self.const, self.y0, self.solver.gradient
-        if y0.numel() == 0 or torch.equal(c.t0, c.t1):
+        if y0.numel() == 0 or self.empty:
             return self._nothing()
         gradients, graph, parameters = torch.is_grad_enabled(), adjoint.store == "graph", []
         if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
@@ -447,49 +442,3 @@ def _check_args(args: Any) -> None:
     if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
         kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
         raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
-
-
-def _times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
-    """Start and end (l), float64; for joint lanes on the CPU, where the march reads them without waiting."""
-    shape = () if lanes == "joint" else y0.shape[:1]
-    device = torch.device("cpu") if lanes == "joint" else y0.device
-    ends = []
-    for name, given in (("t0", t0), ("t1", t1)):
-        number = isinstance(given, float | int)
-        t = torch.scalar_tensor(given, dtype=torch.float64) if number else torch.as_tensor(given)
-        t = t.to(device=device, dtype=torch.float64)
-        if t.shape not in ((), shape):
-            raise ValueError(
-                f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
-            )
-        if not (math.isfinite(given) if number else bool(t.isfinite().all())):
-            raise ValueError(f"{name}: expected a finite time, got {given}")
-        ends.append(t.expand(shape))
-    return ends[0], ends[1]
-
-
-def _save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
-    """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
-    ts = save_at if isinstance(save_at, Tensor) else torch.as_tensor(save_at, dtype=torch.float64)
-    batch = tuple(t0.shape)
-    if ts.ndim == 0 or ts.ndim > 1 + t0.ndim or (ts.ndim == 2 and ts.shape[:1] != batch):
-        each = f" or ({batch[0]}, t)" if lanes == "each" else ""
-        raise ValueError(f"save_at: expected times of shape (t){each}, got shape {tuple(ts.shape)}")
-    ts = ts.to(t0.device)
-    if stepper.dense:
-        return ts
-    name = type(stepper).__name__
-    if ts.requires_grad:
-        raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
-    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1)
-    span = (t1 - t0)[..., None]
-    theta = (ts.to(torch.float64) - t0[..., None]) / span
-    nearest = nodes[(theta * (nodes.shape[-1] - 1)).round().long().clamp(0, nodes.shape[-1] - 1)]
-    off = (theta - nearest).abs() > 1e-6 / (nodes.shape[-1] - 1)
-    if bool(off.any()):
-        step = (span / (nodes.shape[-1] - 1)).reshape(-1)[0].item()
-        raise ValueError(
-            f"save_at: {name} has no dense output, so expected multiples of its step {step:g} after t0, "
-            f"got {ts.expand(theta.shape)[off][0].item():g}"
-        )
-    return t0[..., None] + span * nearest
