@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -16,16 +16,16 @@ from sciml.solvers.control import PID
 from sciml.solvers.event import meet
 from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fold import Fold
-from sciml.solvers.loops import Kept, Packing, Record, Rows, Turned, keep, saved
+from sciml.solvers.loops import Kept, Packing, Record, Rows, Trials, Turned, keep, saved
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
-from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.term import Term, expand, real_dtype
 
 BYTES = 2**26  # what the rows of a loop may take
 ROWS = 512  # at most
-FEW = 8  # components up to which states of lanes that step by themselves lie by component
+FEW = 8  # components up to which the states of a batch lie by component
 
 
 class Met(Tape):
@@ -51,10 +51,55 @@ class Run(NamedTuple):
     tape: Met
     s: Any = None  # the last state
     n: int = 0  # accepted steps of the lane that took most
+    done: bool = False  # whether all lanes are
 
     def grown(self, totals: tuple[Any, ...], base: Tensor, kept: Kept, written: Any) -> "Run":
         """The same with more rows."""
         return self._replace(totals=totals, parts=[*self.parts, (base, kept, written)])
+
+
+class Shape(NamedTuple):
+    """What marches of one kind keep, found out without evaluating the field."""
+
+    emits: tuple[Any, ...]  # what a row holds of each fold, as fakes
+    packing: Packing  # of state and totals
+    rows: int
+    row: Packing  # of an accepted step
+    spec: Any
+    states: int
+    sizes: tuple[tuple[tuple[int, ...], torch.dtype], ...]  # of its packs, but for the number of rows
+    trial: Packing | None
+    size: tuple[int, ...]  # of the pack of a trial
+    lanes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, march: March, c: Const, y0: Tensor, keep: bool) -> "Shape":
+        """That of a march with tensors for tolerances; ``keep`` is whether all states are wanted."""
+        lane, turned = int(march.lanes == "each"), isinstance(march.term, Turned)
+        emits, packing = _shapes(march, c, y0)
+        read = next((e for f, e in zip(march.folds, emits, strict=True) if f.reduce == "record"), None)
+        stacked = tuple(e for f, e in zip(march.folds, emits, strict=True) if f.reduce == "stack")
+        leaves, spec = tree_flatten(Kept(c.t0, (y0,) * keep, stacked))
+        row, sizes, size = Packing(leaves, lane), [], ()
+        for group in row.groups:
+            x = leaves[group[0]]
+            sizes.append(((*x.shape[:lane], len(group), *x.shape[lane:]), x.dtype))
+        trial = None if read is None else Packing((y0, *read), turned=turned)
+        if trial is not None:
+            size = (trial.count, *(reversed(y0.shape) if turned else y0.shape))
+        memory = 8 * c.t0.numel() + y0.element_size() * prod(size or (0,))
+        memory += sum(x.element_size() * x.numel() for x in leaves)
+        rows = max(8, min(ROWS, BYTES // memory))
+        return cls(emits, packing, rows, row, spec, int(keep), tuple(sizes), trial, size, tuple(c.t0.shape))
+
+    def places(self, count: int, like: Tensor) -> Rows:
+        """Places for some steps of lanes of a state (l, ...)."""
+        packs = [like.new_empty(count + 1, *size, dtype=dtype) for size, dtype in self.sizes]
+        trials = None
+        if self.trial is not None:
+            theta = like.new_empty(count + 1, *self.lanes, dtype=torch.float64)
+            trials = Trials(self.trial, theta, [like.new_empty(count + 1, *self.size)])
+        return Rows(self.row, self.states, self.spec, packs, trials)
 
 
 class Bound(NamedTuple):
@@ -67,50 +112,43 @@ class Bound(NamedTuple):
     writing: list[tuple[Fold, tuple[Tensor, ...]]]
     keep: bool
     y0: Tensor
-    emits: tuple[Any, ...]  # what a row holds, as fakes
-    packing: Packing  # of state and totals
-    rows: int
+    shape: Shape
 
     @classmethod
     def of(cls, march: March, c: Const, y0: Tensor, keep: bool, known: dict[Any, Any]) -> "Bound":
         """A march and its arguments; ``known`` keeps what is found out about shapes."""
-        pairs = list(zip(march.folds, c.folds, strict=True))
-        writing = [pair for pair in pairs if pair[0].reduce == "write"]
-        rest = [pair for pair in pairs if pair[0].reduce != "write"]
+        writing, rest, inputs = [], [], []
+        for fold, given in zip(march.folds, c.folds, strict=True):
+            if fold.reduce == "write":
+                writing.append((fold, given))
+            else:
+                rest.append(fold)
+                inputs.append(given)
         if writing:
-            rest.append((Record(), ()))
-        inner = with_tensor_tolerances(march, y0, tuple(fold for fold, _ in rest))
-        if march.lanes == "each" and y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, RungeKutta):
-            inner = replace(inner, term=Turned(inner.term))
-        bound = c._replace(folds=tuple(inputs for _, inputs in rest))
-        kind = (inner.lanes, y0.shape, y0.dtype, y0.device, *map(type, inner.folds))
+            rest.append(Record())
+            inputs.append(())
+        few = y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, RungeKutta)
+        inner = with_tensor_tolerances(march, y0, tuple(rest), Turned(march.term) if few else march.term)
+        bound = c._replace(folds=tuple(inputs))
+        kind = (keep, bool(writing), y0.shape, y0.dtype, y0.device)
         if kind not in known:
-            known[kind] = _shapes(inner, bound, y0)
-        emits, packing = known[kind]
-        size = y0.element_size() * y0.numel() * (keep or bool(writing)) + 8 * c.t0.numel()
-        size += sum(x.element_size() * x.numel() for x in tree_leaves(emits))
-        return cls(march, c, inner, bound, writing, keep, y0, emits, packing, max(8, min(ROWS, BYTES // size)))
+            known[kind] = Shape.of(inner, bound, y0, keep)
+        return cls(march, c, inner, bound, writing, keep, y0, known[kind])
 
     def totals(self) -> tuple[Any, ...]:
         """Of no steps."""
-        return _totals(self.march, self.emits, self.y0)
+        return _totals(self.march, self.shape.emits, self.y0)
 
-    def places(self, count: int) -> Rows:
+    def places(self, count: int | None = None) -> Rows:
         """Places for some steps."""
-        emits = [e for f, e in zip(self.march.folds, self.emits, strict=True) if f.reduce in ("stack", "record")]
-        y = (self.y0,) if self.keep or self.writing else ()
-        leaves, spec = tree_flatten(Kept(self.c.t0, y, tuple(emits)))
-        lane = int(self.march.lanes == "each")
-        packing = Packing(leaves, lane)
-        packs = []
-        for group in packing.groups:
-            x = leaves[group[0]]
-            packs.append(self.y0.new_empty(count + 1, *x.shape[:lane], len(group), *x.shape[lane:], dtype=x.dtype))
-        return Rows(packing, len(y), spec, packs)
+        return self.shape.places(count or self.shape.rows, self.y0)
 
-    def written(self, s: State, kept: Kept, base: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the folds that write find in the rows."""
-        return saved(self.march, self.writing, s, kept, self.c, base)
+    def written(self, s: State, rows: Rows, n: int) -> list[tuple[Tensor, Tensor]]:
+        """What the folds that write find in the first n trials."""
+        if rows.trials is None:
+            return []
+        trials = torch.scalar_tensor(n, dtype=torch.int64, device=s.accepted.device)
+        return saved(self.march, self.writing, s, rows.trials.used(n), self.c, trials)
 
     def met(self, s: State, run: Run) -> tuple[State, Run]:
         """The steps of all lanes that wait before an event."""
@@ -121,8 +159,8 @@ class Bound(NamedTuple):
         tape.before.append(before)
         theta0 = torch.as_tensor(tape.segment.theta0, dtype=torch.float64).expand(before.shape)
         row = Row(theta0, s.accepted > before, tape.segment.y0, self.march.emit(tape.segment, 1))
-        totals = keep(self.march, row, before, before, run.totals, rows)
-        return s, run.grown(totals, before, rows.kept, self.written(s, rows.kept, before))
+        totals = keep(self.march, torch.zeros_like(before.amax()), row, before, before, run.totals, rows)
+        return s, run.grown(totals, before, rows.kept, self.written(s, rows, 1))
 
     def events(self, tape: Met, s: State, n: int) -> Tensor | None:
         """A bit for every event at the end of each of n steps (n, l)."""
@@ -135,7 +173,7 @@ class Bound(NamedTuple):
 
     def finish(self, run: Run) -> tuple[Mesh, Pass, State]:
         """What an eager march gives."""
-        totals, parts, tape, s, n = run
+        totals, parts, tape, s, n, tape.complete = run
         each = self.march.lanes == "each"
 
         def rows(pick: Callable[[Kept], Tensor], end: Tensor) -> Tensor:
@@ -193,8 +231,8 @@ def _tolerances(rtol: float, atol: float, dtype: torch.dtype, device: torch.devi
     return torch.tensor(rtol, dtype=dtype, device=device), torch.tensor(atol, dtype=dtype, device=device)
 
 
-def with_tensor_tolerances(march: March, y: Tensor, folds: tuple[Fold, ...]) -> March:
-    """The same march with tolerances as tensors, which may change without compiling anew, and with other folds."""
+def with_tensor_tolerances(march: March, y: Tensor, folds: tuple[Fold, ...], term: Term | None = None) -> March:
+    """The same march with tolerances as tensors, which may change without compiling anew, other folds, another term."""
     controller, kind = march.controller, (real_dtype(y), y.device)
     if isinstance(controller, PID):
         rtol, atol = controller.rtol, controller.atol
@@ -205,7 +243,7 @@ def with_tensor_tolerances(march: March, y: Tensor, folds: tuple[Fold, ...]) -> 
         controller = copy(controller)
         vars(controller).update(rtol=rtol, atol=atol)
     return March(
-        march.term,
+        term or march.term,
         march.stepper,
         controller,
         march.lanes,

@@ -21,10 +21,11 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
 )
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from sciml.solvers import loops
 from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
+from sciml.solvers.direct import Direct
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.loops import CHUNK, Owner, Pull, Rows, backward, chunk, loop, progress, saved
@@ -84,7 +85,8 @@ class Program:
         """
         leaves = len(c.leaves())
         owner = self._owner(march)
-        mesh, c, states, best, grad_y, grads = _apart((mesh, c, states, best, grad_y, tuple(grad_values)))
+        given, spec = tree_flatten((mesh, c, states, best, grad_y, tuple(grad_values)))
+        mesh, c, states, best, grad_y, grads = tree_unflatten(_apart(given), spec)
         values = tuple(p.detach() for p in parameters)
         pull = Pull(owner, values, c, tuple(needs[:leaves]), self.fast_math, mesh, states, best, grad_y, grads)
         steps = torch.scalar_tensor(len(mesh.theta) - 2, dtype=torch.int64)
@@ -116,64 +118,65 @@ class Program:
     def _loop(self, bound: Bound, first: State | None, tick: Callable[[State], None]) -> Run:
         owner = self._owner(bound.outer) if self.fast_math else None
         base = torch.zeros_like(bound.c.t0, dtype=torch.int64) if first is None else first.accepted
-        s, run = first, Run(bound.totals(), [], Met(bound.outer.folds))
-        sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
+        s, run, shape = first, Run(bound.totals(), [], Met(bound.outer.folds)), bound.shape
+        sizes = self._sizes(self.mode, bound.y0, bound.outer, shape.rows + 1)
         while True:
-            rows = bound.places(bound.rows)
+            rows = bound.places()
             s, totals, state = self.forward(
-                bound.march, owner, *_varying((s, bound.y0, run.totals, bound.c, bound.packing, rows), sizes)
+                bound.march, owner, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows), sizes)
             )
-            running, waiting, new, n = state.tolist()
-            run = run.grown(totals, base, rows.kept, self._written(bound, s, rows, base, new))
+            running, waiting, done, trials, n = state.tolist()
+            run = run.grown(totals, base, rows.kept, self._written(bound, s, rows, trials))
             tick(s)
             if waiting and not running:
                 s, run = bound.met(s, run)
-                running, *_, n = progress(s, base).tolist()
+                running, _, done, _, n = progress(s, torch.zeros_like(state[0])).tolist()
             if not running:
-                return run._replace(s=s, n=n)
+                return run._replace(s=s, n=n, done=bool(done))
             base = s.accepted
 
-    def _written(self, bound: Bound, s: State, rows: Rows, base: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
-        """What the folds that write find in the rows, of which not more than ``most`` and one are in use."""
-        if not bound.writing:
+    def _written(self, bound: Bound, s: State, rows: Rows, n: int) -> list[tuple[Tensor, Tensor]]:
+        """What the folds that write find in the first n trials."""
+        if rows.trials is None:
             return []
-        kept = tree_map(lambda x: x[: max(most, 1) + 1], rows.kept)
-        sizes = self._sizes("saved", bound.y0, bound.outer, kept.theta.shape[0])
-        return self.save(bound.march, *_varying((bound.writing, s, kept, bound.c, base), sizes))
+        trials = rows.trials.used(n)
+        sizes = self._sizes("saved", bound.y0, bound.outer, n + 1)
+        used = torch.scalar_tensor(n, dtype=torch.int64, device=s.accepted.device)
+        return self.save(bound.march, *_varying((bound.writing, s, trials, bound.c, used), sizes))
 
     def _chunks(self, bound: Bound, s: State | None, tick: Callable[[State], None]) -> Run:
         s = s or bound.march.start(bound.c, bound.y0)
-        run, running, waiting, n = Run(bound.totals(), [], Met(bound.outer.folds)), True, False, 0
-        sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.rows + 1)
+        run, running, waiting, done, n = Run(bound.totals(), [], Met(bound.outer.folds)), True, False, 0, 0
+        sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.shape.rows + 1)
         while running:
-            rows, base, totals = bound.places(bound.rows), s.accepted, run.totals
-            for _ in range(bound.rows // CHUNK):
-                s, totals, state = self.forward(bound.march, *_varying((s, totals, base, bound.c, rows), sizes))
-                running, waiting, _, n = state.tolist()
+            rows, base, totals, trials = bound.places(), s.accepted, run.totals, 0
+            while running and trials + CHUNK <= bound.shape.rows:
+                i = torch.full((), trials, dtype=torch.int64, device=base.device)
+                s, totals, state = self.forward(bound.march, *_varying((i, s, totals, base, bound.c, rows), sizes))
+                running, waiting, done, trials, n = state.tolist()
                 tick(s)
-                if not running:
-                    break
-            run = run.grown(totals, base, rows.kept, bound.written(s, rows.kept, base))
+            run = run.grown(totals, base, rows.kept, bound.written(s, rows, trials))
             if waiting and not running:
                 s, run = bound.met(s, run)
-                running, waiting, _, n = progress(s, base).tolist()
-        return run._replace(s=s, n=n)
+                running, waiting, done, _, n = progress(s, torch.zeros_like(state[0])).tolist()
+        return run._replace(s=s, n=n, done=bool(done))
 
 
-def _apart(tree: Any) -> Any:
-    """The same tensors, each with memory of its own: a loop refuses two views of one."""
+def _apart(tensors: Sequence[Any]) -> list[Any]:
+    """The same tensors without graphs, each with memory of its own: a loop refuses two views of one."""
     seen: set[int] = set()
 
     def own(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
+        x = x.detach() if x.requires_grad else x
         place = x.untyped_storage().data_ptr()
         if place in seen or not x.is_contiguous():
             x = x.clone(memory_format=torch.contiguous_format)
         seen.add(place)
         return x
 
-    return tree_map(own, tree)
+    return [own(x) for x in tensors]
 
 
 def _varying(tree: Any, sizes: Sequence[int]) -> Any:
@@ -204,7 +207,7 @@ def _compiled(function: FunctionType, what: str, fast_math: bool) -> Callable[..
     name = f"{function.__name__}_{next(_numbers)}"
     own = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
     options: dict[str, Any] = {**OPTIONS, "post_grad_custom_post_pass": Rewrite()} if fast_math else OPTIONS
-    call = torch.compile(own, fullgraph=True, options=options)
+    call = Direct(own, options, _guards)
 
     def announced(*args: Any) -> Any:
         _speech.append(what)
@@ -240,7 +243,6 @@ OPTIONS = {
     "force_pointwise_cat": True,
     "cpp_wrapper": True,
     "cpp.enable_floating_point_contract_flag": "fast",
-    "guard_filter_fn": _guards,
 }
 TRACE_ERRORS = (
     torch._dynamo.exc.TorchDynamoException,
@@ -284,7 +286,8 @@ def through(
     tick: Callable[[State], None],
 ) -> tuple[Mesh, Pass, State] | None:
     """An eager march's results from a compiled one; None where it cannot be compiled."""
-    y0, c = _apart((y0.detach(), c.with_leaves([x.detach() for x in c.leaves()])))
+    y0, *leaves = _apart((y0, *c.leaves()))
+    c = c.with_leaves(leaves)
     for kind in ("loop", "chunks") if mode == "loop" else ("chunks",):
         made = program(kind, march, fast_math)
         while made is not None:

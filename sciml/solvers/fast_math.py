@@ -43,8 +43,8 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
         for k in range(1, inner):
             total = total + a[:, k : k + 1] * b[k : k + 1]
         return total
-    if columns <= NARROW and b.stride(0) != 1:
-        b = b.t().contiguous().t()
+    if columns <= NARROW:
+        return torch.mm(b.t().contiguous(), a.t()).t().contiguous()
     return torch.mm(a, b)
 
 

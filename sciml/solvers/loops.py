@@ -22,20 +22,21 @@ from sciml.solvers.mesh import Mesh
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.stepper import Interval
 from sciml.solvers.tape import accumulate, greatest
-from sciml.solvers.term import Term
+from sciml.solvers.term import Term, expand
 from sciml.typing import Args
 
 CHUNK = 4  # trials of a compiled chunk
 
 
 class Record(Fold):
-    """Keeps of a step what dense output reads."""
+    """Reads of a step what dense output reads beside its start."""
 
     reduce: ClassVar[Any] = "record"
 
     def emit(self, segment: Segment, saves: int | None, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The end of the step and its stages."""
-        return segment.y1, *segment.stages
+        """The stages, and the end of the step where the next one may start elsewhere."""
+        moved = segment.march.jumps or segment.march.events
+        return (*segment.stages, segment.y1) if moved else segment.stages
 
 
 class Packing:
@@ -48,22 +49,25 @@ class Packing:
     """
 
     def __init__(self, like: Sequence[Tensor], axis: int = 0, turned: bool = False):
-        self.axis, self.count, self.turned = axis, len(like), turned
+        self.axis, self.count = axis, len(like)
         groups: dict[Any, list[int]] = {}
         for i, x in enumerate(like):
             groups.setdefault((x.dtype, tuple(x.shape)), []).append(i)
         self.groups = list(groups.values())
+        self.turned = [turned and like[group[0]].ndim == 2 for group in self.groups]
 
     def pack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The packs."""
-        turn = lambda x: x.mT if self.turned and x.ndim == 2 else x  # noqa: E731
-        return [torch.stack([turn(tensors[i]) for i in group], self.axis) for group in self.groups]
+        return [
+            torch.stack([tensors[i].mT if turned else tensors[i] for i in group], self.axis)
+            for group, turned in zip(self.groups, self.turned, strict=True)
+        ]
 
     def unpack(self, packs: Sequence[Tensor], axis: int | None = None) -> list[Tensor]:
         """The tensors of packs that have their axis where it was, or elsewhere."""
         found: dict[int, Tensor] = {}
-        for group, pack in zip(self.groups, packs, strict=True):
-            pack = pack.mT if self.turned and pack.ndim == 3 else pack
+        for group, turned, pack in zip(self.groups, self.turned, packs, strict=True):
+            pack = pack.mT if turned else pack
             found.update(zip(group, pack.unbind(self.axis if axis is None else axis), strict=True))
         return [found[i] for i in range(self.count)]
 
@@ -84,33 +88,58 @@ class Kept(NamedTuple):
 
     theta: Tensor  # (rows + 1, l)
     y: tuple[Tensor, ...]  # (rows + 1, ...), where it is wanted
-    emits: tuple[Any, ...]  # (rows + 1, ...) of folds that stack, and of the record
+    emits: tuple[Any, ...]  # (rows + 1, ...) of folds that stack
+
+
+class Trials(NamedTuple):
+    """All trials as they come: where one was rejected the next one starts at the same theta."""
+
+    packing: Packing  # of the state at the start and what a record reads
+    theta: Tensor  # (rows + 1, l)
+    packs: list[Tensor]  # (rows + 1, k, ...)
+
+    def put(self, i: Tensor, theta: Tensor, y: Tensor, read: Sequence[Tensor]) -> None:
+        """Keep trial i."""
+        self.theta.index_put_((i,), theta)
+        for pack, x in zip(self.packs, self.packing.pack((y, *read)), strict=True):
+            pack.index_put_((i,), x)
+
+    def used(self, n: int) -> "Trials":
+        """The first n, and the row after them."""
+        return Trials(self.packing, self.theta[: n + 1], [pack[: n + 1] for pack in self.packs])
+
+    @property
+    def read(self) -> list[Tensor]:
+        """The states and what was read (rows + 1, ...), lanes on the second axis."""
+        return self.packing.unpack(self.packs, 1)
 
 
 class Rows(NamedTuple):
-    """A place for such steps."""
+    """A place for the steps of a march."""
 
-    packing: Packing  # of the leaves of one step
+    packing: Packing  # of the leaves of one accepted step
     states: int  # whether its state is among them
     spec: Any  # how they make a `Kept`
     packs: list[Tensor]  # (rows + 1, l, k, ...), l left out for joint lanes
+    trials: Trials | None  # where a fold writes
 
     def put(self, at: tuple[Tensor, ...], step: Kept) -> None:
-        """Keep a step; ``at`` is its row (l) and, for lanes "each", the lane."""
+        """Keep an accepted step; ``at`` is its row (l) and, for lanes "each", the lane."""
         for pack, x in zip(self.packs, self.packing.pack(tree_leaves(step)), strict=True):
             pack.index_put_(at, x)
 
     @property
     def kept(self) -> Kept:
-        """The steps."""
+        """The accepted steps."""
         return tree_unflatten(self.packing.unpack(self.packs, self.packing.axis + 1), self.spec)
 
 
-def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, rows: Rows) -> Any:
-    """Keep the row of a trial, which the next one overwrites if it was rejected; the new totals.
+def keep(march: March, i: Tensor, row: Row, accepted: Tensor, base: Tensor, totals: Any, rows: Rows) -> Any:
+    """Keep the row of trial i, which the next one overwrites if it was rejected; the new totals.
 
     Args:
         march: whose folds to reduce.
+        i: its number since the first row, 0-d int64.
         row: what the trial gave.
         accepted: steps before it (l).
         base: steps before the first row (l).
@@ -119,7 +148,9 @@ def keep(march: March, row: Row, accepted: Tensor, base: Tensor, totals: Any, ro
     """
     emits, reduced = [], []
     for fold, value in zip(march.folds, row.emits, strict=True):
-        if fold.reduce in ("stack", "record"):
+        if fold.reduce == "record":
+            rows.trials.put(i, row.theta, row.y, value)  # pyrefly: ignore[missing-attribute]
+        elif fold.reduce == "stack":
             emits.append(value)
         elif fold.reduce == "max":
             reduced.append(greatest(totals[len(reduced)], value, accepted, row.taken))
@@ -169,67 +200,89 @@ def loop(
     def body(i: Tensor, *packs: Tensor) -> tuple[Tensor, ...]:
         s, totals = tree_unflatten(packing.unpack(packs), spec)
         new, row = march.advance(s, c, 1)
-        reduced = keep(march, row, s.accepted, base, totals, rows)
+        reduced = keep(march, i, row, s.accepted, base, totals, rows)
         return i + 1, *packing.pack(tree_leaves((new, reduced)))
 
     i = torch.zeros((), dtype=torch.int64, device=base.device)
-    _, *packs = while_loop(running, body, (i, *packing.pack(leaves)))
+    i, *packs = while_loop(running, body, (i, *packing.pack(leaves)))
     s, totals = tree_unflatten(packing.unpack(packs), spec)
-    return s, totals, progress(s, base)
+    return s, totals, progress(s, i)
 
 
-def progress(s: State, base: Tensor) -> Tensor:
-    """What the host waits for (4): whether a lane runs, or waits for an event; most steps since base, and in all."""
-    new = (s.accepted - base).max()
-    return torch.stack([(s.status == 0).any().long(), (s.status < 0).any().long(), new, s.accepted.max()])
+def progress(s: State, i: Tensor) -> Tensor:
+    """What the host waits for (5).
+
+    Whether a lane runs, whether one waits for an event, whether all are done; trials i, accepted steps of the lane that
+    took most.
+    """
+    flags = [(s.status == 0).any(), (s.status < 0).any(), (s.status == 1).all()]
+    return torch.stack([*(flag.long() for flag in flags), i, s.accepted.max()])
 
 
-def chunk(march: March, s: State, totals: Any, base: Tensor, c: Const, rows: Rows) -> tuple[State, Any, Tensor]:
-    """A few trials, whether lanes run or not."""
+def chunk(
+    march: March, i: Tensor, s: State, totals: Any, base: Tensor, c: Const, rows: Rows
+) -> tuple[State, Any, Tensor]:
+    """A few trials from number i on, whether lanes run or not."""
     for _ in range(CHUNK):
         new, row = march.advance(s, c, 1)
-        s, totals = new, keep(march, row, s.accepted, base, totals, rows)
-    return s, totals, progress(s, base)
+        s, totals, i = new, keep(march, i, row, s.accepted, base, totals, rows), i + 1
+    return s, totals, progress(s, i)
 
 
 def saved(
-    march: March, writing: Sequence[tuple[Fold, Sequence[Tensor]]], s: State, kept: Kept, c: Const, base: Tensor
+    march: March, writing: Sequence[tuple[Fold, Sequence[Tensor]]], s: State, trials: Trials, c: Const, n: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """What each of the folds that write finds in the rows: values (l, places, ...), and which places it is (l, places).
+    """What each of the folds that write finds in n trials: values (l, places, ...), and which places (l, places).
 
     Args:
         march: their march, with a record.
         writing: the folds and their inputs.
-        s: where the rows end.
-        kept: the rows.
+        s: where the trials end.
+        trials: the trials.
         c: constants.
-        base: steps before the first row (l).
+        n: their number, 0-d int64.
     """
-    each, n = march.lanes == "each", s.accepted - base
-    index = torch.arange(kept.theta.shape[0], device=base.device)
-    index = index[:, None] if each else index
-    thetas = torch.where(index < n, kept.theta, torch.where(index == n, s.theta, torch.inf))
-    return [_saved(march, fold, inputs, s, kept, c, thetas) for fold, inputs in writing]
+    index = torch.arange(trials.theta.shape[0], device=n.device)
+    index = index[:, None] if march.lanes == "each" else index
+    thetas = torch.where(index < n, trials.theta, torch.where(index == n, s.theta, torch.inf))
+    return [_saved(march, fold, inputs, s, trials, c, thetas, n) for fold, inputs in writing]
 
 
 def _saved(
-    march: March, fold: Fold, inputs: Sequence[Tensor], s: State, kept: Kept, c: Const, thetas: Tensor
+    march: March,
+    fold: Fold,
+    inputs: Sequence[Tensor],
+    s: State,
+    trials: Trials,
+    c: Const,
+    thetas: Tensor,
+    n: Tensor,
 ) -> tuple[Tensor, Tensor]:
     key, each = inputs[1], march.lanes == "each"
-    rows, lanes = thetas.shape[0], thetas.shape[1] if each else 1
-    last = (torch.searchsorted(thetas.mT.contiguous() if each else thetas, key) - 1).clamp_max(rows - 2)
-    hit = (last >= 0) & (key <= s.theta[..., None])
-    last = torch.where(hit, last, 0)
-    flat = (last * lanes + torch.arange(lanes, device=last.device)[:, None]).reshape(-1) if each else last
-    pick = lambda x: x.reshape(-1, *x.shape[1 + each :]).index_select(0, flat)  # noqa: E731
-    spread = lambda x: x[..., None].expand(key.shape).reshape(-1)  # noqa: E731
-    theta0, theta1 = pick(thetas), thetas.reshape(-1).index_select(0, flat + lanes)
-    start, (y1, *stages) = pick(kept.y[0]), [pick(x) for x in kept.emits[-1]]
+    found = torch.searchsorted(thetas.mT.contiguous() if each else thetas, key) - 1
+    found = found.clamp_max(thetas.shape[0] - 2)
+    hit = (found >= 0) & (key <= s.theta[..., None])
+    # by place, then by lane: neighbours took much the same steps
+    order = lambda x: x.transpose(0, 1).reshape(-1) if each else x  # noqa: E731
+    last = order(torch.where(hit, found, 0))
+    lane = [order(torch.arange(key.shape[0], device=n.device)[:, None].expand(key.shape))] if each else []
+    spread = lambda x: order(x[..., None].expand(key.shape))  # noqa: E731
+    theta0, theta1 = thetas[last, *lane], thetas[last + 1, *lane]
+    states, *read = trials.read
+    start, stages = states[last, *lane], [x[last, *lane] for x in read]
+    if march.jumps or march.events:
+        y1 = stages.pop()
+    else:
+        ended = expand(last + 1 == n, start)
+        y1 = torch.where(ended, s.y[*lane], states[last + 1, *lane])
     interval = Interval.of(spread(c.t0), spread(c.t1), theta0, theta1, start)
     each_place = replace(march, lanes="each")  # every place as a lane of its own
-    segment = Segment(each_place, c, theta0, theta1, flat, interval, start, y1, tuple(stages), None)
-    values = fold.emit(segment, 1, *(x.reshape(-1, 1) for x in inputs)).values
-    return values.reshape(*key.shape, *values.shape[2:]), hit
+    segment = Segment(each_place, c, theta0, theta1, last, interval, start, y1, tuple(stages), None)
+    values = fold.emit(segment, 1, *(order(x)[:, None] for x in inputs)).values  # (places l, 1, ...)
+    values = values.squeeze(1)
+    if each:
+        values = values.reshape(*key.shape[::-1], *values.shape[1:]).transpose(0, 1).contiguous()
+    return values, hit
 
 
 class Pull(NamedTuple):

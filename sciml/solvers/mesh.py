@@ -135,7 +135,7 @@ def close(
     values, best = [], []
     for i, (fold, value) in enumerate(zip(march.folds, tape.values, strict=True)):
         step = None
-        if fold.reduce == "write":
+        if fold.reduce == "write" and not tape.complete:
             reached = (c.folds[i][1] <= s.theta[..., None]).sum(-1)
             value = write(value, s.y, reached, fold.places)
         elif fold.reduce == "stack":

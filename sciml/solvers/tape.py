@@ -34,6 +34,7 @@ class Tape:
         self.fired: dict[int, Tensor] = {}  # a bit for every event (l), by the step that ends at it
         self.met: list[Tensor] = []  # the states there
         self.last: Any = -torch.inf  # theta of every lane's last event (l)
+        self.complete = False  # whether what is to be written is known to be all there
 
     def add(self, segment: "Segment", taken: Tensor | None = None) -> None:
         """Keep a step; ``taken`` are the lanes that took it (l), None for all."""

@@ -1,0 +1,115 @@
+"""Calls of compiled functions past the compiler's front end.
+
+At every call `torch.compile` goes through wrappers that cost as much as several steps of a small state. A program that
+has run once is called here as soon as the guards of its compilation hold: its inputs are taken from where the compiler
+found them, and its outputs are put where it put them. What cannot be followed goes through the compiler as before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+from torch._guards import CompileContext
+
+
+class Graph(NamedTuple):
+    """A graph that was compiled."""
+
+    identity: Any  # of its compilation
+    run: Callable[..., Any]
+    sources: list[str | None]  # where its inputs come from, as expressions in the function's locals
+
+
+class Entry(NamedTuple):
+    """A way past the front end."""
+
+    guards: Any
+    inputs: Callable[[Mapping[str, Any]], Sequence[Any]]
+    run: Callable[..., Any]
+    result: Callable[[Sequence[Any]], Any]
+
+
+class Direct:
+    """A function compiled as one graph, free of effects but on tensors.
+
+    Args:
+        function: what to compile.
+        options: of the compiler.
+        guards: says which guards to check.
+    """
+
+    def __init__(self, function: FunctionType, options: dict[str, Any], guards: Callable[[Sequence[Any]], list[bool]]):
+        self.function, self.options, self.names = function, options, tuple(signature(function).parameters)
+        self.entries: list[Entry] = []
+        self.graphs: list[Graph] = []
+        self.ran: tuple[Graph, Sequence[Any]] | None = None
+        self.compiled = torch.compile(
+            function, fullgraph=True, backend=self._backend, options={"guard_filter_fn": guards}
+        )
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's value."""
+        local = dict(zip(self.names, args, strict=True))
+        for entry in self.entries:
+            if entry.guards.check(local):
+                return entry.result(entry.run(*entry.inputs(local)))
+        self.ran = None
+        found = self.compiled(*args)
+        if self.ran is not None:
+            graph, outputs = self.ran
+            self._learn(graph, outputs, found)
+        return found
+
+    def _backend(self, module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        run: Any = compile_fx(module, list(examples), config_patches=self.options)
+        places = [node.meta.get("grapharg") for node in module.graph.find_nodes(op="placeholder")]
+        sources = [None if place is None or place.source is None else place.source.name for place in places]
+        graph = Graph(CompileContext.current_compile_id(), run, sources)
+
+        def noted(*inputs: Any) -> Any:
+            outputs = run(*inputs)
+            self.ran = graph, outputs
+            return outputs
+
+        return noted
+
+    def _learn(self, graph: Graph, outputs: Sequence[Any], result: Any) -> None:
+        """Remember the way that a call took."""
+        entries = [e for e in _debug_get_cache_entry_list(self.function.__code__) if e.compile_id == graph.identity]
+        if len(entries) != 1 or None in graph.sources:
+            return
+        places = {id(x): i for i, x in enumerate(outputs)}
+        scope: dict[str, Any] = {"G": self.function.__globals__}
+        try:
+            built = _expression(result, places, scope)
+        except LookupError:
+            return
+        inputs = eval(f"lambda L: ({', '.join(map(str, graph.sources))},)", scope)
+        self.entries.append(Entry(entries[0].guard_manager, inputs, graph.run, eval(f"lambda out: {built}", scope)))
+
+
+def _expression(tree: Any, places: Mapping[int, int], scope: dict[str, Any]) -> str:
+    """Python that builds a tree out of the outputs ``out``.
+
+    Raises:
+        LookupError: a part of it is not among them.
+    """
+    if isinstance(tree, Tensor):
+        return f"out[{places[id(tree)]}]"
+    if tree is None:
+        return "None"
+    if not isinstance(tree, tuple | list):
+        raise LookupError(f"expected a tensor, a tuple or a list, got {type(tree).__name__}")
+    parts = ", ".join(_expression(part, places, scope) for part in tree)
+    if isinstance(tree, list):
+        return f"[{parts}]"
+    if type(tree) is tuple:
+        return f"({parts},)" if tree else "()"
+    scope[type(tree).__name__] = type(tree)
+    return f"{type(tree).__name__}({parts})"
