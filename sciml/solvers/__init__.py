@@ -49,6 +49,7 @@ _HOMES = {
     "linear": ("GMRES", "Dense", "LinearOperator", "LinearSolver"),
     "low_storage": ("CarpenterKennedy4",),
     "mesh": ("Mesh",),
+    "multistep": ("AdamsBashforth4", "AdamsBashforthMoulton4", "AdamsBashforthMoulton6"),
     "path": ("Path",),
     "reversible": ("ReversibleHeun",),
     "rosenbrock": ("Rodas5P",),

@@ -279,8 +279,9 @@ class _Task:
             stepper.constants(start, y0),
             controller.edges(start, end),
         )
-        if events and not stepper.dense:
-            raise ValueError(f"events: {type(stepper).__name__} has no dense output to find roots on")
+        if events and (stepper.uniform or not stepper.dense):
+            why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
+            raise ValueError(f"events: {type(stepper).__name__} {why}")
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
