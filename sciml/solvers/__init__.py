@@ -13,6 +13,7 @@ if __name__ != "sciml.solvers":
 _HOMES = {
     "solve": ("Solution", "Solver"),
     "adjoint": ("Discrete",),
+    "auto": ("Auto",),
     "backsolve": ("Backsolve",),
     "control": ("PID", "Controller", "Grid"),
     "event": ("Crossings", "Event"),

@@ -33,7 +33,7 @@ def name(stepper: Stepper) -> str:
 
 
 def test_weights_are_those_of_the_literature():
-    """Hairer, Norsett & Wanner, Solving ODEs I, III.1, tables 1.1 and 1.2."""
+    """Hairer, Norsett & Wanner, Solving ODEs I, III.1."""
     stepper, row = AdamsBashforthMoulton4(), lambda *w: pytest.approx([x / 24 for x in w], rel=1e-14)  # of a 4x4 system
     assert stepper.predictor == AdamsBashforth4().predictor == row(55, -59, 37, -9)
     assert stepper.corrector == row(9, 19, -5, 1)
