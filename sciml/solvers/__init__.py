@@ -13,6 +13,7 @@ if __name__ != "sciml.solvers":
 _HOMES = {
     "solve": ("Solution", "Solver"),
     "adjoint": ("Discrete",),
+    "auto": ("Auto",),
     "backsolve": ("Backsolve",),
     "control": ("PID", "Controller", "Grid"),
     "event": ("Crossings", "Event"),
@@ -49,6 +50,7 @@ _HOMES = {
     "linear": ("GMRES", "Dense", "LinearOperator", "LinearSolver"),
     "low_storage": ("CarpenterKennedy4",),
     "mesh": ("Mesh",),
+    "multistep": ("AdamsBashforth4", "AdamsBashforthMoulton4", "AdamsBashforthMoulton6"),
     "path": ("Path",),
     "reversible": ("ReversibleHeun",),
     "rosenbrock": ("Rodas5P",),

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from sciml.solvers import control
 from sciml.solvers.adjoint import once
+from sciml.solvers.auto import Auto
 from sciml.solvers.control import PID, Controller, Grid
+from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Final, Quadrature, SaveAt
 from sciml.solvers.march import March
@@ -142,6 +144,8 @@ def _picked(x: Tensor, order: Tensor, lane: int) -> Tensor:
 def _plan(adjoint: Backsolve, march: March, mesh: Mesh, c: Const, y0: Tensor) -> _Plan:
     """The backward march; refused where there is none."""
     stepper, controller = adjoint.stepper or march.stepper, adjoint.controller or march.controller
+    if isinstance(stepper, Auto):  # a backward pass cannot start again
+        stepper = Tsit5()
     name, remedy = type(stepper).__name__, 'use Discrete("every"), for example'
     for fold in march.folds:
         if not isinstance(fold, SaveAt | Final):

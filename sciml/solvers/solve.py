@@ -1,7 +1,7 @@
 """The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ from sciml.errors import Status
 from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, undeclared
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
+from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
@@ -162,8 +163,8 @@ def solve(
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
-        solver: how to integrate; the name of a stepper in lower case, as "dopri5", takes it with the defaults of
-            `Solver`; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
+        solver: how to integrate; the name of a stepper in lower case, as "dopri5" or "auto", takes it with the defaults
+            of `Solver`; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         args: tensors handed to the term.
         path: what drives the equation; None is time itself.
         save_at: times to save at, (t) or (b, t), in any order; None saves the final state.
@@ -201,11 +202,14 @@ def solve(
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
     task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events))
     frozen = mesh is not None
-    mesh, results, end = task.run(mesh, resume, progress)
+    again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
+    try:
+        mesh, results, end = task.run(mesh, resume, progress)
+    except Stiff as found:
+        return again(replace(solver, stepper=found.stepper), save_at=save_at, folds=folds, mesh=mesh, progress=progress)
     if throw:
         raise_failures(task.march, task.const, end)
-    again = partial(solve, term, y0, t0, t1, solver, args=args, path=path, jumps=jumps, events=events, throw=throw)
-    return task.solution(mesh, results, end, again, frozen)
+    return task.solution(mesh, results, end, partial(again, solver=solver), frozen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,8 +278,9 @@ class _Task:
             frame.stepper,
             frame.edges,
         )
-        if events and not stepper.dense:
-            raise ValueError(f"events: {type(stepper).__name__} has no dense output to find roots on")
+        if events and (stepper.uniform or not stepper.dense):
+            why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
+            raise ValueError(f"events: {type(stepper).__name__} {why}")
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())

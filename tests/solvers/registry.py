@@ -8,6 +8,9 @@ from sciml.solvers import (
     RK4,
     SDIRK2,
     TRBDF2,
+    AdamsBashforth4,
+    AdamsBashforthMoulton4,
+    AdamsBashforthMoulton6,
     Bosh3,
     CarpenterKennedy4,
     Dopri5,
@@ -61,6 +64,11 @@ EXPLICIT = [
 ]
 LOW_STORAGE = [Case(CarpenterKennedy4(), (16, 32, 64, 128))]
 REVERSIBLE = [Case(ReversibleHeun(), (64, 128, 256, 512))]
+MULTISTEP = [
+    Case(AdamsBashforth4(), (64, 128, 256, 512)),
+    Case(AdamsBashforthMoulton4(), (32, 64, 128, 256)),
+    Case(AdamsBashforthMoulton6(), (16, 32, 64, 128)),
+]
 SYMPLECTIC = [Case(VelocityVerlet(), (40, 80, 160, 320)), Case(Yoshida4(), (40, 80, 160, 320))]  # of separable terms
 EXPONENTIAL = [Case(ETDRK2(), (32, 64, 128, 256)), Case(ETDRK4(), (16, 32, 64, 128))]
 DIRK = [
@@ -81,5 +89,5 @@ COLLOCATION = [
 ]
 ROSENBROCK = [Case(Rodas5P(), (12, 24, 36, 48))]
 IMPLICIT = [*DIRK, *COLLOCATION, *ROSENBROCK]
-STEPPERS = [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *EXPONENTIAL, *IMPLICIT]
+STEPPERS = [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *MULTISTEP, *EXPONENTIAL, *IMPLICIT]
 ADAPTIVE = [case for case in [*EXPLICIT, *REVERSIBLE, *IMPLICIT] if case.stepper.adaptive]

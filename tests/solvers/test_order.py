@@ -12,7 +12,7 @@ from sciml.solvers import Dopri8, Grid, Stepper, Steps, Tsit5
 from sciml.solvers.exponential import phi
 from sciml.solvers.implicit_tableau import Diagonal, matrix
 from sciml.solvers.low_storage import LowStorage
-from tests.solvers.registry import DIRK, EXPLICIT, EXPONENTIAL, IMPLICIT, LOW_STORAGE, REVERSIBLE, Case
+from tests.solvers.registry import DIRK, EXPLICIT, EXPONENTIAL, IMPLICIT, LOW_STORAGE, MULTISTEP, REVERSIBLE, Case
 from tests.solvers.systems import DTYPE, Forced, coupled, coupled_exact
 
 
@@ -24,7 +24,7 @@ def in_range(found: float, order: int) -> bool:
     return order - 0.2 <= found <= order + 0.5
 
 
-@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *IMPLICIT], ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *MULTISTEP, *IMPLICIT], ids=str)
 def test_stepper_converges_with_its_order(case: Case):
     errors = []
     for n in case.steps:

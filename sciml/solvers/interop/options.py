@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sciml import solvers
 from sciml.solvers import tableau as tab
+from sciml.solvers.auto import Auto
 from sciml.solvers.control import PID, Decision, Grid
 from sciml.solvers.dense import hermite
 from sciml.solvers.explicit import RungeKutta
@@ -94,7 +95,7 @@ class Method(NamedTuple):
             for kind in kinds
             if isinstance(kind, type)
             and issubclass(kind, Stepper)
-            and kind is not Stepper
+            and kind not in (Stepper, Auto)  # `Auto` takes steps that are lost, of which callbacks would tell
             and kind.needs is Term
             and not kind.uniform
         }

@@ -1,0 +1,87 @@
+"""The automatic choice between an explicit and a stiff method."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sciml.solvers import tableau as tab
+from sciml.solvers.explicit import Tsit5
+from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
+from sciml.typing import Number
+
+RADIUS = 3.5068  # Tsit5's stability interval along the negative real axis
+NEAR = 0.9  # of it: a step that may not grow moves around it
+PATIENCE, RELIEF = 15, 6  # steps; Hairer's for DOPRI5
+
+
+class Stiff(Exception):
+    """What a step raises instead of being taken: `solve` starts again with the stepper that it holds."""
+
+    def __init__(self, stepper: Stepper):
+        super().__init__(f"the field is stiff: {type(stepper).__name__} takes over")
+        self.stepper = stepper
+
+
+@dataclass(frozen=True)
+class Auto(Tsit5):
+    """Tsit5 for as long as its steps are limited by accuracy; `solve` starts again with a stiff method otherwise.
+
+    The last two stages are slopes at one time, so that |k7 - k6| / |g7 - g6| estimates the largest eigenvalue of the
+    Jacobian. Where h times that is near the end of the stability interval in 15 accepted steps, not interrupted by 6
+    others in a row, the field counts as stiff, for lanes "each" in any of them. Everything that `solve` returns, its
+    statistics and gradients too, is that of the method that went through; the steps before are lost. A march reads a
+    number on the host in every step, and cannot be compiled. Complex states are never called stiff.
+
+    Args:
+        stiff: what takes over; None takes `Rodas5P`.
+
+    Reference:
+        E. Hairer, G. Wanner, Solving Ordinary Differential Equations II (1996), IV.2.
+    """
+
+    order: ClassVar[int] = 5
+
+    stiff: Stepper | None = None
+
+    def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
+        """The field at (t, y); how many steps were stiff, and how many in a row were not since (l, 2)."""
+        lanes = () if field.lanes == "joint" else y.shape[:1]
+        return *super().init(field, t, y, h), torch.zeros(*lanes, 2, dtype=torch.int64, device=y.device)
+
+    def step(
+        self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
+    ) -> Step:
+        """One step of Tsit5.
+
+        Raises:
+            Stiff: too many steps before were limited by stability.
+        """
+        k, tally = carry
+        if bool((tally[..., 0] >= PATIENCE).any()):
+            raise Stiff(self.stiff or _rodas5p())
+        step = super().step(field, interval, y, (k,), dx, full)
+        if not full or y.is_complex():
+            return step._replace(carry=(*step.carry, tally))
+        with torch.no_grad():
+            limited = _reach(step.stages, 0 if field.lanes == "joint" else 1) > NEAR * RADIUS
+            count, calm = tally.unbind(-1)
+            calm = torch.where(limited, 0, calm + 1)
+            count = torch.where(limited, count + 1, torch.where(calm < RELIEF, count, 0))
+        return step._replace(carry=(*step.carry, torch.stack([count, calm], -1)))
+
+
+def _rodas5p() -> Stepper:
+    from sciml.solvers.rosenbrock import Rodas5P
+
+    return Rodas5P()
+
+
+_APART = tuple(b - a for a, b in zip((*tab.TSIT5.a[-2], 0.0), tab.TSIT5.a[-1], strict=True))
+
+
+def _reach(ks: tuple[Tensor, ...], lane: int) -> Tensor:
+    """H times the estimate of the eigenvalue (l); NaN, which is near nothing, where the last stages agree."""
+    size = lambda x: torch.linalg.vector_norm(x.flatten(lane) if x.ndim > lane else x[..., None], dim=-1)  # noqa: E731
+    return size(ks[-1] - ks[-2]) / size(combine(_APART, ks, 1.0))
