@@ -16,7 +16,7 @@ from sciml.solvers.control import PID
 from sciml.solvers.event import meet
 from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fold import Fold
-from sciml.solvers.loops import Kept, Packing, Record, Rows, Trials, Turned, keep, saved
+from sciml.solvers.loops import Kept, Packing, Places, Record, Rows, Trials, Turned, keep, locate, saved
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
 from sciml.solvers.state import Const, Row, State
@@ -109,7 +109,7 @@ class Bound(NamedTuple):
     const: Const
     march: March
     c: Const
-    writing: list[tuple[Fold, tuple[Tensor, ...]]]
+    writing: list[tuple[Tensor, ...]]  # what the folds that write have prepared
     keep: bool
     y0: Tensor
     shape: Shape
@@ -120,7 +120,7 @@ class Bound(NamedTuple):
         writing, rest, inputs = [], [], []
         for fold, given in zip(march.folds, c.folds, strict=True):
             if fold.reduce == "write":
-                writing.append((fold, given))
+                writing.append(given)
             else:
                 rest.append(fold)
                 inputs.append(given)
@@ -143,12 +143,27 @@ class Bound(NamedTuple):
         """Places for some steps."""
         return self.shape.places(count or self.shape.rows, self.y0)
 
-    def written(self, s: State, rows: Rows, n: int) -> list[tuple[Tensor, Tensor]]:
-        """What the folds that write find in the first n trials."""
-        if rows.trials is None:
+    def written(
+        self, s: State, rows: Rows, n: int, save: Callable[[Sequence[Places], Trials], list[Tensor]] = saved
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the folds that write find in the first n trials: values (l, t, ...), and which places (l, t).
+
+        Args:
+            s: where they end.
+            rows: what was kept.
+            n: how many there are.
+            save: `saved`, or what does the same.
+        """
+        if rows.trials is None or n == 0:
             return []
-        trials = torch.scalar_tensor(n, dtype=torch.int64, device=s.accepted.device)
-        return saved(self.march, self.writing, s, rows.trials.used(n), self.c, trials)
+        trials, each = rows.trials.used(n), self.march.lanes == "each"
+        located = [locate(inputs, s, trials, each) for inputs in self.writing]
+        found = save([places for places, _ in located], trials)
+        if each:
+            found = [
+                x.unflatten(0, hit.shape[::-1]).transpose(0, 1) for x, (_, hit) in zip(found, located, strict=True)
+            ]
+        return [(x.contiguous(), hit) for x, (_, hit) in zip(found, located, strict=True)]
 
     def met(self, s: State, run: Run) -> tuple[State, Run]:
         """The steps of all lanes that wait before an event."""

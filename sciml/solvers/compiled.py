@@ -6,6 +6,7 @@ What is compiled is in `loops`, what goes in and comes out of it in `bound`; her
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from operator import is_
 from types import FunctionType
@@ -28,7 +29,7 @@ from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
 from sciml.solvers.direct import Direct
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import SaveAt
-from sciml.solvers.loops import CHUNK, Owner, Pull, Rows, backward, chunk, loop, progress, saved
+from sciml.solvers.loops import CHUNK, Owner, Places, Pull, Trials, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const, State
@@ -45,7 +46,7 @@ class Program:
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
         self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", fast_math)
-        self.save = _compiled(saved, f"the saved states of {method}", fast_math)
+        self.save = _compiled(saved, f"the saved states of {method}", False, assert_indirect_indexing=False)
         self.backward = _compiled(backward, f"the backward pass of {method}", fast_math)
         self.known: dict[Any, Any] = {}
         self.owned: tuple[tuple[Any, ...], Owner] | None = None
@@ -126,7 +127,7 @@ class Program:
                 bound.march, owner, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows), sizes)
             )
             running, waiting, done, trials, n = state.tolist()
-            run = run.grown(totals, base, rows.kept, self._written(bound, s, rows, trials))
+            run = run.grown(totals, base, rows.kept, bound.written(s, rows, trials, partial(self._saved, bound)))
             tick(s)
             if waiting and not running:
                 s, run = bound.met(s, run)
@@ -135,14 +136,10 @@ class Program:
                 return run._replace(s=s, n=n, done=bool(done))
             base = s.accepted
 
-    def _written(self, bound: Bound, s: State, rows: Rows, n: int) -> list[tuple[Tensor, Tensor]]:
-        """What the folds that write find in the first n trials."""
-        if rows.trials is None:
-            return []
-        trials = rows.trials.used(n)
-        sizes = self._sizes("saved", bound.y0, bound.outer, n + 1)
-        used = torch.scalar_tensor(n, dtype=torch.int64, device=s.accepted.device)
-        return self.save(bound.march, *_varying((bound.writing, s, trials, bound.c, used), sizes))
+    def _saved(self, bound: Bound, writing: Sequence[Places], trials: Trials) -> list[Tensor]:
+        """`saved`, compiled."""
+        sizes = self._sizes("saved", bound.y0, bound.outer, len(trials.theta), *(len(x.theta) for x in writing))
+        return self.save(*_varying((writing, trials), sizes))
 
     def _chunks(self, bound: Bound, s: State | None, tick: Callable[[State], None]) -> Run:
         s = s or bound.march.start(bound.c, bound.y0)
@@ -202,11 +199,13 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
     return 1 << (most - 1).bit_length()
 
 
-def _compiled(function: FunctionType, what: str, fast_math: bool) -> Callable[..., Any]:
+def _compiled(function: FunctionType, what: str, fast_math: bool, **more: Any) -> Callable[..., Any]:
     """A function compiled by itself, since recompilations are counted by code object; it says when that happens."""
     name = f"{function.__name__}_{next(_numbers)}"
     own = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
-    options: dict[str, Any] = {**OPTIONS, "post_grad_custom_post_pass": Rewrite()} if fast_math else OPTIONS
+    options: dict[str, Any] = {**OPTIONS, **more}
+    if fast_math:
+        options["post_grad_custom_post_pass"] = Rewrite()
     call = Direct(own, options, _guards)
 
     def announced(*args: Any) -> Any:
@@ -237,6 +236,7 @@ def _guards(entries: Sequence[Any]) -> list[bool]:
 
 OURS = (
     *("march.stepper", "march.controller.", "march.lanes", "march.max_steps", "dict(", "type(", "list(", "__import__"),
+    *("c.t0", "c.t1", "c.stepper[", "rows.packs[", "rows.trials.theta", "rows.trials.packs["),  # follow from y0
     *(f"G['{name}" for name in ("__import_sciml", "__import_torch", *vars(loops))),
 )
 OPTIONS = {

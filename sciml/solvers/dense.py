@@ -1,16 +1,63 @@
-"""Dense output: the state at fractions s (l, k) of a step, as (l, k, ...) with l left out for joint lanes."""
+"""Dense output: the state at fractions s (l, k) of a step, as (l, k, ...) with l left out for joint lanes.
+
+Every dense output is a polynomial in s; `curve` functions give its coefficients c_1, c_2, .. in y0 + c_1 s + c_2 s^2 ..
+"""
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers.stepper import combine
 from sciml.typing import Number
 
 if TYPE_CHECKING:
     from sciml.solvers.march import Segment
+
+
+def inside(segment: "Segment", s: Tensor) -> Tensor:
+    """The states at fractions s (l, k) of a step: by the stepper's own formula, where traced by its polynomial."""
+    stepper, lane = segment.march.stepper, int(segment.march.lanes == "each")
+    if not torch.compiler.is_compiling():
+        return stepper.interpolate(segment, s)
+    y0, *coefficients = (x.unsqueeze(lane) for x in (segment.y0, *stepper.curve(segment)))
+    return along(y0, coefficients, s.reshape(s.shape + (1,) * (segment.y0.ndim - lane)))
+
+
+def along(y0: Tensor, coefficients: Sequence[Tensor], s: Tensor) -> Tensor:
+    """The state y0 + c_1 s + c_2 s^2 + .. where s broadcasts against y0 and the coefficients."""
+    total = coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        total = torch.addcmul(c, s, total)
+    return torch.addcmul(y0, s, total)
+
+
+def hermite_curve(segment: "Segment", k0: Tensor, k1: Tensor) -> tuple[Tensor, ...]:
+    """That of the cubic through both ends with the slopes k0 and k1."""
+    h = segment.interval.scale
+    rise, f0, f1 = segment.y1 - segment.y0, h * k0, h * k1
+    return f0, 3 * rise - (2 * f0 + f1), f0 + f1 - 2 * rise
+
+
+def rows(matrix: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """A matrix as numbers, which a compiler takes for constants."""
+    return tuple(map(tuple, matrix.tolist()))
+
+
+def polynomial_curve(ks: Sequence[Tensor], rungs: Sequence[Sequence[float]], h: Number = 1.0) -> tuple[Tensor, ...]:
+    """That of y0 + h sum_i w_i(s) k_i with polynomials w_i.
+
+    Args:
+        ks: what is weighted.
+        rungs: coefficients (p, stages) of s, s^2, .. in the weights.
+        h: size of the step.
+    """
+    dtype, wide = ks[0].dtype, torch.promote_types(ks[0].dtype, torch.float64)  # small differences of large terms
+    ks = [k.to(wide) for k in ks]
+    return tuple(h * combine(row, ks, 1.0).to(dtype) for row in rungs)
 
 
 def hermite(segment: "Segment", s: Tensor, k0: Tensor, k1: Tensor, h: Number = 1.0) -> Tensor:
@@ -38,23 +85,7 @@ def polynomial(segment: "Segment", s: Tensor, ks: Sequence[Tensor], rungs: Tenso
     powers = [s.to(torch.float64)]
     while len(powers) < rungs.shape[0]:
         powers.append(powers[-1] * powers[0])
-    if torch.compiler.is_compiling():
-        return _fused(y0, ks, powers, rungs, scale, lane)
     weights = (torch.stack(powers, -1) @ rungs).to(y0.dtype)  # (l, k, stages), small differences of large terms
     stages = torch.stack(tuple(ks), lane)  # (l, stages, ...)
     rise = weights @ stages.reshape(*stages.shape[: lane + 1], prod(y0.shape[lane:]))  # (l, k, -1)
     return y0.unsqueeze(lane) + scale * rise.reshape(*s.shape, *y0.shape[lane:])
-
-
-def _fused(
-    y0: Tensor, ks: Sequence[Tensor], powers: Sequence[Tensor], rungs: Tensor, scale: Number, lane: int
-) -> Tensor:
-    """The same without matrix products, which a compiler makes one kernel of."""
-    rise: Any = 0
-    for i, k in enumerate(ks):
-        weight = powers[0] * rungs[0, i]
-        for p, power in enumerate(powers[1:], 1):
-            weight = torch.addcmul(weight, power, rungs[p, i])
-        weight = weight.to(y0.dtype)
-        rise = rise + weight.reshape(*weight.shape, *(1,) * (y0.ndim - lane)) * k.unsqueeze(lane)
-    return y0.unsqueeze(lane) + scale * rise

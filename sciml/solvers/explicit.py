@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers import tableau as tab
-from sciml.solvers.dense import hermite, polynomial
+from sciml.solvers.dense import hermite, hermite_curve, polynomial, polynomial_curve, rows
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine, displace, small
 from sciml.solvers.term import real_dtype
 from sciml.typing import Number
@@ -31,7 +31,7 @@ class RungeKutta(Stepper):
     tableau: ClassVar[tab.Tableau]
     nodes: ClassVar[np.ndarray]
     columns: ClassVar[np.ndarray]
-    rungs: ClassVar[np.ndarray | None]  # the dense output's coefficients (p, stages)
+    rungs: ClassVar[tuple[tuple[float, ...], ...] | None]  # the dense output's coefficients (p, stages)
     dense: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ class RungeKutta(Stepper):
         cls.adaptive = cls.tableau.error is not None
         cls.nodes = np.array(cls.tableau.c)
         cls.columns = tab.columns(cls.tableau)
-        cls.rungs = None if cls.tableau.dense is None else np.array(cls.tableau.dense).T.copy()
+        cls.rungs = None if cls.tableau.dense is None else rows(np.array(cls.tableau.dense).T)
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The nodes (s), the tableau by columns where a step is to use it, the dense output's coefficients."""
@@ -50,7 +50,7 @@ class RungeKutta(Stepper):
             columns = columns.reshape(columns.shape + (1,) * y.ndim)
         else:
             columns = y.new_empty(0)
-        dense = () if self.rungs is None else (torch.as_tensor(self.rungs, device=y.device),)
+        dense = () if self.rungs is None else (torch.tensor(self.rungs, dtype=torch.float64, device=y.device),)
         return torch.as_tensor(self.nodes, device=t0.device), columns, *dense
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
@@ -99,6 +99,13 @@ class RungeKutta(Stepper):
         if self.tableau.dense is None:
             return hermite(segment, s, ks[0], ks[-1], h)
         return polynomial(segment, s, ks, segment.const.stepper[-1], h)
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the same polynomial."""
+        ks, h = segment.stages, segment.interval.scale
+        if self.rungs is None:
+            return hermite_curve(segment, ks[0], ks[-1])
+        return polynomial_curve(ks, self.rungs, h)
 
 
 def _grown(sums: Tensor, column: Tensor, k: Tensor, h: Number) -> Tensor:

@@ -86,6 +86,11 @@ class Fold(ABC):
         return value
 
 
+def within(theta: Tensor, theta0: Tensor, theta1: Tensor) -> Tensor:
+    """Where theta lies between theta0 and theta1, as a fraction."""
+    return (theta - theta0) / (theta1 - theta0).clamp_min(SHORT)
+
+
 @dataclass(frozen=True, eq=False)
 class SaveAt(Fold):
     """The state at given times, from the steppers' dense output.
@@ -130,8 +135,7 @@ class SaveAt(Fold):
         place = first[..., None] + torch.arange(saves, device=theta.device)
         hit = place < end[..., None]
         place = place.clamp_max(theta.shape[-1] - 1)
-        width = (theta1 - theta0).clamp_min(SHORT)
-        s = torch.where(hit, (theta.gather(-1, place) - theta0[..., None]) / width[..., None], 0)
+        s = torch.where(hit, within(theta.gather(-1, place), theta0[..., None], theta1[..., None]), 0)
         return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
 
     @cached_property

@@ -10,13 +10,12 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sciml.solvers import implicit_tableau as tab
 from sciml.solvers.control import PID, Controller
-from sciml.solvers.dense import polynomial
+from sciml.solvers.dense import polynomial, polynomial_curve, rows
 from sciml.solvers.linear.operator import CoupledOperator, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.solve import attach
 from sciml.solvers.newton import ROUNDINGS, ImplicitStepper, solve_stage
@@ -96,7 +95,7 @@ class DIRK(NewtonStepper):
 
     tableau: ClassVar[tab.Diagonal]
     guesses: ClassVar[tuple[tab.Row, ...]]
-    rungs: ClassVar[np.ndarray]
+    rungs: ClassVar[tuple[tuple[float, ...], ...]]
     dense: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -106,7 +105,7 @@ class DIRK(NewtonStepper):
         cls.adaptive = cls.tableau.error is not None
         cls.masses = tab.damps(cls.tableau)
         cls.guesses = tab.predictors(cls.tableau)
-        cls.rungs = tab.extension(cls.tableau, min(cls.order, 4 if cls.order > 4 else 3))
+        cls.rungs = rows(tab.extension(cls.tableau, min(cls.order, 4 if cls.order > 4 else 3)))
 
     def within(self, controller: Controller) -> Self:
         """With the tolerances of the controller, and one Jacobian a step where that can refuse a step."""
@@ -115,7 +114,7 @@ class DIRK(NewtonStepper):
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The nodes of the start, the stages and the end (s + 2), the tolerances, the dense output's coefficients."""
         nodes = torch.tensor([0.0, *self.tableau.c, 1.0], dtype=torch.float64, device=t0.device)
-        return nodes, *self.tolerances(y), torch.as_tensor(self.rungs, device=y.device)
+        return nodes, *self.tolerances(y), torch.tensor(self.rungs, dtype=torch.float64, device=y.device)
 
     def step(
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
@@ -165,6 +164,10 @@ class DIRK(NewtonStepper):
         """A polynomial through the stages at fractions s (l, k)."""
         return polynomial(segment, s, segment.stages, segment.const.stepper[-1])
 
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the same polynomial."""
+        return polynomial_curve(segment.stages, self.rungs)
+
 
 class CollocationMethod(NewtonStepper):
     """A fully implicit method given by its tableau, on grids; all stages are solved for together.
@@ -173,7 +176,7 @@ class CollocationMethod(NewtonStepper):
     """
 
     tableau: ClassVar[tab.Collocation]
-    rungs: ClassVar[np.ndarray]
+    rungs: ClassVar[tuple[tuple[float, ...], ...]]
     dense: ClassVar[bool] = True
     starts: ClassVar[int] = 0
 
@@ -182,12 +185,17 @@ class CollocationMethod(NewtonStepper):
         super().__init_subclass__(**kwargs)
         cls.evaluations = len(cls.tableau.a)
         cls.masses = cls.tableau.last
-        cls.rungs = tab.interpolating(cls.tableau)
+        cls.rungs = rows(tab.interpolating(cls.tableau))
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The nodes (s), the tolerances, the matrix, the dense output's coefficients."""
         nodes = torch.tensor(self.tableau.c, dtype=torch.float64, device=t0.device)
-        return nodes, *self.tolerances(y), y.new_tensor(self.tableau.a), torch.as_tensor(self.rungs, device=y.device)
+        return (
+            nodes,
+            *self.tolerances(y),
+            y.new_tensor(self.tableau.a),
+            torch.tensor(self.rungs, dtype=torch.float64, device=y.device),
+        )
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """Nothing is carried."""
@@ -224,12 +232,20 @@ class CollocationMethod(NewtonStepper):
         if torch.is_grad_enabled():
             z = attach(z, residual(z), matrix, linear)
         stages = tuple(part.reshape(y.shape) for part in z.reshape(shape).unbind(1))
-        rise = stages[-1] if self.tableau.last else combine(self.rungs.sum(0).tolist(), stages, 1.0)
+        rise = (
+            stages[-1]
+            if self.tableau.last
+            else combine([sum(column) for column in zip(*self.rungs, strict=True)], stages, 1.0)
+        )
         return Step(y + rise, None, stages, (), self.status(field, failed))
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The collocation polynomial at fractions s (l, k)."""
         return polynomial(segment, s, segment.stages, segment.const.stepper[-1])
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the same polynomial."""
+        return polynomial_curve(segment.stages, self.rungs)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ after the loop, from the rows of the steps that they lie in.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,28 +14,27 @@ from torch._higher_order_ops.while_loop import while_loop
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from sciml.solvers.adjoint import cotangents
+from sciml.solvers.dense import along
 from sciml.solvers.fast_math import laid_out
-from sciml.solvers.fold import Fold, Writes
+from sciml.solvers.fold import Fold, Writes, within
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.state import Const, Row, State
-from sciml.solvers.stepper import Interval
 from sciml.solvers.tape import accumulate, greatest
-from sciml.solvers.term import Term, expand
+from sciml.solvers.term import Term, expand, real_dtype
 from sciml.typing import Args
 
 CHUNK = 4  # trials of a compiled chunk
 
 
 class Record(Fold):
-    """Reads of a step what dense output reads beside its start."""
+    """Reads the dense output of a step."""
 
     reduce: ClassVar[Any] = "record"
 
     def emit(self, segment: Segment, saves: int | None, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The stages, and the end of the step where the next one may start elsewhere."""
-        moved = segment.march.jumps or segment.march.events
-        return (*segment.stages, segment.y1) if moved else segment.stages
+        """Its coefficients."""
+        return segment.march.stepper.curve(segment)
 
 
 class Packing:
@@ -229,60 +227,42 @@ def chunk(
     return s, totals, progress(s, i)
 
 
-def saved(
-    march: March, writing: Sequence[tuple[Fold, Sequence[Tensor]]], s: State, trials: Trials, c: Const, n: Tensor
-) -> list[tuple[Tensor, Tensor]]:
-    """What each of the folds that write finds in n trials: values (l, places, ...), and which places (l, places).
+class Places(NamedTuple):
+    """Save times one by one, by time and then by lane: neighbours took much the same steps."""
+
+    theta: Tensor  # (places)
+    trial: Tensor  # (places) that they lie in
+    lane: tuple[Tensor, ...]  # (places), none for joint lanes
+
+
+def locate(inputs: Sequence[Tensor], s: State, trials: Trials, each: bool) -> tuple[Places, Tensor]:
+    """The save times of a fold in trials, and which of them (l, t) lie there.
 
     Args:
-        march: their march, with a record.
-        writing: the folds and their inputs.
-        s: where the trials end.
+        inputs: what the fold made in `prepare`.
+        s: where the trials end; that is put into the row after them.
         trials: the trials.
-        c: constants.
-        n: their number, 0-d int64.
+        each: whether lanes step by themselves.
     """
-    index = torch.arange(trials.theta.shape[0], device=n.device)
-    index = index[:, None] if march.lanes == "each" else index
-    thetas = torch.where(index < n, trials.theta, torch.where(index == n, s.theta, torch.inf))
-    return [_saved(march, fold, inputs, s, trials, c, thetas, n) for fold, inputs in writing]
+    (theta, key), n = inputs, len(trials.theta) - 1
+    trials.theta[n] = s.theta
+    found = torch.searchsorted(trials.theta.mT.contiguous() if each else trials.theta, key) - 1  # (l, t)
+    order = lambda x: x.mT.reshape(-1) if each else x  # noqa: E731
+    lane = (torch.arange(key.shape[0], device=key.device).repeat(key.shape[1]),) if each else ()
+    return Places(order(theta), order(found.clamp(0, n - 1)), lane), (found >= 0) & (found < n)
 
 
-def _saved(
-    march: March,
-    fold: Fold,
-    inputs: Sequence[Tensor],
-    s: State,
-    trials: Trials,
-    c: Const,
-    thetas: Tensor,
-    n: Tensor,
-) -> tuple[Tensor, Tensor]:
-    key, each = inputs[1], march.lanes == "each"
-    found = torch.searchsorted(thetas.mT.contiguous() if each else thetas, key) - 1
-    found = found.clamp_max(thetas.shape[0] - 2)
-    hit = (found >= 0) & (key <= s.theta[..., None])
-    # by place, then by lane: neighbours took much the same steps
-    order = lambda x: x.transpose(0, 1).reshape(-1) if each else x  # noqa: E731
-    last = order(torch.where(hit, found, 0))
-    lane = [order(torch.arange(key.shape[0], device=n.device)[:, None].expand(key.shape))] if each else []
-    spread = lambda x: order(x[..., None].expand(key.shape))  # noqa: E731
-    theta0, theta1 = thetas[last, *lane], thetas[last + 1, *lane]
-    states, *read = trials.read
-    start, stages = states[last, *lane], [x[last, *lane] for x in read]
-    if march.jumps or march.events:
-        y1 = stages.pop()
-    else:
-        ended = expand(last + 1 == n, start)
-        y1 = torch.where(ended, s.y[*lane], states[last + 1, *lane])
-    interval = Interval.of(spread(c.t0), spread(c.t1), theta0, theta1, start)
-    each_place = replace(march, lanes="each")  # every place as a lane of its own
-    segment = Segment(each_place, c, theta0, theta1, last, interval, start, y1, tuple(stages), None)
-    values = fold.emit(segment, 1, *(order(x)[:, None] for x in inputs)).values  # (places l, 1, ...)
-    values = values.squeeze(1)
-    if each:
-        values = values.reshape(*key.shape[::-1], *values.shape[1:]).transpose(0, 1).contiguous()
-    return values, hit
+def saved(writing: Sequence[Places], trials: Trials) -> list[Tensor]:
+    """The states at places in trials, (places, ...) each."""
+    y0, *coefficients = trials.read
+    found = []
+    for theta, trial, lane in writing:
+        pick = lambda x: x[trial, *lane]  # noqa: E731, B023
+        start = pick(y0)
+        s = within(theta, pick(trials.theta), trials.theta[trial + 1, *lane])
+        s = expand(s.to(device=start.device, dtype=real_dtype(start)), start)
+        found.append(along(start, [pick(c) for c in coefficients], s))
+    return found
 
 
 class Pull(NamedTuple):

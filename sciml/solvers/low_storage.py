@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers.dense import hermite
+from sciml.solvers.dense import hermite, hermite_curve
 from sciml.solvers.stepper import Field, Interval, Step, Stepper
 from sciml.typing import Number
 
@@ -61,6 +61,11 @@ class LowStorage(Stepper):
         """The cubic Hermite interpolant at fractions s (l, k)."""
         start, end = segment.stages
         return hermite(segment, s, start, end, segment.interval.scale)
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the cubic Hermite interpolant."""
+        k0, k1 = segment.stages
+        return hermite_curve(segment, k0, k1)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sciml.errors import Status
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR, Controller
+from sciml.solvers.dense import inside
 from sciml.solvers.event import Event, Turn, just_after, look, meet
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump, beside, jumped
@@ -50,7 +51,7 @@ class Segment(NamedTuple):
 
     def dense(self, s: Tensor) -> Tensor:
         """The state at fractions s (l, k) of the step: (l, k, ...), l left out for joint lanes."""
-        return self.march.stepper.interpolate(self, s)
+        return inside(self, s)
 
     def scaled_error(self) -> Tensor:
         """The error estimate in units of the tolerance (l)."""
@@ -85,10 +86,9 @@ class March:
         with torch.no_grad():
             marks = just_after(self, c, c.t0, y) if self.events else ()
             marks = tuple(xp.number(mark, zero) for mark in marks)
-            t0, theta = xp.number(c.t0, zero), xp.number(zero, zero)
-            span = xp.number(c.t1, zero) - t0
+            t0, t1, theta = (xp.number(x, zero) for x in (c.t0, c.t1, zero))
             k = carry[0] if self.controller.adaptive else y
-            dtheta = self.controller.start(field, t0, span, y, k, self.stepper.order, xp)
+            dtheta = self.controller.start(field, t0, t1 - t0, y, k, self.stepper.order, xp)
             none = torch.zeros_like(c.t0, dtype=torch.int64)
             none = xp.number(none, none)
         return State(theta, dtheta, y, carry, self.controller.memory(theta), marks, none, none + 0, none + RUNNING)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.solvers.dense import hermite
+from sciml.solvers.dense import hermite, hermite_curve
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Number
@@ -97,6 +97,11 @@ class Adams(Stepper):
         """The cubic Hermite interpolant at fractions s (l, k)."""
         k0, k1 = segment.stages
         return hermite(segment, s, k0, k1, segment.interval.scale)
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the cubic Hermite interpolant."""
+        k0, k1 = segment.stages
+        return hermite_curve(segment, k0, k1)
 
 
 @dataclass(frozen=True)

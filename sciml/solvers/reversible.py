@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers.dense import hermite
+from sciml.solvers.dense import hermite, hermite_curve
 from sciml.solvers.stepper import Field, Interval, Step, Stepper
 from sciml.typing import Number
 
@@ -57,3 +57,8 @@ class ReversibleHeun(Stepper):
         """The cubic Hermite interpolant at fractions s (l, k), with slopes at z."""
         k0, k1 = segment.stages
         return hermite(segment, s, k0, k1, segment.interval.scale)
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the cubic Hermite interpolant."""
+        k0, k1 = segment.stages
+        return hermite_curve(segment, k0, k1)

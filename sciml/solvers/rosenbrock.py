@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.solvers.dense import polynomial
+from sciml.solvers.dense import polynomial, polynomial_curve, rows
 from sciml.solvers.linear.operator import ShiftedOperator
 from sciml.solvers.newton import ImplicitStepper
 from sciml.solvers.stepper import Field, Interval, Step, combine
@@ -150,7 +150,7 @@ class Rosenbrock(ImplicitStepper):
     """
 
     tableau: ClassVar[Tableau]
-    rungs: ClassVar[np.ndarray]
+    rungs: ClassVar[tuple[tuple[float, ...], ...]]
     adaptive: ClassVar[bool] = True
     dense: ClassVar[bool] = True
 
@@ -158,12 +158,12 @@ class Rosenbrock(ImplicitStepper):
         """Read from the tableau what the solver wants to know."""
         super().__init_subclass__(**kwargs)
         cls.evaluations = len(cls.tableau.a)
-        cls.rungs = ladder(cls.tableau)
+        cls.rungs = rows(ladder(cls.tableau))
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The nodes of the stages and the end (s + 1), the dense output's coefficients."""
         nodes = torch.tensor([*self.tableau.alpha, 1.0], dtype=torch.float64, device=t0.device)
-        return nodes, torch.as_tensor(self.rungs, device=y.device)
+        return nodes, torch.tensor(self.rungs, dtype=torch.float64, device=y.device)
 
     def step(
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
@@ -195,6 +195,10 @@ class Rosenbrock(ImplicitStepper):
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The tableau's dense output at fractions s (l, k)."""
         return polynomial(segment, s, segment.stages, segment.const.stepper[-1])
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the same polynomial."""
+        return polynomial_curve(segment.stages, self.rungs)
 
 
 @dataclass(frozen=True)

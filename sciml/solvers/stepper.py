@@ -193,6 +193,10 @@ class Stepper(ABC):
         y0, y1 = segment.y0.unsqueeze(lane), segment.y1.unsqueeze(lane)
         return torch.where(s.reshape(s.shape + (1,) * (segment.y0.ndim - lane)) < 0.5, y0, y1)
 
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """The same as a polynomial in s: the coefficients of s, s^2, .., shaped as the state."""
+        return (segment.y1 - segment.y0,)
+
 
 def combine(row: Sequence[float], ks: Sequence[Tensor], h: Number) -> Tensor:
     """The increment h sum_i row_i k_i; zero weights cost nothing."""

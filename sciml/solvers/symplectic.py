@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers.dense import hermite
+from sciml.solvers.dense import hermite, hermite_curve
 from sciml.solvers.stepper import Field, Interval, Step, Stepper
 from sciml.solvers.term import Separable
 from sciml.typing import Number
@@ -65,6 +65,11 @@ class Composition(Stepper):
         """The cubic Hermite interpolant at fractions s (l, k)."""
         k0, k1 = segment.stages
         return hermite(segment, s, k0, k1, segment.interval.scale)
+
+    def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
+        """That of the cubic Hermite interpolant."""
+        k0, k1 = segment.stages
+        return hermite_curve(segment, k0, k1)
 
 
 @dataclass(frozen=True)
