@@ -19,12 +19,14 @@ from sciml.solvers.fold import Fold
 from sciml.solvers.loops import Kept, Packing, Record, Rows, Turned, keep, saved
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
+from sciml.solvers.newton import ImplicitStepper
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import expand, real_dtype
 
 BYTES = 2**26  # what the rows of a loop may take
 ROWS = 512  # at most
+BY_COMPONENT = (RungeKutta, ImplicitStepper)
 FEW = 8  # components up to which states of lanes that step by themselves lie by component
 
 
@@ -80,7 +82,7 @@ class Bound(NamedTuple):
         if writing:
             rest.append((Record(), ()))
         inner = with_tensor_tolerances(march, y0, tuple(fold for fold, _ in rest))
-        if march.lanes == "each" and y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, RungeKutta):
+        if march.lanes == "each" and y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, BY_COMPONENT):
             inner = replace(inner, term=Turned(inner.term))
         bound = c._replace(folds=tuple(inputs for _, inputs in rest))
         kind = (inner.lanes, y0.shape, y0.dtype, y0.device, *map(type, inner.folds))

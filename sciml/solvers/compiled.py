@@ -24,12 +24,14 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_map
 
 from sciml.solvers import loops
+from sciml.solvers.components import Components, Forget
 from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.loops import CHUNK, Owner, Pull, Rows, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
+from sciml.solvers.newton import ImplicitStepper
 from sciml.solvers.state import Const, State
 from sciml.solvers.term import FunctionTerm, Term, declared_modules, declared_parameters
 
@@ -43,9 +45,11 @@ class Program:
         self.fast_math = fast_math
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
-        self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", fast_math)
-        self.save = _compiled(saved, f"the saved states of {method}", fast_math)
-        self.backward = _compiled(backward, f"the backward pass of {method}", fast_math)
+        options = {**OPTIONS, "post_grad_custom_post_pass": Rewrite()} if fast_math else OPTIONS
+        forward = {**OPTIONS, **COMPONENTS} if isinstance(march.stepper, ImplicitStepper) else options
+        self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
+        self.save = _compiled(saved, f"the saved states of {method}", options)
+        self.backward = _compiled(backward, f"the backward pass of {method}", options)
         self.known: dict[Any, Any] = {}
         self.owned: tuple[tuple[Any, ...], Owner] | None = None
 
@@ -199,11 +203,10 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
     return 1 << (most - 1).bit_length()
 
 
-def _compiled(function: FunctionType, what: str, fast_math: bool) -> Callable[..., Any]:
+def _compiled(function: FunctionType, what: str, options: dict[str, Any]) -> Callable[..., Any]:
     """A function compiled by itself, since recompilations are counted by code object; it says when that happens."""
     name = f"{function.__name__}_{next(_numbers)}"
     own = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
-    options: dict[str, Any] = {**OPTIONS, "post_grad_custom_post_pass": Rewrite()} if fast_math else OPTIONS
     call = torch.compile(own, fullgraph=True, options=options)
 
     def announced(*args: Any) -> Any:
@@ -241,6 +244,12 @@ OPTIONS = {
     "cpp_wrapper": True,
     "cpp.enable_floating_point_contract_flag": "fast",
     "guard_filter_fn": _guards,
+}
+COMPONENTS = {
+    "post_grad_custom_post_pass": Components(),
+    "_post_fusion_custom_pass": Forget(),
+    "inplace_buffers": False,
+    "max_fusion_size": 1000,
 }
 TRACE_ERRORS = (
     torch._dynamo.exc.TorchDynamoException,
