@@ -19,12 +19,13 @@ from sciml.solvers.fold import Fold
 from sciml.solvers.loops import Kept, Packing, Places, Record, Rows, Trials, Turned, keep, locate, saved
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
+from sciml.solvers.newton import ImplicitStepper
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import Term, expand, real_dtype
 
 BYTES = 2**26  # what the rows of a loop may take
-ROWS = 512  # at most
+ROWS = 4096  # at most
 FEW = 8  # components up to which the states of a batch lie by component
 
 
@@ -127,8 +128,7 @@ class Bound(NamedTuple):
         if writing:
             rest.append(Record())
             inputs.append(())
-        few = y0.ndim == 2 and y0.shape[1] <= FEW and isinstance(march.stepper, RungeKutta)
-        inner = with_tensor_tolerances(march, y0, tuple(rest), Turned(march.term) if few else march.term)
+        inner = with_tensor_tolerances(march, y0, tuple(rest), Turned(march.term) if _by_component(march, y0) else None)
         bound = c._replace(folds=tuple(inputs))
         kind = (keep, bool(writing), y0.shape, y0.dtype, y0.device)
         if kind not in known:
@@ -219,6 +219,13 @@ class Bound(NamedTuple):
 
         done = close(self.outer, self.const, s, tape, compact if each else None)
         return mesh, done._replace(states=rows(lambda kept: kept.y[0], s.y) if self.keep else None), s
+
+
+def _by_component(march: March, y: Tensor) -> bool:
+    """Whether states lie in memory by component: kernels run along the batch then."""
+    few = y.ndim == 2 and y.shape[1] <= FEW
+    kinds = (RungeKutta, ImplicitStepper) if march.lanes == "each" else RungeKutta
+    return few and isinstance(march.stepper, kinds)
 
 
 def _gathered(parts: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:

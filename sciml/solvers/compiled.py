@@ -26,12 +26,14 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from sciml.solvers import loops
 from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
+from sciml.solvers.components import Components, Forget, Passes
 from sciml.solvers.direct import Direct
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.loops import CHUNK, Owner, Places, Pull, Trials, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
+from sciml.solvers.newton import ImplicitStepper
 from sciml.solvers.state import Const, State
 from sciml.solvers.term import FunctionTerm, Term, declared_modules, declared_parameters
 
@@ -45,9 +47,10 @@ class Program:
         self.fast_math = fast_math
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
-        self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", fast_math)
-        self.save = _compiled(saved, f"the saved states of {method}", False, assert_indirect_indexing=False)
-        self.backward = _compiled(backward, f"the backward pass of {method}", fast_math)
+        forward = _options(fast_math, small=isinstance(march.stepper, ImplicitStepper) or march.lanes == "each")
+        self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
+        self.save = _compiled(saved, f"the saved states of {method}", {**OPTIONS, "assert_indirect_indexing": False})
+        self.backward = _compiled(backward, f"the backward pass of {method}", _options(fast_math))
         self.known: dict[Any, Any] = {}
         self.owned: tuple[tuple[Any, ...], Owner] | None = None
 
@@ -199,13 +202,17 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
     return 1 << (most - 1).bit_length()
 
 
-def _compiled(function: FunctionType, what: str, fast_math: bool, **more: Any) -> Callable[..., Any]:
+def _options(fast_math: bool, small: bool = False) -> dict[str, Any]:
+    """Those of the compiler; ``small`` is whether to take small tensors apart."""
+    passes = [Rewrite()] * fast_math + [Components()] * small
+    options = OPTIONS | (COMPONENTS if small else {})
+    return options | ({"post_grad_custom_post_pass": Passes(passes)} if passes else {})
+
+
+def _compiled(function: FunctionType, what: str, options: dict[str, Any]) -> Callable[..., Any]:
     """A function compiled by itself, since recompilations are counted by code object; it says when that happens."""
     name = f"{function.__name__}_{next(_numbers)}"
     own = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
-    options: dict[str, Any] = {**OPTIONS, **more}
-    if fast_math:
-        options["post_grad_custom_post_pass"] = Rewrite()
     call = Direct(own, options, _guards)
 
     def announced(*args: Any) -> Any:
@@ -243,6 +250,12 @@ OPTIONS = {
     "force_pointwise_cat": True,
     "cpp_wrapper": True,
     "cpp.enable_floating_point_contract_flag": "fast",
+}
+COMPONENTS = {
+    "force_pointwise_cat": False,
+    "_post_fusion_custom_pass": Forget(),
+    "inplace_buffers": False,
+    "max_fusion_size": 1000,
 }
 TRACE_ERRORS = (
     torch._dynamo.exc.TorchDynamoException,

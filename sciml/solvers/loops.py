@@ -80,6 +80,10 @@ class Turned(Term):
         """The same drift."""
         return self.term.drift(t, y, args).mT.contiguous().mT
 
+    def mass(self, args: Args) -> Tensor | None:
+        """The same mass."""
+        return self.term.mass(args)
+
 
 class Kept(NamedTuple):
     """The accepted steps since ``base`` in order, and in the row after the last one where it ended."""

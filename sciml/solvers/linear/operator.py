@@ -92,7 +92,9 @@ class JacobianOperator(LinearOperator):
         if self.transposed:
             product = torch.func.vjp(self.function, self.y)[1](way)[0]
         else:
-            product = torch.func.jvp(self.function, (self.y,), (way,))[1]
+            # of plain memory: in a compiled loop forward differentiation refuses views, and strides that differ
+            plain = (x.clone(memory_format=torch.contiguous_format) for x in (self.y, way))
+            product = torch.func.jvp(self.function, (next(plain),), (next(plain),))[1]
         return product.reshape(self.shape[:2])
 
     def transpose(self) -> "JacobianOperator":
