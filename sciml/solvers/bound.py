@@ -24,7 +24,7 @@ from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import Term, expand, real_dtype
 
-BYTES = 2**26  # what the rows of a loop may take
+BYTES = 2**22  # what the rows of a loop may take: larger blocks are fresh pages at every call
 ROWS = 4096  # at most
 FEW = 8  # components up to which the states of a batch lie by component
 
