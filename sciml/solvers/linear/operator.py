@@ -35,7 +35,7 @@ class LinearOperator(ABC):
         units = torch.eye(n, dtype=self.dtype, device=self.device)
         if n <= FEW:
             return torch.stack([self.matvec(unit.expand(m, n)) for unit in units.unbind()], -1)
-        return torch.func.vmap(self.matvec, out_dims=-1)(units[:, None].expand(n, m, n))
+        return torch.func.vmap(self.matvec)(units[:, None].expand(n, m, n)).movedim(0, -1)
 
     def diagonal(self) -> Tensor:
         """The diagonals (m, n)."""
@@ -93,7 +93,7 @@ class JacobianOperator(LinearOperator):
             product = torch.func.vjp(self.function, self.y)[1](way)[0]
         else:
             product = torch.func.jvp(self.function, (self.y,), (way,))[1]
-        return product.reshape(self.shape[:2])
+        return product.reshape(self.shape[:2]).to(self.dtype)  # of 0-d states torch gives double tangents
 
     def transpose(self) -> "JacobianOperator":
         """The transposed matrices."""
@@ -118,8 +118,10 @@ class JacobianOperator(LinearOperator):
             units = torch.eye(n, dtype=self.dtype, device=self.device)[:, None].expand(n, m, n)
             units = units.reshape(n, *value.shape)
             (rows,) = torch.autograd.grad(
-                value, y, units, create_graph=recorded, is_grads_batched=True, materialize_grads=True
+                value, y, units, create_graph=recorded, is_grads_batched=True, allow_unused=True
             )
+        if rows is None:  # no function of y
+            return torch.zeros(m, n, n, dtype=self.dtype, device=self.device)
         return rows.reshape(n, m, n).movedim(0, 1)
 
 
