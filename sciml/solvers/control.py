@@ -92,10 +92,12 @@ def _fractions(ts: Tensor | Sequence[float], t0: Tensor, t1: Tensor) -> Tensor:
     """Constant times (k) or (l, k) as fractions of the span, (l, k) or (k) for joint lanes; 2 where there is none."""
     times = ts.detach() if isinstance(ts, Tensor) else torch.tensor(ts, dtype=torch.float64)
     start, span = t0[..., None], (t1 - t0)[..., None]
-    theta = (times.to(start) - start) / torch.where(span == 0, 1, span)
+    safe, times = torch.where(span == 0, 1, span), times.to(start)
+    theta = ((times - start) / safe).detach()
     if theta.ndim != t0.ndim + 1:
         raise ValueError(f"step_ts, jump_ts: expected times of shape (k), got {tuple(times.shape)} for joint lanes")
-    return torch.where(span == 0, 2.0, theta)
+    inside = (theta >= 0) & (theta <= 1) & (span != 0)  # others would overflow in a short span
+    return torch.where(inside, (torch.where(inside, times, start) - start) / safe, 2.0)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,9 @@ class PID(Controller):
     def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:
         """What errors of a state of this size are divided by, so that `_norm` of the quotients is the scaled error."""
         root = 1.0 if self.norm else sqrt(size.numel() if lanes == "joint" else size.numel() // len(size))
-        return size * (self.rtol * root) + self.atol * root
+        least = torch.finfo(size.dtype).tiny  # where state and atol are 0, an error of 0 is 0, and not NaN
+        atol = self.atol.clamp_min(least) if isinstance(self.atol, Tensor) else max(self.atol, least)
+        return size * (self.rtol * root) + atol * root
 
     def _norm(self, quotients: Tensor, lanes: Lanes) -> Tensor:
         """That of Euclid, with derivative 0 where it vanishes, or the user's; not finite where a quotient is not."""

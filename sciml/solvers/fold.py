@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers.dense import straight
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args
@@ -87,7 +88,7 @@ class Fold(ABC):
 
 @dataclass(frozen=True, eq=False)
 class SaveAt(Fold):
-    """The state at given times, from the steppers' dense output.
+    """The state at given times, from the steppers' dense output; on a straight line where a slope is not finite.
 
     Args:
         ts: times (t), or (b, t) where every sample has its own; any order, repetitions allowed; may carry gradients.
@@ -120,9 +121,12 @@ class SaveAt(Fold):
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Writes | None:
         """The states at the save times in (theta0, theta1]; None where it is known that there are none."""
         theta, key = inputs
+        reads = saves is None
         theta0, theta1 = (torch.as_tensor(t, dtype=theta.dtype) for t in (segment.theta0, segment.theta1))
         first, end = torch.searchsorted(key, torch.stack([theta0, theta1], -1).detach(), right=True).unbind(-1)
-        if saves is None:
+        if not theta.shape[-1]:
+            saves = 0
+        elif saves is None:
             saves = int((end - first).amax())
             if saves == 0:
                 return None
@@ -131,7 +135,11 @@ class SaveAt(Fold):
         place = place.clamp_max(theta.shape[-1] - 1)
         width = (theta1 - theta0).clamp_min(SHORT)
         s = torch.where(hit, (theta.gather(-1, place) - theta0[..., None]) / width[..., None], 0)
-        return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
+        s = s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))
+        values = segment.dense(s)
+        if reads and bool(values.detach().sum().isfinite()):
+            return Writes(values, place, hit)
+        return Writes(torch.where(values.isfinite(), values, straight(segment, s)), place, hit)
 
     def ended(self, value: Any, y: Tensor, theta: Tensor, lanes: Tensor, *inputs: Tensor) -> Any:
         """The last state also at the times after it."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
@@ -14,12 +14,12 @@ from torch import Tensor
 from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
-from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, undeclared
+from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.event import Crossings, Event, outcome
-from sciml.solvers.explicit import Tsit5
+from sciml.solvers.explicit import Euler, Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.jump import Jump, pinned
@@ -287,6 +287,16 @@ class _Task:
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
+        mesh, done, end = self._run(mesh, resume, progress)
+        carried = all(x.requires_grad for x in (done.y, *done.values))
+        if torch.is_grad_enabled() and not carried and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
+            march = self.march
+            parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
+            inputs = [x for x in (self.y0, *self.const.leaves(), *parameters) if x.requires_grad]
+            done = still(done, inputs) if inputs else done
+        return mesh, done, end
+
+    def _run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c, y0, adjoint = self.march, self.const, self.y0, self.solver.gradient
         if y0.numel() == 0 or torch.equal(c.t0, c.t1):
             return self._nothing()
@@ -374,6 +384,13 @@ class _Task:
     def _nothing(self) -> tuple[Mesh, Pass, State]:
         """A solve over no time, or of no state."""
         march, c, y0 = self.march, self.const, self.y0
+        if y0.numel() == 0:  # only the shapes of what folds emit are wanted: any method has them
+            march = replace(march, stepper=Euler())
+            c = c._replace(stepper=march.stepper.constants(c.t0, y0))
+        elif torch.is_grad_enabled() and (c.t0.requires_grad or c.t1.requires_grad):
+            with torch.no_grad():
+                slope = march.field(c).checked(c.t0, y0)
+            y0 = y0 + event.drifted(c.t1 - c.t0, slope)
         zero = torch.zeros_like(c.t0.detach())
         none = zero.long()
         end = State(zero, zero + 1, y0, (), (), (), none, none, none + Status.DONE.value)
