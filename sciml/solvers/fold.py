@@ -7,6 +7,7 @@ step at a time knows what each step contributed.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.dense import straight
+from sciml.solvers.expect import expect
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args
@@ -251,6 +253,11 @@ class Quadrature(Fold):
 
     def __post_init__(self) -> None:
         """Nodes and weights on [0, 1]."""
+        if not callable(self.integrand):
+            raise TypeError(f"integrand: expected a callable (t, y, args), got {type(self.integrand).__name__}")
+        expect("nodes", self.nodes, Integral, "a whole number")
+        if self.nodes < 1:
+            raise ValueError(f"nodes: expected at least one, got {self.nodes}")
         points, weights = np.polynomial.legendre.leggauss(self.nodes)
         object.__setattr__(self, "rule", (tuple(((points + 1) / 2).tolist()), tuple((weights / 2).tolist())))
 
@@ -271,7 +278,13 @@ class Quadrature(Fold):
         states = segment.dense(inputs[0].expand(*lanes, self.nodes)).unbind(len(lanes))
         total: Any = 0
         for c, w, y in zip(s, weights, states, strict=True):
-            total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
+            value = self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
+            if not isinstance(value, Tensor) or value.shape[: len(lanes)] != lanes:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"integrand: expected a tensor of shape ({''.join(f'{n}, ' for n in lanes)}...), got {got}"
+                )
+            total = total + w * value
         total = total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
         return total + self._moved(segment) if segment.turns else total
 

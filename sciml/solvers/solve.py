@@ -1,10 +1,10 @@
 """The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,10 +15,12 @@ from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
+from sciml.solvers.arguments import check_args, check_folds, check_jumps, check_state, save_times, span
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.event import Crossings, Event, outcome
+from sciml.solvers.expect import expect
 from sciml.solvers.explicit import Euler, Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
@@ -65,6 +67,10 @@ class Solver:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
+        for name, kind in (("stepper", Stepper), ("controller", Controller), ("adjoint", Discrete | Backsolve)):
+            if getattr(self, name) is not None:
+                expect(name, getattr(self, name), kind, f"a {getattr(kind, '__name__', kind)} or None")
+        expect("max_steps", self.max_steps, Integral, "a whole number")
         if self.lanes not in ("joint", "each"):
             raise ValueError(f"lanes: expected 'joint' or 'each', got {self.lanes!r}")
         if self.max_steps < 1:
@@ -192,6 +198,9 @@ def solve(
         torch.Size([2, 2])
     """
     solver = _solver(solver)
+    for name, given, kind in (("path", path, Path), ("mesh", mesh, Mesh), ("resume", resume, Solution)):
+        if given is not None:
+            expect(name, given, kind, f"a {kind.__name__} or None")
     if resume is not None:
         if y0 is not None or t0 is not None:
             raise ValueError("y0, t0: expected None with resume, since they are the end of the resumed solution")
@@ -247,21 +256,23 @@ class _Task:
             raise ValueError(f"term: {name} expects a {stepper.needs.__name__} term, got {type(bound).__name__}")
         if bound.mass(args) is not None and not stepper.masses:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
-        _check_state(y0, solver.lanes)
-        _check_args(args)
-        start, end = _times(t0, t1, y0, solver.lanes)
+        check_state(y0, solver.lanes)
+        check_args(args)
+        controller.fits(y0)
+        start, end = span(t0, t1, y0, solver.lanes)
         fixed = isinstance(controller, Grid)
         grid = torch.ones(1, dtype=start.dtype, device=start.device)
         if not fixed or bool((start != end).any()):
+            steps = controller.count(start, end) if fixed else 0
+            if steps > solver.max_steps:
+                raise ValueError(f"max_steps: expected at least the grid's {steps}, got {solver.max_steps}")
             grid = controller.thetas(start, end)
-            if fixed and grid.shape[-1] > solver.max_steps:
-                raise ValueError(f"max_steps: expected at least the grid's {grid.shape[-1]}, got {solver.max_steps}")
-        named = dict(folds or {})
+        named = check_folds(folds)
         if save_at is not None:
             named[""] = SaveAt(save_at)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
-                named[name] = SaveAt(_save_times(fold.ts, solver.lanes, stepper, grid, start, end))
+                named[name] = SaveAt(save_times(fold.ts, solver.lanes, stepper, grid, start, end))
             elif fold.dense and not stepper.dense:
                 kinds = f"{type(fold).__name__} reads the states within steps, but {type(stepper).__name__}"
                 raise ValueError(f"folds[{name!r}]: {kinds} has no dense output")
@@ -279,10 +290,11 @@ class _Task:
         )
         if events and not stepper.dense:
             raise ValueError(f"events: {type(stepper).__name__} has no dense output to find roots on")
+        jumps = check_jumps(jumps)
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
-        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, tuple(jumps), awaited, used)
+        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, jumps, awaited, used)
         return cls(march, const, y0, tuple(named), tuple(events), layout, solver)
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
@@ -449,62 +461,3 @@ def _solver(given: Solver | str | None) -> Solver:
         nearest = get_close_matches(given.lower(), steppers, 1, 0.0)[0]
         raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {given!r}; maybe {nearest!r}?")
     return Solver(steppers[given]())
-
-
-def _check_state(y0: Tensor, lanes: Lanes) -> None:
-    if y0.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise TypeError(f"y0: expected a real or complex tensor of single or double precision, got {y0.dtype}")
-    if lanes == "each" and y0.ndim == 0:
-        raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
-
-
-def _check_args(args: Any) -> None:
-    if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
-        kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
-        raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
-
-
-def _times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
-    """Start and end (l), float64; for joint lanes on the CPU, where the march reads them without waiting."""
-    shape = () if lanes == "joint" else y0.shape[:1]
-    device = torch.device("cpu") if lanes == "joint" else y0.device
-    ends = []
-    for name, given in (("t0", t0), ("t1", t1)):
-        number = isinstance(given, float | int)
-        t = torch.scalar_tensor(given, dtype=torch.float64) if number else torch.as_tensor(given)
-        t = t.to(device=device, dtype=torch.float64)
-        if t.shape not in ((), shape):
-            raise ValueError(
-                f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
-            )
-        if not (math.isfinite(given) if number else bool(t.isfinite().all())):
-            raise ValueError(f"{name}: expected a finite time, got {given}")
-        ends.append(t.expand(shape))
-    return ends[0], ends[1]
-
-
-def _save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
-    """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
-    ts = save_at if isinstance(save_at, Tensor) else torch.as_tensor(save_at, dtype=torch.float64)
-    batch = tuple(t0.shape)
-    if ts.ndim == 0 or ts.ndim > 1 + t0.ndim or (ts.ndim == 2 and ts.shape[:1] != batch):
-        each = f" or ({batch[0]}, t)" if lanes == "each" else ""
-        raise ValueError(f"save_at: expected times of shape (t){each}, got shape {tuple(ts.shape)}")
-    ts = ts.to(t0.device)
-    if stepper.dense:
-        return ts
-    name = type(stepper).__name__
-    if ts.requires_grad:
-        raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
-    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1)
-    span = (t1 - t0)[..., None]
-    theta = (ts.to(torch.float64) - t0[..., None]) / span
-    nearest = nodes[(theta * (nodes.shape[-1] - 1)).round().long().clamp(0, nodes.shape[-1] - 1)]
-    off = (theta - nearest).abs() > 1e-6 / (nodes.shape[-1] - 1)
-    if bool(off.any()):
-        step = (span / (nodes.shape[-1] - 1)).reshape(-1)[0].item()
-        raise ValueError(
-            f"save_at: {name} has no dense output, so expected multiples of its step {step:g} after t0, "
-            f"got {ts.expand(theta.shape)[off][0].item():g}"
-        )
-    return t0[..., None] + span * nearest

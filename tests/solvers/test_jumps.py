@@ -128,7 +128,7 @@ def test_jump_that_is_none_is_named():
         ValueError, match=r"jumps: expected a state of shape \(2,\) of torch.float64 and changed of shape \(\)"
     ):
         solve(turning, row(1, 0), 0.0, 1.0, jumps=(lambda t, y, key, args: (y[:1], torch.tensor(True)),))
-    with pytest.raises(ValueError, match=r"changed of shape \(2,\), got .* and \(\)"):
+    with pytest.raises(ValueError, match=r"changed of shape \(2,\) of torch.bool, got .* and \(\) of"):
         solve(
             turning,
             row(1, 0).expand(2, 2),
