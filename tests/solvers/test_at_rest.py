@@ -109,3 +109,14 @@ def test_discontinuities_far_outside_a_short_span_do_not_spoil_its_gradient():
     s = solve(lambda t, y: y, y0, t0, 1e-300, Solver(Tsit5(), PID(jump_ts=[0.5, -0.5]), Discrete("all")))
     (grad,) = torch.autograd.grad(s.ys.sum(), t0)
     assert grad == pytest.approx(-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, DTYPE])
+def test_component_that_stays_zero_needs_no_absolute_tolerance(kind: str, dtype: torch.dtype):
+    y0 = torch.tensor([[0.0, 1.0]], dtype=dtype).requires_grad_()
+    solver = Solver(Tsit5(), PID(1e-4, 0.0), Discrete("all"), lanes=kind)
+    s = solve(lambda t, y: -y, y0, 0.0, 1.0, solver, folds={"stats": Stats()})
+    assert bool((s.status == Status.DONE.value).all())
+    (grad,) = torch.autograd.grad(s.ys.sum() + s.folds["stats"].error.sum(), y0)
+    assert bool(grad.isfinite().all())
