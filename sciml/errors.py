@@ -31,8 +31,8 @@ CAUSES = {
     "have a singularity there, or the tolerances lie below the round-off of the state's dtype",
     Status.NON_FINITE: "the vector field or the state became NaN or infinite",
     Status.NEWTON: "the stage equations of an implicit step could not be solved",
-    Status.PILE_UP: "events pile up: two of them lie within 2^-48 of the span, as the bounces of a ball that comes to "
-    "rest; end the solve before, by a terminating event",
+    Status.PILE_UP: "events pile up: two of them lie within 2^-48 of the span or the round-off of time, as the bounces "
+    "of a ball that comes to rest; end the solve before, by a terminating event",
     Status.EVENT_NAN: "an event function became NaN in the step that starts there",
 }
 

@@ -190,6 +190,25 @@ class _Replay(torch.autograd.Function):
         return None, None, None, grad_y, *total
 
 
+def still(done: Pass, inputs: Sequence[Tensor]) -> Pass:
+    """The results of a solve in which nothing moved, which have the gradient 0 for inputs that they do not carry."""
+    y, *values = _Still.apply(1 + len(done.values), done.y, *done.values, *inputs)
+    return done._replace(y=y, values=tuple(values))
+
+
+class _Still(torch.autograd.Function):
+    """The first tensors as they are, as functions of the others that do not depend on them."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors[count:])
+        return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        return None, *grad_outputs, *(torch.zeros_like(x) for x in ctx.saved_tensors)
+
+
 def once(grads: Sequence[Any], grad_outputs: Sequence[Any], saved: Sequence[Tensor]) -> tuple[Any, ...]:
     """The gradients of an adjoint, such that they cannot be differentiated again."""
     if not torch.is_grad_enabled():
@@ -323,8 +342,9 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
         if march.events or march.jumps or any(fold.reduce != "write" for fold in march.folds):
             zero = torch.zeros_like(c.t0)
             fired = zero.long() + (1 << len(march.events)) - 1 if march.events else None
+            roots += values(march, frozen, frozen.t0, y)
             segment, after, *_ = march.segment(frozen, zero, zero, y, None, zero.long(), True, fired)
-            roots += [after, *values(march, frozen, frozen.t0, y)]
+            roots.append(after)
             roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
     known = {id(p) for p in parameters} | {id(y)}
     return next((leaf for leaf in graph_leaves(roots) if id(leaf) not in known), None)

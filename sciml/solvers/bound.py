@@ -16,7 +16,7 @@ from sciml.solvers.control import PID
 from sciml.solvers.event import meet
 from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fold import Fold
-from sciml.solvers.loops import Kept, Packing, Places, Record, Rows, Trials, Turned, keep, locate, saved
+from sciml.solvers.loops import Kept, Packing, Places, Record, Rows, Trials, Turned, keep, locate, saved, straightened
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
 from sciml.solvers.newton import ImplicitStepper
@@ -159,6 +159,9 @@ class Bound(NamedTuple):
         trials, each = rows.trials.used(n), self.march.lanes == "each"
         located = [locate(inputs, s, trials, each) for inputs in self.writing]
         found = save([places for places, _ in located], trials)
+        for k, (places, _) in enumerate(located):
+            if not bool(found[k].sum().isfinite()):  # a slope is infinite, as in eager marches
+                found[k] = straightened(found[k], places, trials, s.y)
         if each:
             found = [
                 x.unflatten(0, hit.shape[::-1]).transpose(0, 1) for x, (_, hit) in zip(found, located, strict=True)

@@ -8,13 +8,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import factorial, sqrt
+from math import factorial, isfinite, sqrt
+from numbers import Integral
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sciml.solvers.arithmetic import Arithmetic
+from sciml.solvers.expect import broadcasts, expect, expect_number, expect_times
 from sciml.solvers.stepper import Field, Stepper, displace
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Lanes, Number
@@ -51,6 +53,14 @@ class Controller(ABC):
     @abstractmethod
     def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
         """The first dtheta (l), from the field k at (t0, y)."""
+
+    def fits(self, y0: Tensor) -> None:
+        """Refuse a state that it cannot control.
+
+        Raises:
+            ValueError: an argument of the controller does not fit the state.
+        """
+        return None
 
     def limit(self, span: Tensor) -> Tensor | None:
         """The largest dtheta (l), None where there is no limit."""
@@ -90,12 +100,15 @@ class Controller(ABC):
 
 def _fractions(ts: Tensor | Sequence[float], t0: Tensor, t1: Tensor) -> Tensor:
     """Constant times (k) or (l, k) as fractions of the span, (l, k) or (k) for joint lanes; 2 where there is none."""
-    times = ts.detach() if isinstance(ts, Tensor) else torch.tensor(ts, dtype=torch.float64)
+    times = expect_times("step_ts, jump_ts", ts).detach()
     start, span = t0[..., None], (t1 - t0)[..., None]
-    theta = (times.to(start) - start) / torch.where(span == 0, 1, span)
-    if theta.ndim != t0.ndim + 1:
-        raise ValueError(f"step_ts, jump_ts: expected times of shape (k), got {tuple(times.shape)} for joint lanes")
-    return torch.where(span == 0, 2.0, theta)
+    if times.ndim > 1 and times.shape[:-1] != t0.shape:
+        kinds, lanes = (f"(k) or ({len(t0)}, k)", "") if t0.ndim else ("(k)", " for joint lanes")
+        raise ValueError(f"step_ts, jump_ts: expected times of shape {kinds}, got {tuple(times.shape)}{lanes}")
+    safe, times = torch.where(span == 0, 1, span), times.to(start)
+    theta = ((times - start) / safe).detach()
+    inside = (theta >= 0) & (theta <= 1) & (span != 0)  # others would overflow in a short span
+    return torch.where(inside, (torch.where(inside, times, start) - start) / safe, 2.0)
 
 
 @dataclass(frozen=True)
@@ -148,24 +161,44 @@ class PID(Controller):
         """Refuse what cannot control a step."""
         for name in ("rtol", "atol"):
             value = getattr(self, name)
+            expect_number(name, value)
             if not _holds(value >= 0):
                 raise ValueError(f"{name}: expected a non-negative tolerance, got {value}")
         if not _holds(self.rtol + self.atol > 0):
             raise ValueError("rtol, atol: expected at least one of them to be positive, got 0 and 0")
         for name in ("dt0", "dtmax"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected a positive step size (its sign is that of t1 - t0), got {value}")
+            if value is not None:
+                expect_number(name, value)
+                if not value > 0:
+                    raise ValueError(
+                        f"{name}: expected a positive step size (its sign is that of t1 - t0), got {value}"
+                    )
         for name in ("step_ts", "jump_ts"):
             ts = getattr(self, name)
-            ts = None if ts is None else torch.as_tensor(ts)
+            ts = None if ts is None else expect_times(name, ts)
             if ts is not None and (ts.ndim not in (1, 2) or not bool(ts.isfinite().all())):
                 raise ValueError(f"{name}: expected finite times of shape (k) or (b, k), got {getattr(self, name)}")
+        for name in ("pcoeff", "icoeff", "dcoeff", "safety", "factormin", "factormax"):
+            expect_number(name, getattr(self, name))
+            if not (isfinite(getattr(self, name)) or name == "factormax"):
+                raise ValueError(f"{name}: expected a finite number, got {getattr(self, name)}")
+        if not self.safety > 0:
+            raise ValueError(f"safety: expected a positive factor, got {self.safety}")
         if not 0 < self.factormin < 1 < self.factormax:
             raise ValueError(
                 "factormin, factormax: expected 0 < factormin < 1 < factormax, "
                 f"got {self.factormin} and {self.factormax}"
             )
+        if self.norm is not None and not callable(self.norm):
+            raise TypeError(f"norm: expected a callable, got {type(self.norm).__name__}")
+
+    def fits(self, y0: Tensor) -> None:
+        """Refuse tolerances that do not broadcast against the state."""
+        for name, tolerance in (("rtol", self.rtol), ("atol", self.atol)):
+            shape = tuple(getattr(tolerance, "shape", ()))
+            if not broadcasts(shape, y0.shape):
+                raise ValueError(f"{name}: expected a shape that broadcasts against {tuple(y0.shape)}, got {shape}")
 
     def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
         """``step_ts`` and ``jump_ts`` as fractions of the span, increasing, and 1: (k) or (l, k)."""
@@ -182,13 +215,21 @@ class PID(Controller):
     def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:
         """What errors of a state of this size are divided by, so that `_norm` of the quotients is the scaled error."""
         root = 1.0 if self.norm else sqrt(size.numel() if lanes == "joint" else size.numel() // len(size))
-        return size * (self.rtol * root) + self.atol * root
+        least = sqrt(torch.finfo(size.dtype).tiny)  # where state and atol are 0, an error of 0 is 0, with a gradient
+        atol = self.atol.clamp_min(least) if isinstance(self.atol, Tensor) else max(self.atol, least)
+        return size * (self.rtol * root) + atol * root
 
     def _norm(self, quotients: Tensor, lanes: Lanes) -> Tensor:
         """That of Euclid, with derivative 0 where it vanishes, or the user's; not finite where a quotient is not."""
         dims = None if lanes == "joint" else tuple(range(1, quotients.ndim))
         euclid = torch.linalg.vector_norm(quotients, dim=dims) if dims != () else quotients.abs()
-        return euclid if self.norm is None else self.norm(quotients) + 0 * euclid
+        if self.norm is None:
+            return euclid
+        value = self.norm(quotients)
+        if not isinstance(value, Tensor) or value.shape != euclid.shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"norm: expected a tensor of shape {tuple(euclid.shape)}, got {got}")
+        return value + 0 * euclid
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
         """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
@@ -271,29 +312,41 @@ class Grid(Controller):
 
     n: int | None = None
     dt: float | None = None
-    ts: Tensor | None = None
+    ts: Tensor | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a grid that is not one."""
         given = [name for name in ("n", "dt", "ts") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"Grid: expected exactly one of n, dt and ts, got {' and '.join(given) or 'none'}")
-        if self.n is not None and self.n < 1:
-            raise ValueError(f"n: expected at least one step, got {self.n}")
-        if self.dt is not None and not self.dt > 0:
-            raise ValueError(f"dt: expected a positive step size (its sign is that of t1 - t0), got {self.dt}")
+        if self.n is not None:
+            expect("n", self.n, Integral, "a whole number")
+            if self.n < 1:
+                raise ValueError(f"n: expected at least one step, got {self.n}")
+        if self.dt is not None:
+            expect_number("dt", self.dt)
+            if not 0 < self.dt < math.inf:
+                raise ValueError(f"dt: expected a positive step size (its sign is that of t1 - t0), got {self.dt}")
+        if self.ts is not None:
+            expect_times("ts", self.ts)
 
     def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
         """The ends of the steps as fractions of the span, (n) or (l, n), the last of them 1."""
         if self.ts is not None:
-            return self._given(self.ts.to(t0), t0, t1)
-        n = self.n or self._count((t1 - t0).abs(), self.dt or 0.0)
+            return self._given(expect_times("ts", self.ts).to(t0), t0, t1)
+        n = self.count(t0, t1)
         return torch.arange(1, n + 1, dtype=torch.float64, device=t0.device) / n
+
+    def count(self, t0: Tensor, t1: Tensor) -> int:
+        """The number of steps."""
+        if self.ts is not None:
+            return max(1, expect_times("ts", self.ts).numel() - 1)
+        return self.n or self._count((t1 - t0).abs(), self.dt or 0.0)
 
     def _count(self, length: Tensor, dt: float) -> int:
         counts = (length[length > 0] / dt).detach()  # a lane of no time fits any grid
-        n = int(counts[0].round())
-        if n < 1 or not torch.allclose(counts, torch.full_like(counts, n), rtol=1e-6, atol=0.0):
+        n = int(counts[0].round()) if bool(counts.isfinite().all()) else 0
+        if n < 1 or not torch.allclose(counts, torch.full_like(counts, float(n)), rtol=1e-6, atol=0.0):
             raise ValueError(
                 f"dt: expected a step that divides t1 - t0, got dt={dt} for a span of "
                 f"{length[length > 0][0].item():g} ({counts[0].item():g} steps); Grid(n=...) divides any span"
@@ -301,10 +354,10 @@ class Grid(Controller):
         return n
 
     def _given(self, ts: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
-        steps = ts.detach().diff()
-        ends = torch.stack([ts[0] - t0, ts[-1] - t1]).detach().abs() if ts.ndim == 1 and len(ts) > 1 else None
-        if ends is None or not bool((steps.sign() == (t1 - t0).sign().reshape(-1, 1)).all()):
+        listed = ts.ndim == 1 and len(ts) > 1
+        if not listed or not bool((ts.detach().diff().sign() == (t1 - t0).sign().reshape(-1, 1)).all()):
             raise ValueError("ts: expected a vector of at least two strictly monotone times from t0 to t1")
+        ends = torch.stack([ts[0] - t0, ts[-1] - t1]).detach().abs()
         if bool((ends > 1e-6 * (t1 - t0).detach().abs()).any()):
             raise ValueError(
                 f"ts: expected times from t0 to t1, got {ts[0].item():g} to {ts[-1].item():g}; "

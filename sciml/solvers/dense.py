@@ -70,6 +70,14 @@ def hermite(segment: "Segment", s: Tensor, k0: Tensor, k1: Tensor, h: Number = 1
     return y0.unsqueeze(lane) + at * (rise + (at - 1) * curve)
 
 
+def straight(segment: "Segment", s: Tensor) -> Tensor:
+    """The straight line between both ends."""
+    lane = int(segment.march.lanes == "each")
+    at = s.reshape(s.shape + (1,) * (segment.y0.ndim - lane))
+    y0, y1 = (y.unsqueeze(lane) for y in (segment.y0, segment.y1))
+    return (1 - at) * y0 + at * y1
+
+
 def polynomial(segment: "Segment", s: Tensor, ks: Sequence[Tensor], rungs: Tensor, h: Number = 1.0) -> Tensor:
     """y0 + h sum_i w_i(s) k_i with polynomials w_i.
 

@@ -7,7 +7,7 @@ and carries the gradient of the implicit function. A state that is reset is brou
 step along the field, so that it has the derivative that the theory of hybrid systems calls the saltation matrix.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +18,10 @@ from sciml.errors import Status
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR
 from sciml.solvers.layout import Layout, PackedFunction, PackedReset
+from sciml.solvers.once import Once
 from sciml.solvers.root import itp
 from sciml.solvers.state import Const, State
-from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.term import expand, real_dtype, vanishing
 from sciml.typing import Args, Number
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Event:
         """Refuse what is not an event."""
         if not callable(self.function):
             raise TypeError(f"function: expected a callable g(t, y, args), got {type(self.function).__name__}")
+        if self.reset is not None and not callable(self.reset):
+            raise TypeError(f"reset: expected a callable (t, y, args), got {type(self.reset).__name__}")
         if self.direction not in (-1, 0, 1):
             raise ValueError(f"direction: expected -1, 0 or 1, got {self.direction}")
         if self.terminate and self.reset is not None:
@@ -92,12 +95,12 @@ def named(events: Any) -> dict[Any, Event]:
     Raises:
         TypeError: something is neither an `Event` nor a callable.
     """
-    pairs = events.items() if isinstance(events, Mapping) else enumerate(_several(events))
+    if isinstance(events, Event) or callable(events):
+        events = (events,)
+    if isinstance(events, str) or not isinstance(events, Iterable):
+        raise TypeError(f"events: expected an Event, or several in a sequence or by name, got {type(events).__name__}")
+    pairs = events.items() if isinstance(events, Mapping) else enumerate(events)
     return {name: event if isinstance(event, Event) else Event(event) for name, event in pairs}
-
-
-def _several(events: Any) -> Sequence[Any]:
-    return (events,) if isinstance(events, Event) or callable(events) else tuple(events)
 
 
 class Crossings(NamedTuple):
@@ -176,18 +179,21 @@ def meet(march: "March", c: Const, s: State, tape: "Tape") -> State:
         tape: keeps the steps.
     """
     waits = s.status == Status.CROSSING.value
-    joint = march.lanes == "joint"
     with torch.no_grad():
-        theta, fired = _located(march, c, s, waits)
+        near = (_width(c, s.y) / (2 * (c.t1 - c.t0))).nan_to_num().clamp_min(FLOOR)
+        theta, fired = _located(march, c, s, waits, near)
     segment, y, carry, failure = _step(march, c, s, theta, fired)
-    taken = waits if failure is None else waits & (failure == Status.RUNNING.value)
+    failure = torch.zeros_like(s.status) if failure is None else failure
+    failure = torch.where(vanishing(y.detach(), march.lanes) == 0, failure, Status.NON_FINITE.value)
+    taken = waits & (failure == Status.RUNNING.value)
     if bool(taken.any()):
-        tape.add(segment, None if joint else taken)
+        tape.add(segment, None if march.lanes == "joint" else taken)
         tape.meet(segment.y1, torch.where(taken, fired, 0))
     with torch.no_grad():
         marks = just_after(march, c, torch.lerp(c.t0, c.t1, theta), y)
-        status = _standing(march, s, theta, fired, tape.last)
-        status = status if failure is None else torch.where(taken, status, failure)
+        stuck = (theta - tape.last < near) | ((fired == 0) & (theta - s.theta < near))
+        status = _standing(march, s, theta, fired, stuck)
+        status = torch.where(taken, status, failure)
         tape.last = torch.where(taken & (fired != 0), theta, tape.last)
     pick = lambda new, old: torch.where(expand(taken.to(new.device), new), new, old)  # noqa: E731
     return s._replace(
@@ -201,11 +207,11 @@ def meet(march: "March", c: Const, s: State, tape: "Tape") -> State:
     )
 
 
-def _standing(march: "March", s: State, theta: Tensor, fired: Tensor, last: Tensor | float) -> Tensor:
-    """How lanes stand (l) after events that ``fired`` at theta; the ``last`` ones before were at a theta, too."""
+def _standing(march: "March", s: State, theta: Tensor, fired: Tensor, stuck: Tensor) -> Tensor:
+    """How lanes stand (l) after events that ``fired`` at theta, and whether time has not gone on since others."""
     final = sum(1 << i for i, event in enumerate(march.events) if event.final)
     status = torch.where(s.trials + 1 >= march.max_steps, Status.MAX_STEPS.value, Status.RUNNING.value)
-    status = torch.where(theta - last < FLOOR, Status.PILE_UP.value, status)
+    status = torch.where(stuck, Status.PILE_UP.value, status)
     status = torch.where(theta >= 1, Status.DONE.value, status)
     return torch.where((fired & final) != 0, Status.EVENT.value, status)
 
@@ -216,13 +222,15 @@ def _step(march: "March", c: Const, s: State, theta1: Tensor, fired: Tensor | No
     return march.segment(c, theta0, end, s.y, s.carry, key, True, fired)
 
 
-def _located(march: "March", c: Const, s: State, waits: Tensor) -> tuple[Tensor, Tensor]:
+def _located(march: "March", c: Const, s: State, waits: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Where (l) the first event of the step is met by the lanes that wait, and a bit for every event met there.
+
+    One as ``near`` to the end of the span (l) as events are that count as at once is met at the end.
 
     Of two roots of one function in the step, the first is noticed as soon as another event has made the step shorter.
     """
     ready = s._replace(status=torch.where(waits, Status.RUNNING.value, s.status))
-    theta1 = march.propose(ready, march.bounds(c), TENSORS)
+    end = theta1 = march.propose(ready, march.bounds(c), TENSORS)
     for _ in range(len(march.events) + 1):
         root, which = _first(march, _step(march, c, s, theta1)[0], s, theta1, waits)
         theta, y = _corrected(march, c, s, theta1, root, which)
@@ -235,7 +243,7 @@ def _located(march: "March", c: Const, s: State, waits: Tensor) -> tuple[Tensor,
         if not bool(early.any()):
             break
         theta1 = torch.where(early, theta, theta1)
-    return theta, fired
+    return torch.where((end >= 1) & (end - theta < near), end, theta), fired
 
 
 def _around(
@@ -309,31 +317,6 @@ def _rate(march: "March", c: Const, event: Event, t: Tensor, y: Tensor, slope: T
     return g.detach().to(c.t0), rate
 
 
-class _Once(torch.autograd.Function):
-    """A number with the right gradient, whose own derivative is refused since it would be wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return _Refused.apply(grad_outputs[0], *ctx.saved_tensors)
-
-
-class _Refused(torch.autograd.Function):
-    """A gradient that depends on x in a way that is not known."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
-        return grad.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        raise RuntimeError("gradients through events cannot be differentiated again")
-
-
 class Turn(NamedTuple):
     """What an event does at the end of a step."""
 
@@ -355,7 +338,7 @@ def _delays(
             _, rate = _rate(march, c, event, t, y, slope)
             g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
             smooth = hit & (rate != 0) & rate.isfinite() & ~_leaps(march, c, event, t, y, slope, g.detach() / rate)
-            delay = _Once.apply(-g / torch.where(smooth, rate, torch.inf))
+            delay = Once.apply(-g / torch.where(smooth, rate, torch.inf))
         found.append((hit, delay))
     return slope, found
 
@@ -396,19 +379,19 @@ def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tupl
         after = None
         if event.reset is not None:
             slope = field(field.clock(t, y), y) if slope is None else slope
-            there = y + _drift(delay, slope)
+            there = y + drifted(delay, slope)
             after = event.reset(field.clock(t + delay, y), there, c.args)
             if not isinstance(after, Tensor) or after.shape != y.shape or after.dtype != y.dtype:
                 got = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else type(after).__name__
                 raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
-            after = after - _drift(delay, field(field.clock(t, after), after))
+            after = after - drifted(delay, field(field.clock(t, after), after))
             after, slope = torch.where(expand(hit.to(y.device), y), after, y), None
         done.append(Turn(hit, delay, y, after))
         y = y if after is None else after
     return tuple(done)
 
 
-def _drift(delay: Tensor, slope: Tensor) -> Tensor:
+def drifted(delay: Tensor, slope: Tensor) -> Tensor:
     """How far the state comes in a delay (l); nowhere where the field is not finite."""
     return _sized(delay, slope) * torch.where(slope.isfinite(), slope, 0)
 
@@ -464,18 +447,17 @@ def outcome(march: "March", c: Const, mesh: "Mesh", done: "Pass") -> Outcome:
     met = y.new_empty(0, *y.shape) if met is None else met
     fired = by_occurrence(mesh.events, mesh.events)  # (m, l)
     theta = by_occurrence(mesh.events, mesh.theta[1:])
-    last = (mesh.events != 0).sum(0) - 1
-    ts, ys = [], []
+    last, ts, ys = (mesh.events != 0).sum(0) - 1, [], []
     for k, (bits, z) in enumerate(zip(fired.unbind(), met.unbind(), strict=True)):
         t = torch.lerp(c.t0, c.t1, theta[k])
         slope, found = _delays(march, c, t, z, bits)
         ts.append(torch.stack([t + delay for _, delay in found]))  # (events, l)
-        ys.append(torch.stack([z + _drift(delay, slope) for _, delay in found]))
+        ys.append(torch.stack([z + drifted(delay, slope) for _, delay in found]))
         ends = (last == k) & (mesh.status == Status.EVENT.value)
         for event, (hit, delay) in zip(march.events, found, strict=True):
             if event.final:  # the first of those that end the lane at once says when
                 delay = torch.where(hit & ends, delay, 0)
-                end, y, ends = end + delay, y + _drift(delay, slope), ends & ~hit
+                end, y, ends = end + delay, y + drifted(delay, slope), ends & ~hit
     crossings = []
     for i, event in enumerate(march.events):
         hits = (fired >> i) & 1 != 0  # (m, l)

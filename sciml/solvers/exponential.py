@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from sciml.solvers.expect import broadcasts
 from sciml.solvers.stepper import Field, Interval, Step, Stepper
 from sciml.solvers.term import Semilinear, Term, expand
 from sciml.typing import Number
@@ -54,7 +55,7 @@ class _Exponential(Stepper):
         linear = cast(Semilinear, field.term).linear(field.args)
         if linear.is_complex() and not y.is_complex():
             raise ValueError("term: expected a real linear part, since the state is real, got a complex one")
-        if torch.broadcast_shapes(linear.shape, y.shape) != y.shape:
+        if not broadcasts(linear.shape, y.shape):
             raise ValueError(
                 f"term: expected a linear part that broadcasts against {tuple(y.shape)}, "
                 f"got shape {tuple(linear.shape)}"

@@ -8,12 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers.dense import straight
+from sciml.solvers.expect import expect
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args
@@ -93,7 +96,7 @@ def within(theta: Tensor, theta0: Tensor, theta1: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SaveAt(Fold):
-    """The state at given times, from the steppers' dense output.
+    """The state at given times, from the steppers' dense output; on a straight line where a slope is not finite.
 
     Args:
         ts: times (t), or (b, t) where every sample has its own; any order, repetitions allowed; may carry gradients.
@@ -126,9 +129,12 @@ class SaveAt(Fold):
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Writes | None:
         """The states at the save times in (theta0, theta1]; None where it is known that there are none."""
         theta, key = inputs
+        reads = saves is None
         theta0, theta1 = (torch.as_tensor(t, dtype=theta.dtype) for t in (segment.theta0, segment.theta1))
         first, end = torch.searchsorted(key, torch.stack([theta0, theta1], -1).detach(), right=True).unbind(-1)
-        if saves is None:
+        if not theta.shape[-1]:
+            saves = 0
+        elif saves is None:
             saves = int((end - first).amax())
             if saves == 0:
                 return None
@@ -136,7 +142,11 @@ class SaveAt(Fold):
         hit = place < end[..., None]
         place = place.clamp_max(theta.shape[-1] - 1)
         s = torch.where(hit, within(theta.gather(-1, place), theta0[..., None], theta1[..., None]), 0)
-        return Writes(segment.dense(s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))), place, hit)
+        s = s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))
+        values = segment.dense(s)
+        if reads and bool(values.detach().sum().isfinite()):
+            return Writes(values, place, hit)
+        return Writes(torch.where(values.isfinite(), values, straight(segment, s)), place, hit)
 
     @cached_property
     def _rising(self) -> bool:
@@ -253,6 +263,11 @@ class Quadrature(Fold):
 
     def __post_init__(self) -> None:
         """Nodes and weights on [0, 1]."""
+        if not callable(self.integrand):
+            raise TypeError(f"integrand: expected a callable (t, y, args), got {type(self.integrand).__name__}")
+        expect("nodes", self.nodes, Integral, "a whole number")
+        if self.nodes < 1:
+            raise ValueError(f"nodes: expected at least one, got {self.nodes}")
         points, weights = np.polynomial.legendre.leggauss(self.nodes)
         object.__setattr__(self, "rule", (tuple(((points + 1) / 2).tolist()), tuple((weights / 2).tolist())))
 
@@ -273,7 +288,13 @@ class Quadrature(Fold):
         states = segment.dense(inputs[0].expand(*lanes, self.nodes)).unbind(len(lanes))
         total: Any = 0
         for c, w, y in zip(s, weights, states, strict=True):
-            total = total + w * self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
+            value = self.integrand(bound.clock(t + h * c, y), y, segment.const.args)
+            if not isinstance(value, Tensor) or value.shape[: len(lanes)] != lanes:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"integrand: expected a tensor of shape ({''.join(f'{n}, ' for n in lanes)}...), got {got}"
+                )
+            total = total + w * value
         total = total * (h if isinstance(h, float) else expand(h.to(total.device, real_dtype(total)), total))
         return total + self._moved(segment) if segment.turns else total
 

@@ -3,12 +3,12 @@
 Frames of plain numbers are kept: making one takes as long as several compiled steps of a small state.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from sciml.solvers.arguments import save_times, span
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.stepper import Stepper
@@ -54,13 +54,14 @@ class Frame(NamedTuple):
     def _made(
         cls, solver: Any, stepper: Stepper, controller: Controller, t0: Time, t1: Time, y0: Tensor, at: Any
     ) -> "Frame":
-        start, end = times(t0, t1, y0, solver.lanes)
-        fixed, empty = isinstance(controller, Grid), torch.equal(start, end)
+        start, end = (t.contiguous() for t in span(t0, t1, y0, solver.lanes))
+        empty = torch.equal(start, end)
         grid = torch.ones(1, dtype=start.dtype, device=start.device)
-        if not fixed or not empty:
+        if not (isinstance(controller, Grid) and empty):
+            steps = controller.count(start, end) if isinstance(controller, Grid) else 0
+            if steps > solver.max_steps:
+                raise ValueError(f"max_steps: expected at least the grid's {steps}, got {solver.max_steps}")
             grid = controller.thetas(start, end)
-            if fixed and grid.shape[-1] > solver.max_steps:
-                raise ValueError(f"max_steps: expected at least the grid's {grid.shape[-1]}, got {solver.max_steps}")
         edges = controller.edges(start, end)
         bare = cls(start, end, grid, edges, stepper.constants(start, y0), None, (), empty)
         if at is None:
@@ -70,30 +71,7 @@ class Frame(NamedTuple):
 
     def save_times(self, save_at: Any, lanes: Lanes, stepper: Stepper) -> Tensor:
         """Save times on the control device; those of a stepper without dense output must lie on its grid."""
-        t0, t1, grid = self.t0, self.t1, self.grid
-        ts = save_at if isinstance(save_at, Tensor) else torch.as_tensor(save_at, dtype=torch.float64)
-        batch = tuple(t0.shape)
-        if ts.ndim == 0 or ts.ndim > 1 + t0.ndim or (ts.ndim == 2 and ts.shape[:1] != batch):
-            each = f" or ({batch[0]}, t)" if lanes == "each" else ""
-            raise ValueError(f"save_at: expected times of shape (t){each}, got shape {tuple(ts.shape)}")
-        ts = ts.to(t0.device)
-        if stepper.dense:
-            return ts
-        name = type(stepper).__name__
-        if ts.requires_grad:
-            raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
-        nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1)
-        span = (t1 - t0)[..., None]
-        theta = (ts.to(torch.float64) - t0[..., None]) / span
-        nearest = nodes[(theta * (nodes.shape[-1] - 1)).round().long().clamp(0, nodes.shape[-1] - 1)]
-        off = (theta - nearest).abs() > 1e-6 / (nodes.shape[-1] - 1)
-        if bool(off.any()):
-            step = (span / (nodes.shape[-1] - 1)).reshape(-1)[0].item()
-            raise ValueError(
-                f"save_at: {name} has no dense output, so expected multiples of its step {step:g} after t0, "
-                f"got {ts.expand(theta.shape)[off][0].item():g}"
-            )
-        return t0[..., None] + span * nearest
+        return save_times(save_at, lanes, stepper, self.grid, self.t0, self.t1)
 
 
 def _key(solver: Any, controller: Controller, t0: Time, t1: Time, y0: Tensor, at: Any) -> Any:
@@ -108,26 +86,3 @@ def _key(solver: Any, controller: Controller, t0: Time, t1: Time, y0: Tensor, at
         return None
     version = 0 if at is None else at._version
     return solver, float(t0), float(t1), y0.shape, y0.dtype, y0.device, id(at), version
-
-
-def times(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
-    """Start and end (l), float64; for joint lanes on the CPU, where the march reads them without waiting.
-
-    Raises:
-        ValueError: a time that is not finite, or of a shape that does not fit.
-    """
-    shape = () if lanes == "joint" else y0.shape[:1]
-    device = torch.device("cpu") if lanes == "joint" else y0.device
-    ends = []
-    for name, given in (("t0", t0), ("t1", t1)):
-        number = isinstance(given, float | int)
-        t = torch.scalar_tensor(given, dtype=torch.float64) if number else torch.as_tensor(given)
-        t = t.to(device=device, dtype=torch.float64)
-        if t.shape not in ((), shape):
-            raise ValueError(
-                f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
-            )
-        if not (math.isfinite(given) if number else bool(t.isfinite().all())):
-            raise ValueError(f"{name}: expected a finite time, got {given}")
-        ends.append(t.expand(shape).contiguous() if number else t.expand(shape))
-    return ends[0], ends[1]

@@ -36,12 +36,7 @@ def jumped(
         if turn.after is not None:
             y, changed = turn.after, turn.hit if changed is None else changed | turn.hit
     for jump in march.jumps:
-        new, marked = jump(field.clock(t, y), y, torch.as_tensor(segment.key), c.args)
-        if new.shape != y.shape or new.dtype != y.dtype or marked.shape != c.t0.shape:
-            raise ValueError(
-                f"jumps: expected a state of shape {tuple(y.shape)} of {y.dtype} and changed of shape "
-                f"{tuple(c.t0.shape)}, got {tuple(new.shape)} of {new.dtype} and {tuple(marked.shape)}"
-            )
+        new, marked = _fitting(jump(field.clock(t, y), y, torch.as_tensor(segment.key), c.args), y, c)
         if isinstance(segment.theta0, Tensor):  # a lane at rest does not jump
             moves = segment.theta0 != segment.theta1
             new, marked = torch.where(expand(moves.to(y.device), y), new, y), marked & moves.to(marked.device)
@@ -51,6 +46,24 @@ def jumped(
     fresh = march.stepper.init(field, t, y, h)
     again = changed.to(y.device)
     return segment, y, tuple(torch.where(expand(again, new), new, old) for new, old in zip(fresh, carry, strict=True))
+
+
+def _fitting(given: Any, y: Tensor, c: Const) -> tuple[Tensor, Tensor]:
+    """What a jump gave; refused where it is not a state, and where (l) that is another one."""
+    pair = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    new, marked = pair
+    if (
+        isinstance(new, Tensor)
+        and isinstance(marked, Tensor)
+        and (new.shape, new.dtype) == (y.shape, y.dtype)
+        and (marked.shape, marked.dtype) == (c.t0.shape, torch.bool)
+    ):
+        return new, marked
+    got = (f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__ for x in pair)
+    raise ValueError(
+        f"jumps: expected a state of shape {tuple(y.shape)} of {y.dtype} and changed of shape "
+        f"{tuple(c.t0.shape)} of torch.bool, got {' and '.join(got)}"
+    )
 
 
 def beside(interval: Interval, c: Const, theta0: Number, theta1: Number, y: Tensor) -> tuple[Interval, bool | Tensor]:

@@ -101,8 +101,10 @@ class PackedJump(PackedFunction):
     def __call__(self, t: Tensor, y: Tensor, key: Tensor, args: Args) -> tuple[Tensor, Tensor]:
         """The packed state after the jump, and where it changed."""
         t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
-        after, changed = self.function(t, self.layout.unpack(y), key, args)
-        return self.layout.pack(after, "jumps", "state"), changed
+        given = self.function(t, self.layout.unpack(y), key, args)
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValueError(f"jumps: expected a state and where it changed, got {type(given).__name__}")
+        return self.layout.pack(given[0], "jumps", "state"), given[1]
 
 
 def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:

@@ -269,6 +269,24 @@ def saved(writing: Sequence[Places], trials: Trials) -> list[Tensor]:
     return found
 
 
+def straightened(values: Tensor, places: Places, trials: Trials, end: Tensor) -> Tensor:
+    """States at places; those that are not finite on the straight line through the ends of their trial.
+
+    Args:
+        values: the states (places, ...).
+        places: the places.
+        trials: the trials.
+        end: the state after them.
+    """
+    theta, trial, lane = places
+    starts = trials.read[0]
+    starts[-1] = end
+    y0, y1 = starts[trial, *lane], starts[trial + 1, *lane]
+    s = within(theta, trials.theta[trial, *lane], trials.theta[trial + 1, *lane])
+    s = expand(s.to(device=y0.device, dtype=real_dtype(y0)), y0)
+    return torch.where(values.isfinite(), values, (1 - s) * y0 + s * y1)
+
+
 class Pull(NamedTuple):
     """What the backward loop is given beside its march."""
 

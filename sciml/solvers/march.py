@@ -23,7 +23,7 @@ from sciml.solvers.path import Path
 from sciml.solvers.state import Const, Row, State, with_numbers, with_tensors
 from sciml.solvers.stepper import Field, Interval, Stepper
 from sciml.solvers.tape import Tape
-from sciml.solvers.term import Term, expand
+from sciml.solvers.term import Term, expand, vanishing
 from sciml.typing import Lanes, Number
 
 # torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
@@ -170,14 +170,12 @@ class March:
             status=status,
         )
 
-    def error(self, segment: Segment, failure: Number | None, like: Number, xp: Arithmetic = TENSORS) -> Number:
-        """Scaled error (l); NaN or infinite where y1 is, or where the step could not be taken."""
-        if self.controller.adaptive:
-            error = xp.number(segment.scaled_error(), like)
-        else:
-            y1 = torch.view_as_real(segment.y1) if segment.y1.is_complex() else segment.y1
-            size, axes = y1.abs(), tuple(range(self.lanes == "each", y1.ndim))
-            error = 0 * xp.number(size.amax(axes) if axes else size, like)
+    def error(self, segment: Segment, after: Tensor, failure: Any, like: Number, xp: Arithmetic = TENSORS) -> Number:
+        """Scaled error (l); not finite where y1 or the state after jumps is not, or where a step could not be taken."""
+        adaptive, lanes = self.controller.adaptive, self.lanes
+        error = xp.number(segment.scaled_error() if adaptive else vanishing(segment.y1, lanes), like)
+        if self.jumps:
+            error = error + xp.number(vanishing(after, lanes), like)
         return error if failure is None else xp.where(failure == RUNNING, error, torch.inf)
 
     def emit(self, segment: Segment, saves: int | None = None) -> tuple[Any, ...]:
@@ -196,7 +194,7 @@ class March:
         """
         theta1 = self.propose(s, self.bounds(c), TENSORS)
         segment, after, carry, failure = self.segment(c, s.theta, theta1, s.y, s.carry, s.accepted)
-        new = self.judge(s, segment, theta1, after, self.error(segment, failure, s.theta), failure, TENSORS)
+        new = self.judge(s, segment, theta1, after, self.error(segment, after, failure, s.theta), failure, TENSORS)
         taken = new.accepted > s.accepted
         y, *carry = _where(taken, (after, *carry), (s.y, *s.carry))
         return new._replace(y=y, carry=tuple(carry)), Row(s.theta, taken, s.y, self.emit(segment, saves))
@@ -221,7 +219,7 @@ class March:
             segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
             with quiet:
                 failure = None if failure is None else xp.number(failure, s.status)
-                error = self.error(segment, failure, s.theta, xp)
+                error = self.error(segment, after, failure, s.theta, xp)
                 new = self.judge(s, segment, theta1, after, error, failure, xp)
             taken = new.accepted > s.accepted
             if xp.any(taken):

@@ -129,8 +129,10 @@ def close(
 
     @cache
     def rest() -> tuple[Any, ...]:
-        segment, *_ = march.segment(c, s.theta, s.theta, s.y, None, s.accepted)
-        return march.emit(segment._replace(y1=s.y), saves=1)  # also where the field is not finite
+        with torch.no_grad():  # what a step of no length makes of the field has no part in its ends
+            segment, *_ = march.segment(c, s.theta, s.theta, s.y, None, s.accepted)
+        error = None if segment.error is None else torch.zeros_like(segment.error)  # also where the field is not finite
+        return march.emit(segment._replace(y0=s.y, y1=s.y, error=error), saves=1)
 
     values, best = [], []
     for i, (fold, value) in enumerate(zip(march.folds, tape.values, strict=True)):

@@ -174,7 +174,7 @@ class Rosenbrock(ImplicitStepper):
         m, h = self.count(field, y), interval.scale
         mass, operator = self.mass(field, y), self.jacobian(field, times[0], y)
         inverse = self.solver(y.numel() // m).inverse(ShiftedOperator(mass, operator, h * gamma))
-        rate = h * h * torch.func.jvp(lambda t: field(t, y), (times[0],), (torch.ones_like(times[0]),))[1]
+        rate = h * h * torch.func.jvp(lambda t: field(t, y), (times[0],), (torch.ones_like(times[0]),))[1].to(y.dtype)
         us: list[Tensor] = []
         found: list[Tensor] = []
         for i, t in enumerate(times):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,13 +14,15 @@ from torch import Tensor
 from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
-from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, undeclared
+from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
+from sciml.solvers.arguments import check_args, check_folds, check_jumps, check_state
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
-from sciml.solvers.explicit import Tsit5
+from sciml.solvers.expect import expect
+from sciml.solvers.explicit import Euler, Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
@@ -66,6 +69,10 @@ class Solver:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
+        for name, kind in (("stepper", Stepper), ("controller", Controller), ("adjoint", Discrete | Backsolve)):
+            if getattr(self, name) is not None:
+                expect(name, getattr(self, name), kind, f"a {getattr(kind, '__name__', kind)} or None")
+        expect("max_steps", self.max_steps, Integral, "a whole number")
         if self.lanes not in ("joint", "each"):
             raise ValueError(f"lanes: expected 'joint' or 'each', got {self.lanes!r}")
         if self.max_steps < 1:
@@ -194,6 +201,9 @@ def solve(
         torch.Size([2, 2])
     """
     solver = _solver(solver)
+    for name, given, kind in (("path", path, Path), ("mesh", mesh, Mesh), ("resume", resume, Solution)):
+        if given is not None:
+            expect(name, given, kind, f"a {kind.__name__} or None")
     if resume is not None:
         if y0 is not None or t0 is not None:
             raise ValueError("y0, t0: expected None with resume, since they are the end of the resumed solution")
@@ -254,10 +264,11 @@ class _Task:
             raise ValueError(f"term: {name} expects a {stepper.needs.__name__} term, got {type(bound).__name__}")
         if bound.mass(args) is not None and not stepper.masses:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
-        _check_state(y0, solver.lanes)
-        _check_args(args)
+        check_state(y0, solver.lanes)
+        check_args(args)
+        controller.fits(y0)
         frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at)
-        named = dict(folds or {})
+        named = check_folds(folds)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
                 named[name] = SaveAt(frame.save_times(fold.ts, solver.lanes, stepper))
@@ -281,14 +292,25 @@ class _Task:
         if events and (stepper.uniform or not stepper.dense):
             why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
             raise ValueError(f"events: {type(stepper).__name__} {why}")
+        jumps = check_jumps(jumps)
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
-        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, tuple(jumps), awaited, used)
+        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, jumps, awaited, used)
         return cls(march, const, y0, tuple(named), tuple(events), layout, solver, frame.empty)
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
+        mesh, done, end = self._run(mesh, resume, progress)
+        carried = all(x.requires_grad for x in (done.y, *done.values))
+        if torch.is_grad_enabled() and not carried and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
+            march = self.march
+            parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
+            inputs = [x for x in (self.y0, *self.const.leaves(), *parameters) if x.requires_grad]
+            done = still(done, inputs) if inputs else done
+        return mesh, done, end
+
+    def _run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c, y0, adjoint = self.march, self.const, self.y0, self.solver.gradient
         if y0.numel() == 0 or self.empty:
             return self._nothing()
@@ -376,6 +398,13 @@ class _Task:
     def _nothing(self) -> tuple[Mesh, Pass, State]:
         """A solve over no time, or of no state."""
         march, c, y0 = self.march, self.const, self.y0
+        if y0.numel() == 0:  # only the shapes of what folds emit are wanted: any method has them
+            march = replace(march, stepper=Euler())
+            c = c._replace(stepper=march.stepper.constants(c.t0, y0))
+        elif torch.is_grad_enabled() and (c.t0.requires_grad or c.t1.requires_grad):
+            with torch.no_grad():
+                slope = march.field(c).checked(c.t0, y0)
+            y0 = y0 + event.drifted(c.t1 - c.t0, slope)
         zero = torch.zeros_like(c.t0.detach())
         none = zero.long()
         end = State(zero, zero + 1, y0, (), (), (), none, none, none + Status.DONE.value)
@@ -434,16 +463,3 @@ def _solver(given: Solver | str | None) -> Solver:
         nearest = get_close_matches(given.lower(), steppers, 1, 0.0)[0]
         raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {given!r}; maybe {nearest!r}?")
     return Solver(steppers[given]())
-
-
-def _check_state(y0: Tensor, lanes: Lanes) -> None:
-    if y0.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise TypeError(f"y0: expected a real or complex tensor of single or double precision, got {y0.dtype}")
-    if lanes == "each" and y0.ndim == 0:
-        raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
-
-
-def _check_args(args: Any) -> None:
-    if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
-        kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
-        raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")

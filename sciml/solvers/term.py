@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from sciml.typing import Args
+from sciml.typing import Args, Lanes
 
 
 class Term(ABC):
@@ -245,3 +245,10 @@ def real_dtype(y: Tensor) -> torch.dtype:
 def expand(a: Tensor, y: Tensor) -> Tensor:
     """A per-lane tensor (l) with trailing axes of one, so that it broadcasts against the state."""
     return a.reshape(a.shape + (1,) * (y.ndim - a.ndim))
+
+
+def vanishing(y: Tensor, lanes: Lanes) -> Tensor:
+    """0 (l) where the state is finite, else NaN."""
+    size = (torch.view_as_real(y) if y.is_complex() else y).abs()
+    axes = tuple(range(lanes == "each", size.ndim))
+    return 0 * (size.amax(axes) if axes else size)

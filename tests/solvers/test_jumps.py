@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sciml import Discrete, Solver, solve
+from sciml import Discrete, Solver, Status, solve
 from sciml.solvers import ETDRK4, PID, RK4, Bosh3, Dopri5, Dopri8, Event, Grid, Quadrature, Steps, Tsit5
 from tests.solvers.systems import DTYPE, Linked
 
@@ -128,7 +128,7 @@ def test_jump_that_is_none_is_named():
         ValueError, match=r"jumps: expected a state of shape \(2,\) of torch.float64 and changed of shape \(\)"
     ):
         solve(turning, row(1, 0), 0.0, 1.0, jumps=(lambda t, y, key, args: (y[:1], torch.tensor(True)),))
-    with pytest.raises(ValueError, match=r"changed of shape \(2,\), got .* and \(\)"):
+    with pytest.raises(ValueError, match=r"changed of shape \(2,\) of torch.bool, got .* and \(\) of"):
         solve(
             turning,
             row(1, 0).expand(2, 2),
@@ -137,6 +137,19 @@ def test_jump_that_is_none_is_named():
             Solver(lanes="each"),
             jumps=(lambda t, y, key, args: (y, torch.tensor(True)),),
         )
+
+
+@pytest.mark.parametrize("kind", ["joint", "each"])
+@pytest.mark.parametrize("controller", [PID(), Grid(n=4)])
+def test_jump_to_where_the_state_is_not_finite_fails_there(kind: str, controller: Any):
+    def lose(t: Tensor, y: Tensor, key: Tensor, args: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        late = (t.reshape(key.shape) > 0.6).expand(key.shape)
+        return torch.where(t > 0.6, torch.nan, y), late
+
+    solver = Solver(Tsit5(), controller, lanes=kind)
+    s = solve(lambda t, y: -y, row(1, 1), 0.0, 1.0, solver, jumps=[lose], throw=False)
+    assert bool((s.status == Status.NON_FINITE.value).all())
+    assert bool(s.ys.isfinite().all())  # the last state before the jump
 
 
 def test_jump_of_an_exponential_stepper():

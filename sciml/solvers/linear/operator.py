@@ -35,7 +35,7 @@ class LinearOperator(ABC):
         units = torch.eye(n, dtype=self.dtype, device=self.device)
         if n <= FEW:
             return torch.stack([self.matvec(unit.expand(m, n)) for unit in units.unbind()], -1)
-        return torch.func.vmap(self.matvec, out_dims=-1)(units[:, None].expand(n, m, n))
+        return torch.func.vmap(self.matvec)(units[:, None].expand(n, m, n)).movedim(0, -1)
 
     def diagonal(self) -> Tensor:
         """The diagonals (m, n)."""
@@ -95,7 +95,7 @@ class JacobianOperator(LinearOperator):
             # of plain memory: in a compiled loop forward differentiation refuses views, and strides that differ
             plain = (x.clone(memory_format=torch.contiguous_format) for x in (self.y, way))
             product = torch.func.jvp(self.function, (next(plain),), (next(plain),))[1]
-        return product.reshape(self.shape[:2])
+        return product.reshape(self.shape[:2]).to(self.dtype)  # of 0-d states torch gives double tangents
 
     def transpose(self) -> "JacobianOperator":
         """The transposed matrices."""
@@ -120,8 +120,10 @@ class JacobianOperator(LinearOperator):
             units = torch.eye(n, dtype=self.dtype, device=self.device)[:, None].expand(n, m, n)
             units = units.reshape(n, *value.shape)
             (rows,) = torch.autograd.grad(
-                value, y, units, create_graph=recorded, is_grads_batched=True, materialize_grads=True
+                value, y, units, create_graph=recorded, is_grads_batched=True, allow_unused=True
             )
+        if rows is None:  # no function of y
+            return torch.zeros(m, n, n, dtype=self.dtype, device=self.device)
         return rows.reshape(n, m, n).movedim(0, 1)
 
 

@@ -105,6 +105,22 @@ def test_jacobian_records_a_graph_only_where_something_needs_it():
     assert torch.allclose(grad, 2 * y.sum())
 
 
+@pytest.mark.parametrize("n", [2, 12])  # one by one, and at once
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_jacobian_of_what_does_not_depend_on_the_state_is_zero(n: int, mode: type):
+    weight = torch.ones(n, dtype=DTYPE, requires_grad=True)  # the value has a gradient, but not of y
+    with mode():
+        right = torch.zeros(1, n, n, dtype=DTYPE)
+        assert torch.equal(jacobian(lambda y: weight * 2, torch.ones(n, dtype=DTYPE)).dense(), right)
+        assert torch.equal(jacobian(lambda y: torch.ones_like(y), torch.ones(n, dtype=DTYPE)).dense(), right)
+
+
+def test_jacobian_of_a_number_in_single_precision_is_in_single_precision():
+    """Torch gives the product of a 0-d tensor and a number a tangent in double precision."""
+    with torch.inference_mode():
+        assert jacobian(lambda y: y * torch.nan, torch.ones(())).dense().dtype is torch.float32
+
+
 def test_matrix_of_a_wrong_shape_is_refused():
     with pytest.raises(ValueError, match=r"matrix: expected the shape \(n, n\) or \(1, n, n\), got \(2, 3\)"):
         DenseOperator(torch.ones(2, 3))

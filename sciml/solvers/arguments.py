@@ -1,0 +1,108 @@
+"""What `solve` and its parts expect of their arguments."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.expect import expect, expect_times
+from sciml.solvers.fold import Fold
+from sciml.solvers.jump import Jump
+from sciml.solvers.stepper import Stepper
+from sciml.solvers.term import real_dtype
+from sciml.typing import Lanes, Time
+
+SHORTEST = torch.finfo(torch.float64).tiny  # of spans; one over a shorter one overflows
+LARGEST = 1e-8  # of a dtype's largest number: how large times may be, since coefficients multiply them
+
+
+def check_state(y0: Tensor, lanes: Lanes) -> None:
+    """Refuse a state that cannot be integrated."""
+    if y0.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        raise TypeError(f"y0: expected a real or complex tensor of single or double precision, got {y0.dtype}")
+    if lanes == "each" and y0.ndim == 0:
+        raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
+
+
+def check_args(args: Any) -> None:
+    """Refuse what is not a tuple of tensors."""
+    if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
+        kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
+        raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
+
+
+def check_folds(folds: Any) -> dict[str, Fold]:
+    """The folds by name; None is none."""
+    if folds is None:
+        return {}
+    expect("folds", folds, Mapping, "a mapping from names to folds, as {'steps': Steps()}")
+    for name, fold in folds.items():
+        expect(f"folds[{name!r}]", fold, Fold, "a Fold")
+    return dict(folds)
+
+
+def check_jumps(jumps: Any) -> tuple[Jump, ...]:
+    """The jumps."""
+    what = "a sequence of callables (t, y, key, args) -> (y, changed)"
+    if callable(jumps) or isinstance(jumps, str) or not isinstance(jumps, Iterable):
+        raise TypeError(f"jumps: expected {what}, got {type(jumps).__name__}")
+    several = tuple(jumps)
+    for i, jump in enumerate(several):
+        if not callable(jump):
+            raise TypeError(f"jumps[{i}]: expected a callable (t, y, key, args), got {type(jump).__name__}")
+    return several
+
+
+def span(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
+    """Start and end (l), float64; for joint lanes on the CPU, where the march reads them without waiting."""
+    shape = () if lanes == "joint" else y0.shape[:1]
+    device = torch.device("cpu") if lanes == "joint" else y0.device
+    largest = LARGEST * torch.finfo(real_dtype(y0)).max
+    ends = []
+    for name, given in (("t0", t0), ("t1", t1)):
+        number = isinstance(given, float | int)
+        t = torch.scalar_tensor(given, dtype=torch.float64) if number else expect_times(name, given)
+        t = t.to(device=device, dtype=torch.float64)
+        if t.shape not in ((), shape):
+            raise ValueError(
+                f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
+            )
+        if not (math.isfinite(given) if number else bool(t.isfinite().all())):
+            raise ValueError(f"{name}: expected a finite time, got {given}")
+        if not (abs(given) <= largest if number else bool((t.detach().abs() <= largest).all())):
+            raise ValueError(f"{name}: expected a time of at most {largest:g} with a state of {y0.dtype}, got {given}")
+        ends.append(t.expand(shape))
+    length = (ends[1] - ends[0]).detach().abs()
+    if bool(((length > 0) & (length < SHORTEST)).any()):
+        raise ValueError(f"t1: expected a time at least {SHORTEST:g} from t0, or t0 itself, got t0={t0} and t1={t1}")
+    return ends[0], ends[1]
+
+
+def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
+    """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
+    ts = expect_times("save_at", save_at)
+    batch = tuple(t0.shape)
+    if ts.ndim == 0 or ts.ndim > 1 + t0.ndim or (ts.ndim == 2 and ts.shape[:1] != batch):
+        each = f" or ({batch[0]}, t)" if lanes == "each" else ""
+        raise ValueError(f"save_at: expected times of shape (t){each}, got shape {tuple(ts.shape)}")
+    ts = ts.to(t0.device)
+    if stepper.dense:
+        return ts
+    name = type(stepper).__name__
+    if ts.requires_grad:
+        raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
+    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1)
+    length = (t1 - t0)[..., None]
+    theta = (ts.to(torch.float64) - t0[..., None]) / length
+    nearest = nodes[(theta * (nodes.shape[-1] - 1)).round().long().clamp(0, nodes.shape[-1] - 1)]
+    rounding = 2.0**-50 * torch.maximum(t0.abs(), t1.abs())[..., None] / length.abs()
+    off = (theta - nearest).abs() > 1e-6 / (nodes.shape[-1] - 1) + rounding
+    if bool(off.any()):
+        step = (length / (nodes.shape[-1] - 1)).reshape(-1)[0].item()
+        raise ValueError(
+            f"save_at: {name} has no dense output, so expected multiples of its step {step:g} after t0, "
+            f"got {ts.expand(theta.shape)[off][0].item():g}"
+        )
+    return t0[..., None] + length * nearest
