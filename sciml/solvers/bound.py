@@ -19,14 +19,14 @@ from sciml.solvers.fold import Fold
 from sciml.solvers.loops import Kept, Packing, Record, Rows, Turned, keep, saved
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
-from sciml.solvers.newton import ImplicitStepper
+from sciml.solvers.rosenbrock import Rosenbrock
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import expand, real_dtype
 
 BYTES = 2**26  # what the rows of a loop may take
 ROWS = 512  # at most
-BY_COMPONENT = (RungeKutta, ImplicitStepper)
+BY_COMPONENT = (RungeKutta, Rosenbrock)
 FEW = 8  # components up to which states of lanes that step by themselves lie by component
 
 

@@ -24,14 +24,14 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_map
 
 from sciml.solvers import loops
-from sciml.solvers.components import Components, Forget
 from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
+from sciml.solvers.components import Components, Forget
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.loops import CHUNK, Owner, Pull, Rows, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
-from sciml.solvers.newton import ImplicitStepper
+from sciml.solvers.rosenbrock import Rosenbrock
 from sciml.solvers.state import Const, State
 from sciml.solvers.term import FunctionTerm, Term, declared_modules, declared_parameters
 
@@ -46,7 +46,7 @@ class Program:
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
         options = {**OPTIONS, "post_grad_custom_post_pass": Rewrite()} if fast_math else OPTIONS
-        forward = {**OPTIONS, **COMPONENTS} if isinstance(march.stepper, ImplicitStepper) else options
+        forward = {**OPTIONS, **COMPONENTS} if isinstance(march.stepper, Rosenbrock) else options
         self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
         self.save = _compiled(saved, f"the saved states of {method}", options)
         self.backward = _compiled(backward, f"the backward pass of {method}", options)
@@ -245,11 +245,12 @@ OPTIONS = {
     "cpp.enable_floating_point_contract_flag": "fast",
     "guard_filter_fn": _guards,
 }
-COMPONENTS = {
+COMPONENTS = {  # of linearly implicit steps; the iterations of others are too many operations to take apart
     "post_grad_custom_post_pass": Components(),
     "_post_fusion_custom_pass": Forget(),
     "inplace_buffers": False,
     "max_fusion_size": 1000,
+    "cpp.enable_loop_tail_vec": False,
 }
 TRACE_ERRORS = (
     torch._dynamo.exc.TorchDynamoException,

@@ -10,7 +10,7 @@ out.
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import product
 from math import prod
@@ -59,8 +59,9 @@ class Shape(NamedTuple):
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.dtype.is_complex:
             raise Unknown
-        long = [i for i, n in enumerate(value.shape) if not (isinstance(n, int) and n <= SMALL)]
-        short = [1 if i in long else int(n) for i, n in enumerate(value.shape)]
+        sizes = [_known(n) for n in value.shape]
+        long = [i for i, n in enumerate(sizes) if n is None or n > SMALL]
+        short = [1 if n is None or n > SMALL else n for n in sizes]
         if len(long) > 1 or not 0 < prod(short) <= MOST:
             raise Unknown
         return cls(short, long[0] if long else None)
@@ -156,7 +157,8 @@ class _Apart:
         self.numbers: dict[fx.Node, Any] = {}
         self.kept: set[fx.Node] = set()  # nodes that compute what they did before
         self.wholes: dict[fx.Node, fx.Node] = {}
-        self.nodes: list[fx.Node] = []  # new ones
+        self.nodes: dict[int, fx.Node] = {}  # entries that have been asked for
+        self.sizes: dict[str, Any] = {}  # a node, or a node and an axis, by a size that is not known
         values = [node.meta["val"] for node in graph.nodes if isinstance(node.meta.get("val"), Tensor)]
         self.mode = detect_fake_mode(values) or nullcontext()
         self.device = values[0].device if values else torch.device("cpu")
@@ -172,9 +174,20 @@ class _Apart:
                 except Unknown:
                     node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), self.whole)
                     self.kept.add(node)
+                    self._sized(node)
         for node in reversed(list(self.graph.nodes)):
             if not node.users and (node in self.numbers or node.meta.pop("entry", False)):
                 self.graph.erase_node(node)
+
+    def _sized(self, node: fx.Node) -> None:
+        """Note where sizes are to be had that are not known."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            self.sizes[str(value)] = node
+        elif isinstance(value, Tensor):
+            for i, n in enumerate(value.shape):
+                if _known(n) is None:
+                    self.sizes.setdefault(str(n), (node, i))
 
     def apart(self, node: fx.Node) -> Any:
         """The numbers of the entries of a node's value."""
@@ -227,19 +240,22 @@ class _Apart:
 
     def node(self, number: int) -> fx.Node:
         """An entry as a node."""
-        entry = self.entries[number]
+        if number not in self.nodes:
+            self.nodes[number] = self._read(self.entries[number])
+        return self.nodes[number]
+
+    def _read(self, entry: fx.Node | Constant | Entry) -> fx.Node:
         if isinstance(entry, Constant):
-            entry = self.call(aten.full.default, [], entry.value, dtype=entry.dtype, device=self.device)
-        elif isinstance(entry, Entry):
-            node, axis = entry.whole, 0
-            for i in entry.index:
-                if i is None:
-                    axis = 1
-                else:
-                    node = self.call(aten.select.int, node, axis, i)
-            entry = node
-        self.entries[number] = entry
-        return entry
+            return self.call(aten.full.default, [], entry.value, dtype=entry.dtype, device=self.device)
+        if isinstance(entry, fx.Node):
+            return entry
+        node, axis = entry.whole, 0
+        for i in entry.index:
+            if i is None:
+                axis = 1
+            else:
+                node = self.call(aten.select.int, node, axis, i)
+        return node
 
     def whole(self, node: fx.Node) -> fx.Node:
         """A node for a tensor that may have been taken apart."""
@@ -256,12 +272,10 @@ class _Apart:
         if long is None:
             rows = [self.call(aten.view.default, part, [1]) for part in parts]
             return self.call(aten.view.default, self.call(aten.cat.default, rows), short)
-        size: Any = value.shape[long]
-        if not isinstance(size, int):
-            full = next((part for part in parts if part.meta["val"].ndim), None)
-            if full is None:
-                raise AssertionError("a batch of what does not depend on it")
-            size = self.call(aten.sym_size.int, full, 0)
+        size: Any = _known(value.shape[long])
+        if size is None:
+            of = self.sizes[str(value.shape[long])]
+            size = of if isinstance(of, fx.Node) else self.call(aten.sym_size.int, *of)
         rows = [
             self.call(aten.unsqueeze.default, x if x.meta["val"].ndim else self.call(aten.expand.default, x, [size]), 0)
             for x in parts
@@ -326,7 +340,8 @@ class _Apart:
             return torch.full(short, self.constant(node.args[1], value.dtype))
         if target not in (aten.eye.default, aten.scalar_tensor.default, prims.iota.default) or long is not None:
             raise Unknown
-        made = target(*node.args, **{**node.kwargs, "device": torch.device("cpu")}).flatten().tolist()
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: _known(_value(x)))
+        made = target(*args, **{**kwargs, "device": torch.device("cpu")}).flatten().tolist()
         return torch.tensor([self.constant(x, value.dtype) for x in made]).reshape(short)
 
     def constant(self, x: Any, dtype: torch.dtype) -> int:
@@ -352,9 +367,7 @@ class _Apart:
             raise Unknown
         return numbers.expand(short)
 
-    def _computed(
-        self, node: fx.Node, dtype: torch.dtype, tensors: Sequence[fx.Node], numbers: tuple[int, ...]
-    ) -> int:
+    def _computed(self, node: fx.Node, dtype: torch.dtype, tensors: Sequence[fx.Node], numbers: tuple[int, ...]) -> int:
         """The number of what an operation makes of these entries."""
         given = dict(zip(tensors, numbers, strict=True))
         template = fx.map_arg((node.args, node.kwargs), lambda x: ("entry", given[x]) if x in given else x)
@@ -393,7 +406,7 @@ class _Apart:
         if node.kwargs or len(given) != 2 or any(self.dtype(number) != dtype for number in given.values()):
             return None
         (a, b), value = args, {x: e.value for x, e in known.items()}
-        if target is aten.mul.Tensor and 0 in value.values() or target is aten.div.Tensor and value.get(a) == 0:
+        if (target is aten.mul.Tensor and 0 in value.values()) or (target is aten.div.Tensor and value.get(a) == 0):
             return self.constant(0, dtype)
         neutral = NEUTRAL.get(target)
         if neutral is None:
@@ -431,6 +444,11 @@ class _Apart:
 
 def _value(node: fx.Node) -> Any:
     return node.meta["val"]
+
+
+def _known(size: Any) -> int | None:
+    """A size, None where it is a symbol that has not come to one value."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
 def _mutates(node: fx.Node) -> bool:
