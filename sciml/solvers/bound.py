@@ -25,7 +25,7 @@ from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import expand, real_dtype
 
 BYTES = 2**26  # what the rows of a loop may take
-ROWS = 512  # at most
+ROWS = 4096  # at most
 BY_COMPONENT = (RungeKutta, Rosenbrock)
 FEW = 8  # components up to which states of lanes that step by themselves lie by component
 

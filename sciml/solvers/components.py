@@ -314,6 +314,8 @@ class _Apart:
         numbers, before = self.of(source), Shape.of(source)
         if target in SIZED:
             return self._resized(node, numbers, before)
+        if len(node.all_input_nodes) > 1:  # an index or a size that is not known
+            raise Unknown
         given = [*args, *DEFAULTS.get(target, ())[len(args) :]]
         for place in MOVES[target]:
             axis = given[place - 1]
@@ -394,12 +396,13 @@ class _Apart:
     def _simplified(self, node: fx.Node, dtype: torch.dtype, given: dict[fx.Node, int]) -> int | None:
         """The number of an entry that an operation need not be computed for: a known one, or one of its arguments."""
         known = {x: e for x, number in given.items() if isinstance(e := self.entries[number], Constant)}
-        if not known:
+        if not known or len(given) < len(node.all_input_nodes):
             return None
         target, args = node.target, node.args
         if len(known) == len(given):
-            made = fx.map_arg(args, lambda x: torch.tensor(known[x].value, dtype=known[x].dtype))
-            return self.constant(target(*made, **node.kwargs).item(), dtype)
+            values = {x: torch.tensor(e.value, dtype=e.dtype) for x, e in known.items()}
+            made, kwargs = fx.map_arg((args, node.kwargs), values.__getitem__)
+            return self.constant(target(*made, **kwargs).item(), dtype)
         if target is aten.where.self and args[0] in known:
             chosen = args[1] if known[args[0]].value else args[2]
             return given[chosen] if self.dtype(given[chosen]) == dtype else None
@@ -422,8 +425,9 @@ class _Apart:
         if node.kwargs or value.dtype != source.meta["val"].dtype:
             raise Unknown
         (short, _), numbers, before = Shape.of(node), self.of(source), Shape.of(source)
-        dims = node.args[1] if len(node.args) > 1 and node.args[1] is not None else range(numbers.ndim)
-        dims = sorted({d % numbers.ndim for d in (dims if not isinstance(dims, int) else [dims])})
+        axes = node.args[1] if len(node.args) > 1 else None
+        axes = [axes] if isinstance(axes, int) else axes or range(numbers.ndim)  # none given are all
+        dims = sorted({axis % numbers.ndim for axis in axes})
         along, combine = before.long in dims, aten.add.Tensor if mean else REDUCTIONS[target]
         if along and (mean or target not in ALONG):
             raise Unknown
