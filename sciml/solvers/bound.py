@@ -19,7 +19,7 @@ from sciml.solvers.fold import Fold
 from sciml.solvers.loops import Kept, Packing, Places, Record, Rows, Trials, Turned, keep, locate, saved, straightened
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
-from sciml.solvers.newton import ImplicitStepper
+from sciml.solvers.rosenbrock import Rosenbrock
 from sciml.solvers.state import Const, Row, State
 from sciml.solvers.tape import Best, Tape
 from sciml.solvers.term import Term, expand, real_dtype
@@ -227,7 +227,7 @@ class Bound(NamedTuple):
 def _by_component(march: March, y: Tensor) -> bool:
     """Whether states lie in memory by component: kernels run along the batch then."""
     few = y.ndim == 2 and y.shape[1] <= FEW
-    kinds = (RungeKutta, ImplicitStepper) if march.lanes == "each" else RungeKutta
+    kinds = (RungeKutta, Rosenbrock) if march.lanes == "each" else RungeKutta
     return few and isinstance(march.stepper, kinds)
 
 

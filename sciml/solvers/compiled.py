@@ -28,12 +28,13 @@ from sciml.solvers import loops
 from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
 from sciml.solvers.direct import Direct
+from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fast_math import Rewrite
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.loops import CHUNK, Owner, Places, Pull, Trials, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
-from sciml.solvers.newton import ImplicitStepper
+from sciml.solvers.rosenbrock import Rosenbrock
 from sciml.solvers.state import Const, State
 from sciml.solvers.term import FunctionTerm, Term, declared_modules, declared_parameters
 
@@ -47,7 +48,10 @@ class Program:
         self.fast_math = fast_math
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
-        forward = _options(fast_math, small=isinstance(march.stepper, ImplicitStepper) or march.lanes == "each")
+        small = isinstance(march.stepper, Rosenbrock) or (
+            march.lanes == "each" and isinstance(march.stepper, RungeKutta)
+        )
+        forward = _options(fast_math, small)
         self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
         self.save = _compiled(saved, f"the saved states of {method}", {**OPTIONS, "assert_indirect_indexing": False})
         self.backward = _compiled(backward, f"the backward pass of {method}", _options(fast_math))
@@ -251,11 +255,12 @@ OPTIONS = {
     "cpp_wrapper": True,
     "cpp.enable_floating_point_contract_flag": "fast",
 }
-COMPONENTS = {
+COMPONENTS = {  # not for Newton's iterations, which are too many operations to take apart
     "force_pointwise_cat": False,
     "_post_fusion_custom_pass": Forget(),
     "inplace_buffers": False,
     "max_fusion_size": 1000,
+    "cpp.enable_loop_tail_vec": False,
 }
 TRACE_ERRORS = (
     torch._dynamo.exc.TorchDynamoException,

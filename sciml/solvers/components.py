@@ -59,8 +59,9 @@ class Shape(NamedTuple):
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.dtype.is_complex:
             raise Unknown
-        long = [i for i, n in enumerate(value.shape) if not (isinstance(n, int) and n <= SMALL)]
-        short = [1 if i in long else int(n) for i, n in enumerate(value.shape)]
+        sizes = [_known(n) for n in value.shape]
+        long = [i for i, n in enumerate(sizes) if n is None or n > SMALL]
+        short = [1 if n is None or n > SMALL else n for n in sizes]
         if len(long) > 1 or not 0 < prod(short) <= MOST:
             raise Unknown
         return cls(short, long[0] if long else None)
@@ -174,7 +175,8 @@ class _Apart:
         self.numbers: dict[fx.Node, Any] = {}
         self.kept: set[fx.Node] = set()  # nodes that compute what they did before
         self.wholes: dict[fx.Node, fx.Node] = {}
-        self.nodes: list[fx.Node] = []  # new ones
+        self.nodes: dict[int, fx.Node] = {}  # entries that have been asked for
+        self.sizes: dict[str, Any] = {}  # a node, or a node and an axis, by a size that is not known
         values = [node.meta["val"] for node in graph.nodes if isinstance(node.meta.get("val"), Tensor)]
         self.mode = detect_fake_mode(values) or nullcontext()
         self.device = values[0].device if values else torch.device("cpu")
@@ -190,9 +192,20 @@ class _Apart:
                 except Unknown:
                     node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), self.whole)
                     self.kept.add(node)
+                    self._sized(node)
         for node in reversed(list(self.graph.nodes)):
             if not node.users and (node in self.numbers or node.meta.pop("entry", False)):
                 self.graph.erase_node(node)
+
+    def _sized(self, node: fx.Node) -> None:
+        """Note where sizes are to be had that are not known."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            self.sizes[str(value)] = node
+        elif isinstance(value, Tensor):
+            for i, n in enumerate(value.shape):
+                if _known(n) is None:
+                    self.sizes.setdefault(str(n), (node, i))
 
     def apart(self, node: fx.Node) -> Any:
         """The numbers of the entries of a node's value."""
@@ -245,19 +258,22 @@ class _Apart:
 
     def node(self, number: int) -> fx.Node:
         """An entry as a node."""
-        entry = self.entries[number]
+        if number not in self.nodes:
+            self.nodes[number] = self._read(self.entries[number])
+        return self.nodes[number]
+
+    def _read(self, entry: fx.Node | Constant | Entry) -> fx.Node:
         if isinstance(entry, Constant):
-            entry = self.call(aten.full.default, [], entry.value, dtype=entry.dtype, device=self.device)
-        elif isinstance(entry, Entry):
-            node, axis = entry.whole, 0
-            for i in entry.index:
-                if i is None:
-                    axis = 1
-                else:
-                    node = self.call(aten.select.int, node, axis, i)
-            entry = node
-        self.entries[number] = entry
-        return entry
+            return self.call(aten.full.default, [], entry.value, dtype=entry.dtype, device=self.device)
+        if isinstance(entry, fx.Node):
+            return entry
+        node, axis = entry.whole, 0
+        for i in entry.index:
+            if i is None:
+                axis = 1
+            else:
+                node = self.call(aten.select.int, node, axis, i)
+        return node
 
     def whole(self, node: fx.Node) -> fx.Node:
         """A node for a tensor that may have been taken apart."""
@@ -274,12 +290,10 @@ class _Apart:
         if long is None:
             rows = [self.call(aten.view.default, part, [1]) for part in parts]
             return self.call(aten.view.default, self.call(aten.cat.default, rows), short)
-        size: Any = value.shape[long]
-        if not isinstance(size, int):
-            full = next((part for part in parts if part.meta["val"].ndim), None)
-            if full is None:
-                raise AssertionError("a batch of what does not depend on it")
-            size = self.call(aten.sym_size.int, full, 0)
+        size: Any = _known(value.shape[long])
+        if size is None:
+            of = self.sizes[str(value.shape[long])]
+            size = of if isinstance(of, fx.Node) else self.call(aten.sym_size.int, *of)
         rows = [
             self.call(aten.unsqueeze.default, x if x.meta["val"].ndim else self.call(aten.expand.default, x, [size]), 0)
             for x in parts
@@ -318,6 +332,8 @@ class _Apart:
         numbers, before = self.of(source), Shape.of(source)
         if target in SIZED:
             return self._resized(node, numbers, before)
+        if len(node.all_input_nodes) > 1:  # an index or a size that is not known
+            raise Unknown
         given = [*args, *DEFAULTS.get(target, ())[len(args) :]]
         for place in MOVES[target]:
             axis = given[place - 1]
@@ -344,7 +360,8 @@ class _Apart:
             return torch.full(short, self.constant(node.args[1], value.dtype))
         if target not in (aten.eye.default, aten.scalar_tensor.default, prims.iota.default) or long is not None:
             raise Unknown
-        made = target(*node.args, **{**node.kwargs, "device": torch.device("cpu")}).flatten().tolist()
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: _known(_value(x)))
+        made = target(*args, **{**kwargs, "device": torch.device("cpu")}).flatten().tolist()
         return torch.tensor([self.constant(x, value.dtype) for x in made]).reshape(short)
 
     def constant(self, x: Any, dtype: torch.dtype) -> int:
@@ -397,12 +414,13 @@ class _Apart:
     def _simplified(self, node: fx.Node, dtype: torch.dtype, given: dict[fx.Node, int]) -> int | None:
         """The number of an entry that an operation need not be computed for: a known one, or one of its arguments."""
         known = {x: e for x, number in given.items() if isinstance(e := self.entries[number], Constant)}
-        if not known:
+        if not known or len(given) < len(node.all_input_nodes):
             return None
         target, args = node.target, node.args
         if len(known) == len(given):
-            made = fx.map_arg(args, lambda x: torch.tensor(known[x].value, dtype=known[x].dtype))
-            return self.constant(target(*made, **node.kwargs).item(), dtype)
+            values = {x: torch.tensor(e.value, dtype=e.dtype) for x, e in known.items()}
+            made, kwargs = fx.map_arg((args, node.kwargs), values.__getitem__)
+            return self.constant(target(*made, **kwargs).item(), dtype)
         if target is aten.where.self and args[0] in known:
             chosen = args[1] if known[args[0]].value else args[2]
             return given[chosen] if self.dtype(given[chosen]) == dtype else None
@@ -425,8 +443,9 @@ class _Apart:
         if node.kwargs or value.dtype != source.meta["val"].dtype:
             raise Unknown
         (short, _), numbers, before = Shape.of(node), self.of(source), Shape.of(source)
-        dims = node.args[1] if len(node.args) > 1 and node.args[1] is not None else range(numbers.ndim)
-        dims = sorted({d % numbers.ndim for d in (dims if not isinstance(dims, int) else [dims])})
+        axes = node.args[1] if len(node.args) > 1 else None
+        axes = [axes] if isinstance(axes, int) else axes or range(numbers.ndim)  # none given are all
+        dims = sorted({axis % numbers.ndim for axis in axes})
         along, combine = before.long in dims, aten.add.Tensor if mean else REDUCTIONS[target]
         if along and (mean or target not in ALONG):
             raise Unknown
@@ -447,6 +466,11 @@ class _Apart:
 
 def _value(node: fx.Node) -> Any:
     return node.meta["val"]
+
+
+def _known(size: Any) -> int | None:
+    """A size, None where it is a symbol that has not come to one value."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -282,7 +282,11 @@ class PID(Controller):
     def decide(
         self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
     ) -> Decision:
-        """Accept where the scaled error is at most 1; a failed trial is repeated with a tenth of the size."""
+        """Accept where the scaled error is at most 1.
+
+        A trial that is not finite is repeated with a tenth of the size, one whose error is infinite, which stands for
+        stage equations that were not solved, with half of it (Hairer & Wanner, Solving ODEs II, IV.8).
+        """
         bounded = xp.where(error > 1e-10, error, 1e-10)
         factor = self.safety * bounded ** (-(self.pcoeff + self.icoeff + self.dcoeff) / order)
         if memory:
@@ -293,7 +297,7 @@ class PID(Controller):
         factor = xp.where(factor < self.factormin, self.factormin, factor)
         factor = xp.where(factor > self.factormax, self.factormax, factor)
         factor = xp.where(accept | (factor < self.safety), factor, self.safety)
-        size = used * xp.where(xp.isfinite(error), factor, 0.1)
+        size = used * xp.where(xp.isfinite(error), factor, xp.where(error == math.inf, 0.5, 0.1))
         clipped = used < 0.999 * dtheta  # by more than the round-off of theta + dtheta
         return Decision(accept, xp.where(accept & clipped & (size < dtheta), dtheta, size), memory)
 
