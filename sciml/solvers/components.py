@@ -27,6 +27,7 @@ SMALL = 10  # entries along an axis that is taken apart: the unknowns, the nodes
 MOST = 128  # entries of a tensor that is
 
 aten, prims = torch.ops.aten, torch.ops.prims
+Node = Any  # an fx.Node, whose arguments are typed too widely to be read
 
 
 class Constant(NamedTuple):
@@ -39,7 +40,7 @@ class Constant(NamedTuple):
 class Entry(NamedTuple):
     """An entry of a tensor of the graph that is not taken apart."""
 
-    whole: fx.Node
+    whole: Node
     index: tuple[int | None, ...]  # None for its long axis
 
 
@@ -54,7 +55,7 @@ class Shape(NamedTuple):
     long: int | None  # the axis of a batch, that of all entries
 
     @classmethod
-    def of(cls, node: fx.Node) -> "Shape":
+    def of(cls, node: Node) -> "Shape":
         """The shape of a node's value, if it is one of few entries."""
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.dtype.is_complex:
@@ -170,12 +171,12 @@ class _Apart:
 
     def __init__(self, graph: fx.Graph):
         self.graph = graph
-        self.entries: list[fx.Node | Constant | Entry] = []
+        self.entries: list[Node | Constant | Entry] = []
         self.index: dict[Any, int] = {}  # number of an entry that has been had before
-        self.numbers: dict[fx.Node, Any] = {}
-        self.kept: set[fx.Node] = set()  # nodes that compute what they did before
-        self.wholes: dict[fx.Node, fx.Node] = {}
-        self.nodes: dict[int, fx.Node] = {}  # entries that have been asked for
+        self.numbers: dict[Node, Any] = {}
+        self.kept: set[Node] = set()  # nodes that compute what they did before
+        self.wholes: dict[Node, Node] = {}
+        self.nodes: dict[int, Node] = {}  # entries that have been asked for
         self.sizes: dict[str, Any] = {}  # a node, or a node and an axis, by a size that is not known
         values = [node.meta["val"] for node in graph.nodes if isinstance(node.meta.get("val"), Tensor)]
         self.mode = detect_fake_mode(values) or nullcontext()
@@ -197,7 +198,7 @@ class _Apart:
             if not node.users and (node in self.numbers or node.meta.pop("entry", False)):
                 self.graph.erase_node(node)
 
-    def _sized(self, node: fx.Node) -> None:
+    def _sized(self, node: Node) -> None:
         """Note where sizes are to be had that are not known."""
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
@@ -207,7 +208,7 @@ class _Apart:
                 if _known(n) is None:
                     self.sizes.setdefault(str(n), (node, i))
 
-    def apart(self, node: fx.Node) -> Any:
+    def apart(self, node: Node) -> Any:
         """The numbers of the entries of a node's value."""
         target = node.target
         if node.op != "call_function":
@@ -229,7 +230,7 @@ class _Apart:
             return self._pointwise(node)
         raise Unknown
 
-    def of(self, node: fx.Node) -> Any:
+    def of(self, node: Node) -> Any:
         """The numbers of a node's entries; those of a tensor that is not taken apart are read from it."""
         if node not in self.numbers:
             if node in self.mutated:
@@ -248,7 +249,7 @@ class _Apart:
             self.entries.append(entry)
         return self.index[key]
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         """A new node."""
         node = self.graph.call_function(target, args, kwargs)
         with self.mode:
@@ -256,13 +257,13 @@ class _Apart:
         node.meta["entry"] = True
         return node
 
-    def node(self, number: int) -> fx.Node:
+    def node(self, number: int) -> Node:
         """An entry as a node."""
         if number not in self.nodes:
             self.nodes[number] = self._read(self.entries[number])
         return self.nodes[number]
 
-    def _read(self, entry: fx.Node | Constant | Entry) -> fx.Node:
+    def _read(self, entry: Node | Constant | Entry) -> Node:
         if isinstance(entry, Constant):
             return self.call(aten.full.default, [], entry.value, dtype=entry.dtype, device=self.device)
         if isinstance(entry, fx.Node):
@@ -275,7 +276,7 @@ class _Apart:
                 node = self.call(aten.select.int, node, axis, i)
         return node
 
-    def whole(self, node: fx.Node) -> fx.Node:
+    def whole(self, node: Node) -> Node:
         """A node for a tensor that may have been taken apart."""
         if node in self.kept or node not in self.numbers or not isinstance(self.numbers[node], Tensor):
             return node
@@ -283,7 +284,7 @@ class _Apart:
             self.wholes[node] = self._stacked(node)
         return self.wholes[node]
 
-    def _stacked(self, node: fx.Node) -> fx.Node:
+    def _stacked(self, node: Node) -> Node:
         """A tensor of its entries, the long axis inmost in memory."""
         value, (short, long) = node.meta["val"], Shape.of(node)
         parts = [self.node(number) for number in self.numbers[node].flatten().tolist()]
@@ -306,7 +307,7 @@ class _Apart:
             return self.call(aten.clone.default, turned, memory_format=torch.contiguous_format)
         return turned
 
-    def _item(self, node: fx.Node) -> Tensor:
+    def _item(self, node: Node) -> Tensor:
         source, i = node.args
         found = self.numbers.get(source)
         if not isinstance(found, tuple | list):
@@ -315,13 +316,11 @@ class _Apart:
             self.kept.add(node)
         return found[i]
 
-    def _moved(self, node: fx.Node) -> Any:
+    def _moved(self, node: Node) -> Any:
         """What moves entries, done to their numbers."""
         target, (source, *args) = node.target, node.args
-        if isinstance(node.meta.get("val"), Tensor):
-            short, long = Shape.of(node)
-        else:
-            short = long = None
+        whole = isinstance(node.meta.get("val"), Tensor)
+        short, long = Shape.of(node) if whole else Shape([], None)
         if target in SAME:
             return self.of(source)
         if target is aten.cat.default:
@@ -340,9 +339,9 @@ class _Apart:
             if before.long in [a % numbers.ndim for a in (axis if isinstance(axis, list | tuple) else [axis])]:
                 raise Unknown
         found = target(numbers, *args, **node.kwargs)
-        return _checked(found, short) if short is not None else tuple(found)
+        return _checked(found, short) if whole else tuple(found)
 
-    def _resized(self, node: fx.Node, numbers: Tensor, before: Shape) -> Tensor:
+    def _resized(self, node: Node, numbers: Tensor, before: Shape) -> Tensor:
         """Views of another shape: no entry moves across the long axis."""
         short, long = Shape.of(node)
         if node.target is aten.expand.default:
@@ -353,7 +352,7 @@ class _Apart:
             raise Unknown
         return numbers.reshape(short)
 
-    def _made(self, node: fx.Node) -> Tensor:
+    def _made(self, node: Node) -> Tensor:
         """Constants."""
         (short, long), value, target = Shape.of(node), node.meta["val"], node.target
         if target is aten.full.default and not isinstance(node.args[1], fx.Node):
@@ -369,7 +368,7 @@ class _Apart:
         x = bool(x) if dtype is torch.bool else float(x) if dtype.is_floating_point else int(x)
         return self.number(Constant(x, dtype), (repr(x), dtype))
 
-    def _pointwise(self, node: fx.Node) -> Tensor:
+    def _pointwise(self, node: Node) -> Tensor:
         """An operation, entry by entry."""
         short, long = Shape.of(node)
         tensors = [x for x in node.all_input_nodes if isinstance(x.meta.get("val"), Tensor)]
@@ -381,13 +380,13 @@ class _Apart:
         ]
         return torch.tensor(found).reshape(short)
 
-    def _aligned(self, x: fx.Node, short: list[int], long: int | None) -> Tensor:
+    def _aligned(self, x: Node, short: list[int], long: int | None) -> Tensor:
         numbers, before = self.of(x), Shape.of(x)
         if before.long is not None and before.long + len(short) - numbers.ndim != long:
             raise Unknown
         return numbers.expand(short)
 
-    def _computed(self, node: fx.Node, dtype: torch.dtype, tensors: Sequence[fx.Node], numbers: tuple[int, ...]) -> int:
+    def _computed(self, node: Node, dtype: torch.dtype, tensors: Sequence[Node], numbers: tuple[int, ...]) -> int:
         """The number of what an operation makes of these entries."""
         given = dict(zip(tensors, numbers, strict=True))
         template = fx.map_arg((node.args, node.kwargs), lambda x: ("entry", given[x]) if x in given else x)
@@ -411,7 +410,7 @@ class _Apart:
             return entry.dtype
         return (entry.whole if isinstance(entry, Entry) else entry).meta["val"].dtype
 
-    def _simplified(self, node: fx.Node, dtype: torch.dtype, given: dict[fx.Node, int]) -> int | None:
+    def _simplified(self, node: Node, dtype: torch.dtype, given: dict[Node, int]) -> int | None:
         """The number of an entry that an operation need not be computed for: a known one, or one of its arguments."""
         known = {x: e for x, number in given.items() if isinstance(e := self.entries[number], Constant)}
         if not known or len(given) < len(node.all_input_nodes):
@@ -436,7 +435,7 @@ class _Apart:
             return given[a]
         return given[b] if value.get(a) == neutral and target in COMMUTES else None
 
-    def _reduced(self, node: fx.Node) -> Tensor:
+    def _reduced(self, node: Node) -> Tensor:
         """A reduction, of short axes one entry after the other and then along the long one."""
         source, target = node.args[0], node.target
         mean, value = target is aten.mean.dim, node.meta["val"]
@@ -464,7 +463,7 @@ class _Apart:
         return torch.tensor(found).reshape(short)
 
 
-def _value(node: fx.Node) -> Any:
+def _value(node: Node) -> Any:
     return node.meta["val"]
 
 
@@ -473,12 +472,12 @@ def _known(size: Any) -> int | None:
     return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
-def _mutates(node: fx.Node) -> bool:
+def _mutates(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def _checked(numbers: Tensor, short: list[int] | None) -> Tensor:
+def _checked(numbers: Tensor, short: list[int]) -> Tensor:
     """Numbers whose shape is the one expected."""
-    if short is None or list(numbers.shape) != short:
+    if list(numbers.shape) != short:
         raise Unknown
     return numbers
