@@ -188,6 +188,7 @@ class _Integrals(Tape):
 
     def __init__(self, plan: _Plan, wanted: Sequence[Tensor]):
         super().__init__((), keep=False)
+        self.reads = True  # the dense output of every step
         self.plan, self.wanted = plan, wanted
         self.sums: list[Tensor | None] = [None] * len(wanted)
         points, weights = np.polynomial.legendre.leggauss(Quadrature.nodes)  # exact to the order of dense output

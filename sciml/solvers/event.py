@@ -225,7 +225,8 @@ def _step(march: "March", c: Const, s: State, theta1: Tensor, fired: Tensor | No
 def _located(march: "March", c: Const, s: State, waits: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Where (l) the first event of the step is met by the lanes that wait, and a bit for every event met there.
 
-    One as ``near`` to the end of the span (l) as events are that count as at once is met at the end.
+    One as ``near`` to the end of the span (l) as events are that count as at once is met at the end, one that cannot be
+    told from the end of the step is met there.
 
     Of two roots of one function in the step, the first is noticed as soon as another event has made the step shorter.
     """
@@ -243,7 +244,8 @@ def _located(march: "March", c: Const, s: State, waits: Tensor, near: Tensor) ->
         if not bool(early.any()):
             break
         theta1 = torch.where(early, theta, theta1)
-    return torch.where((end >= 1) & (end - theta < near), end, theta), fired
+    close = torch.where(end >= 1, near, (near / WIDTH * 4).clamp_min(FLOOR))  # two units in the last place of time
+    return torch.where(end - theta < close, end, theta), fired
 
 
 def _around(

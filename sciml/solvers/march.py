@@ -207,7 +207,7 @@ class March:
         """
         xp, joint = self.host, self.lanes == "joint"
         quiet = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
-        reads = not joint or self.controller.adaptive or any(fold.stages for fold in self.folds)
+        reads = not joint or self.controller.adaptive or tape.reads
         bounds = self.bounds(c, xp)
         while xp.any(s.status <= RUNNING):
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once

@@ -26,6 +26,7 @@ class Tape:
 
     def __init__(self, folds: Sequence[Fold], keep: bool):
         self.folds, self.keep = tuple(folds), keep
+        self.reads = any(fold.stages for fold in folds)  # whether it wants whole steps
         self.theta: list[Number] = []
         self.y: list[Tensor] = []
         self.taken: list[Tensor] = []

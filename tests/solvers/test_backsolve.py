@@ -1,3 +1,4 @@
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,9 @@ from sciml.solvers import (
     ETDRK4,
     PID,
     RK4,
+    SDIRK2,
     Backsolve,
+    CarpenterKennedy4,
     Dopri5,
     Dopri8,
     Event,
@@ -22,6 +25,7 @@ from sciml.solvers import (
     Quadrature,
     Stepper,
     Steps,
+    Trapezoid,
     Tsit5,
 )
 from tests.solvers.systems import DTYPE, Linked, Net
@@ -81,6 +85,15 @@ def test_backsolve_converges_with_its_tolerance(kind: str):
     errors = [apart(gradients(solver(Backsolve(None, PID(rtol, rtol))), net)[:2], right[:2]) for rtol in (1e-4, 1e-8)]
     assert errors[1] < 1e-7
     assert errors[0] > 100 * errors[1]
+
+
+@pytest.mark.parametrize("stepper", [CarpenterKennedy4(), SDIRK2(), Trapezoid(), RK4()], ids=lambda s: type(s).__name__)
+def test_last_step_of_a_grid_counts_in_the_gradient_of_an_argument(stepper: Stepper):
+    w = torch.ones((), dtype=DTYPE, requires_grad=True)
+    y0, solver = torch.ones(1, dtype=DTYPE), Solver(stepper, Grid(n=32), Backsolve())
+    ys = solve(lambda t, y, args: -args[0] * y, y0, 0.0, 1.0, solver, args=(w,)).ys
+    (grad,) = torch.autograd.grad(ys.sum(), w)
+    assert abs(float(grad) + math.exp(-1)) < 1 / 32**2  # of second order at least
 
 
 def test_backsolve_is_torchdiffeqs_adjoint():

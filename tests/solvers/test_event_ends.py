@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sciml import Solver, Status, solve
-from sciml.solvers import Event, Grid, Heun
+from sciml.solvers import SDIRK2, Event, Grid, Heun
 from tests.solvers.systems import DTYPE
 
 KINDS = ["joint", "each"]
@@ -32,3 +32,14 @@ def test_reset_to_where_the_state_is_not_finite_fails_before_it(kind: str):
     s = solve(lambda t, y: 0 * y, y0, 0.0, 1.0, Solver(lanes=kind), events=event, throw=False)
     assert bool((s.status == Status.NON_FINITE.value).all())
     assert torch.equal(s.ys, y0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, DTYPE])
+def test_event_at_a_node_of_a_grid_is_met_once(kind: str, dtype: torch.dtype):
+    at = lambda t, y, args: (t - 0.25).reshape(y.shape[: t.ndim > 0])  # noqa: E731
+    event = Event(at, reset=lambda t, y, args: y)
+    y0 = torch.ones(2, 1, dtype=dtype)
+    s = solve(lambda t, y: -y, y0, 0.0, 1.0, Solver(SDIRK2(), Grid(n=16), lanes=kind), events=event, throw=False)
+    assert bool((s.status == Status.DONE.value).all())
+    assert bool((s.events[0].count == 1).all())
