@@ -157,12 +157,12 @@ def one_core() -> None:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
-def diffrax_call(task: Task, mode: str) -> Callable[..., Any]:
+def diffrax_call(task: Task, mode: str, tol: float = PEER) -> Callable[..., Any]:
     import diffrax
     import jax
     import jax.numpy as jnp
 
-    controller = diffrax.PIDController(rtol=PEER, atol=PEER)
+    controller = diffrax.PIDController(rtol=tol, atol=tol)
     saves = diffrax.SaveAt(t1=True) if task.ts is None else diffrax.SaveAt(ts=jnp.asarray(task.ts.numpy()))
     term, y0 = diffrax.ODETerm(task.peer), jnp.asarray(task.y0.numpy())
 
@@ -198,17 +198,19 @@ def solver(task: Task, tol: float, options: Mapping[str, Any]) -> Solver:
 
 
 @torch.no_grad()
-def with_torchdiffeq(task: Task) -> Tensor:
-    return torchdiffeq.odeint(task.field, task.y0, task.ts, rtol=PEER, atol=PEER, method="dopri5")
+def with_torchdiffeq(task: Task, tol: float = PEER) -> Tensor:
+    ts = torch.tensor([0.0, task.t1], dtype=task.y0.dtype) if task.ts is None else task.ts
+    found = torchdiffeq.odeint(task.field, task.y0, ts, rtol=tol, atol=tol, method="dopri5")
+    return found[-1] if task.ts is None else found.transpose(0, 1)
 
 
 @torch.no_grad()
-def reference(task: Task) -> np.ndarray:
+def reference(task: Task, rtol: float = 1e-11) -> np.ndarray:
     """The solution in float64 at a tight tolerance."""
     task.field.double()
-    method = Solver(Dopri8(), PID(1e-11, 1e-12), max_steps=100_000)
+    method = Solver(Dopri8(), PID(rtol, rtol / 10), max_steps=100_000)
     found = solve(task.field, task.y0.double(), 0.0, task.t1, method, save_at=task.ts).ys
-    task.field.float()
+    task.field.to(task.y0.dtype)
     return (found if task.ts is None else found.transpose(0, 1)).numpy()
 
 

@@ -21,7 +21,9 @@ class Timing(NamedTuple):
     wall: Quartiles
 
 
-def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, Timing]:
+def interleaved(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1, lead: int = 0
+) -> dict[str, Timing]:
     """Time functions in turn, A B A B .., so that a slow spell of the machine meets all of them alike.
 
     A function that works on a GPU has to synchronise before it returns. The number of threads is the caller's
@@ -31,10 +33,13 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int, warmup
         functions: what to time, by name.
         repeats: timed calls of each, at least two.
         warmup: calls of each before that, not timed.
+        lead: calls right before each timed one, not timed, which find the caches as another function has left them.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():
+            for _ in range(lead):
+                function()
             wall, cpu = time.perf_counter(), time.process_time()
             function()
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
