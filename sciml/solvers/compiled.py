@@ -48,9 +48,7 @@ class Program:
         self.fast_math = fast_math
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
-        small = isinstance(march.stepper, Rosenbrock) or (
-            march.lanes == "each" and isinstance(march.stepper, RungeKutta)
-        )
+        small = isinstance(march.stepper, RungeKutta | Rosenbrock)
         forward = _options(fast_math, small)
         self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
         self.save = _compiled(saved, f"the saved states of {method}", {**OPTIONS, "assert_indirect_indexing": False})
