@@ -23,7 +23,7 @@ from sciml import PID, Solver, solve
 from sciml.solvers import Rodas5P
 from timing import interleaved
 
-REPEATS = 21
+REPEATS = 11
 PEER = 1e-6
 LADDER = [10 ** (-5 - 0.25 * i) for i in range(24)]
 PEERS = {"I": (0.0, 1.0), "PI .3 .4": (0.3, 0.4), "PI .4 .3": (0.4, 0.3)}  # pcoeff and icoeff
