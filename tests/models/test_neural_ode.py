@@ -71,8 +71,9 @@ def test_export_on_a_grid_is_the_neural_ode_for_any_batch_and_times(stepper, lan
     saved = torch.export.export(ode, (y0, ts), dynamic_shapes=({0: auto}, {0: auto})).module()
     y0, ts = torch.randn(6, 2), torch.tensor([0.5, 0.7, 1.0, 1.25, 1.3, 2.75, 3.5])
     with torch.no_grad():
-        assert_close(flow(y0), ode(y0), rtol=1e-6, atol=1e-6)  # float32 round-off
-        assert_close(saved(y0, ts), ode(y0, ts), rtol=1e-6, atol=1e-6)
+        # float32 round-off of four steps of six stages, each a sum over the network's width
+        assert_close(flow(y0), ode(y0), rtol=4e-6, atol=4e-6)
+        assert_close(saved(y0, ts), ode(y0, ts), rtol=4e-6, atol=4e-6)
 
 
 @pytest.mark.parametrize("solver", [None, Solver(RK4(), Grid(dt=0.25))])

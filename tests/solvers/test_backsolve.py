@@ -184,7 +184,7 @@ def test_backsolve_keeps_only_ends(kind: str):
         solver = Solver(Tsit5(), Grid(n=steps), Backsolve(), lanes=kind)
         return saved_bytes(lambda: solve(net, y0, 0.0, 1.0, solver)) / y0.untyped_storage().nbytes()
 
-    assert kept(100) == kept(400) < 5  # the state at both ends, times and weights
+    assert kept(100) == kept(400) < 6  # the state at both ends, each lane's times (half a state each) and weights
 
 
 def test_backsolve_leaves_failed_lanes_out():
