@@ -279,8 +279,8 @@ def test_replay_in_float32_is_as_close_as_round_off(dtype: torch.dtype):
     for found in grads[1:]:
         for a, b in zip(found, grads[0], strict=True):
             assert a.dtype == b.dtype
-            # products summed over ten steps of seven stages of eight numbers, two roundings each; for t1, which moves no
-            # save time, they cancel
+            # products summed over ten steps of seven stages of eight numbers, two roundings each; for t1, which moves
+            # no save time, they cancel
             assert (a - b).abs().max() <= 1120 * torch.finfo(dtype).eps * b.abs().max().clamp_min(1)
 
 
