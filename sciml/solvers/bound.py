@@ -130,7 +130,7 @@ class Bound(NamedTuple):
             inputs.append(())
         inner = with_tensor_tolerances(march, y0, tuple(rest), Turned(march.term) if _by_component(march, y0) else None)
         bound = c._replace(folds=tuple(inputs))
-        kind = (keep, bool(writing), y0.shape, y0.dtype, y0.device)
+        kind = (keep, bool(writing), y0.shape, y0.dtype, y0.device, *map(_kind, rest))
         if kind not in known:
             known[kind] = Shape.of(inner, bound, y0, keep)
         return cls(march, c, inner, bound, writing, keep, y0, known[kind])
@@ -222,6 +222,11 @@ class Bound(NamedTuple):
 
         done = close(self.outer, self.const, s, tape, compact if each else None)
         return mesh, done._replace(states=rows(lambda kept: kept.y[0], s.y) if self.keep else None), s
+
+
+def _kind(fold: Fold) -> tuple[Any, ...]:
+    """What the shape of a fold's emissions may depend on beside the state."""
+    return type(fold), *(getattr(value, "__code__", None) for value in vars(fold).values())
 
 
 def _by_component(march: March, y: Tensor) -> bool:

@@ -103,6 +103,14 @@ def test_march_goes_on_when_its_rows_are_full(mode: str, monkeypatch: pytest.Mon
         assert close(loop.mesh, eager.mesh, 1e-9)
 
 
+@pytest.mark.usefixtures("traced")
+def test_folds_of_one_class_may_have_results_of_other_shapes():
+    for integrand in (lambda t, y, args: y, lambda t, y, args: y.sum(-1)):
+        arguments, folds = (coupled, start(3), 0.0, 1.0), {"q": Quadrature(integrand)}
+        loop, eager = (solve(*arguments, solver(mode), folds=folds).folds["q"] for mode in ("loop", None))
+        assert close(loop, eager)
+
+
 @pytest.mark.parametrize("lanes", ["joint", "each"])
 def test_backward_loop_gives_the_gradient_of_backpropagation(lanes: str):
     net, ts = Net(), torch.linspace(0, 1, 6, dtype=DTYPE)
