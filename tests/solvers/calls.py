@@ -279,7 +279,7 @@ def _controlled(call: Call, pick: random.Random) -> None:
             call.options = {"dt": dt} if dt > 0 else call.options
     kinds: list[Any] = [None, *STORES, *STORES, Backsolve()]
     if stepper.history or stepper.reversible:
-        kinds = [None, Discrete(), Discrete("invert")]
+        kinds = [None, Discrete(), *[Discrete("invert")] * call.stepper.reversible]
     call.adjoint = pick.choice(kinds)
 
 
@@ -322,7 +322,12 @@ def _rate(call: Call) -> Callable[..., Tensor]:
 def _interrupted(call: Call, pick: random.Random) -> None:
     """Choose events and jumps."""
     t0, t1 = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (call.t0, call.t1))
-    if call.stepper.dense and sum(leaf.numel() for leaf in leaves(call.y0)) and pick.random() < 0.3:
+    if (
+        call.stepper.dense
+        and not call.stepper.uniform
+        and sum(leaf.numel() for leaf in leaves(call.y0))
+        and pick.random() < 0.3
+    ):
         call.event = pick.choice(["end", "end", "record", "reset", "level", "nan", "never", "twins", "chatter", "ties"])
         far = float(t1.flatten()[0]) if t1.numel() else float(t0.flatten()[0]) if t0.numel() else 0.0
         near = float(t0.flatten()[0]) if t0.numel() else 0.0
