@@ -152,6 +152,8 @@ def _statuses(call: Call, s: Any) -> str:
         odd = (status > FAILED) & ~near
         if (call.name == "stiff" and call.control is not PID) or call.name in ("nan", "infinite"):
             odd = odd & False
+        if call.control is not PID:  # a step of a grid may be too long for Newton's iteration
+            odd = odd & (status != Status.NEWTON.value)
         if bool(odd.any()):
             return f"status {status.tolist()} of an ordinary solve"
     return ""
