@@ -154,7 +154,7 @@ class Bound(NamedTuple):
             n: how many there are.
             save: `saved`, or what does the same.
         """
-        if rows.trials is None or n == 0:
+        if rows.trials is None:
             return []
         trials, each = rows.trials.used(n), self.march.lanes == "each"
         located = [locate(inputs, s, trials, each) for inputs in self.writing]

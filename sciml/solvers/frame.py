@@ -40,7 +40,10 @@ class Frame(NamedTuple):
             ValueError: a time that is none, or a grid that does not fit.
         """
         key = _key(solver, controller, t0, t1, y0, at)
-        found = None if key is None else _kept.get(key)
+        try:
+            found = _kept.get(key)
+        except TypeError:  # a stepper that cannot be hashed
+            key = found = None
         if found is not None:
             return found[0]
         frame = cls._made(solver, stepper, controller, t0, t1, y0, at)

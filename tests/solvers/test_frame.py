@@ -28,6 +28,16 @@ def test_frame_is_kept_for_equal_solvers_times_and_kinds_of_state():
     assert all(other is not first for other in others)
 
 
+def test_steppers_that_cannot_be_hashed_are_solved_with_and_not_kept():
+    class Own(Tsit5):
+        __hash__ = None  # as a dataclass that is not frozen
+
+    count = len(_kept)
+    ys = solve(lambda t, y: -y, Y0, 0.0, 0.75, Solver(Own())).ys
+    assert (ys - torch.tensor(-0.75).exp()).abs().max() < 1e-3
+    assert len(_kept) == count
+
+
 def test_save_times_that_were_changed_in_place_are_read_anew():
     ts = torch.tensor([0.5, 1.0], dtype=DTYPE)
     before = solve(lambda t, y: y, Y0, 0.0, 1.0, save_at=ts).ys
