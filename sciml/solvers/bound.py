@@ -116,7 +116,7 @@ class Bound(NamedTuple):
     shape: Shape
 
     @classmethod
-    def of(cls, march: March, c: Const, y0: Tensor, keep: bool, known: dict[Any, Any]) -> "Bound":
+    def of(cls, march: March, c: Const, y0: Tensor, keep: bool, known: dict[Any, Any], fast_math: bool) -> "Bound":
         """A march and its arguments; ``known`` keeps what is found out about shapes."""
         writing, rest, inputs = [], [], []
         for fold, given in zip(march.folds, c.folds, strict=True):
@@ -128,7 +128,9 @@ class Bound(NamedTuple):
         if writing:
             rest.append(Record())
             inputs.append(())
-        inner = with_tensor_tolerances(march, y0, tuple(rest), Turned(march.term) if _by_component(march, y0) else None)
+        inner = with_tensor_tolerances(
+            march, y0, tuple(rest), Turned(march.term) if _by_component(march, y0, fast_math) else None
+        )
         bound = c._replace(folds=tuple(inputs))
         kind = (keep, bool(writing), y0.shape, y0.dtype, y0.device, *map(_kind, rest))
         if kind not in known:
@@ -229,11 +231,14 @@ def _kind(fold: Fold) -> tuple[Any, ...]:
     return type(fold), *(getattr(value, "__code__", None) for value in vars(fold).values())
 
 
-def _by_component(march: March, y: Tensor) -> bool:
-    """Whether states lie in memory by component: kernels run along the batch then."""
-    few = y.ndim == 2 and y.shape[1] <= FEW
-    kinds = (RungeKutta, Rosenbrock) if march.lanes == "each" else RungeKutta
-    return few and isinstance(march.stepper, kinds)
+def _by_component(march: March, y: Tensor, fast_math: bool) -> bool:
+    """Whether states lie in memory by component: kernels run along the batch then.
+
+    Those of joint lanes do so under fast_math as well, since matrices lie by column there.
+    """
+    if y.ndim != 2 or (y.shape[1] > FEW and not (fast_math and march.lanes == "joint")):
+        return False
+    return isinstance(march.stepper, (RungeKutta, Rosenbrock) if march.lanes == "each" else RungeKutta)
 
 
 def _gathered(parts: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:

@@ -29,7 +29,7 @@ from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
 from sciml.solvers.direct import Direct
 from sciml.solvers.explicit import RungeKutta
-from sciml.solvers.fast_math import Rewrite
+from sciml.solvers.fast_math import BY_COLUMN, BY_ROW, Rewrite
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.loops import CHUNK, Owner, Places, Pull, Trials, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
@@ -49,10 +49,10 @@ class Program:
         method = f"{type(march.stepper).__name__}, lanes {march.lanes!r}"
         self.mode = mode
         small = isinstance(march.stepper, RungeKutta | Rosenbrock)
-        forward = _options(fast_math, small)
+        forward = _options(BY_COLUMN if fast_math else None, small)
         self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
         self.save = _compiled(saved, f"the saved states of {method}", {**OPTIONS, "assert_indirect_indexing": False})
-        self.backward = _compiled(backward, f"the backward pass of {method}", _options(fast_math))
+        self.backward = _compiled(backward, f"the backward pass of {method}", _options(BY_ROW if fast_math else None))
         self.known: dict[Any, Any] = {}
         self.owned: tuple[tuple[Any, ...], Owner] | None = None
 
@@ -60,7 +60,7 @@ class Program:
         self, march: March, c: Const, y0: Tensor, first: State | None, keep: bool, tick: Callable[[State], None]
     ) -> tuple[Mesh, Pass, State]:
         """The mesh, the results and the last state, as of an eager march."""
-        bound = Bound.of(march, c, y0, keep, self.known)
+        bound = Bound.of(march, c, y0, keep, self.known, self.fast_math)
         run = self._loop if self.mode == "loop" else self._chunks
         return bound.finish(run(bound, first, tick))
 
@@ -122,14 +122,13 @@ class Program:
         return tuple(size for size in (*batch, *places, *more) if size > 1)
 
     def _loop(self, bound: Bound, first: State | None, tick: Callable[[State], None]) -> Run:
-        owner = self._owner(bound.outer) if self.fast_math else None
         base = torch.zeros_like(bound.c.t0, dtype=torch.int64) if first is None else first.accepted
         s, run, shape = first, Run(bound.totals(), [], Met(bound.outer.folds)), bound.shape
         sizes = self._sizes(self.mode, bound.y0, bound.outer, shape.rows + 1)
         while True:
             rows = bound.places()
             s, totals, state = self.forward(
-                bound.march, owner, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows), sizes)
+                bound.march, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows), sizes)
             )
             running, waiting, done, trials, n = state.tolist()
             run = run.grown(totals, base, rows.kept, bound.written(s, rows, trials, partial(self._saved, bound)))
@@ -204,9 +203,9 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
     return 1 << (most - 1).bit_length()
 
 
-def _options(fast_math: bool, small: bool = False) -> dict[str, Any]:
+def _options(rewrites: dict[Any, Any] | None, small: bool = False) -> dict[str, Any]:
     """Those of the compiler; ``small`` is whether to take small tensors apart."""
-    passes = [Rewrite()] * fast_math + [Components()] * small
+    passes = [*([Rewrite(rewrites)] if rewrites else []), *([Components()] if small else [])]
     options = OPTIONS | (COMPONENTS if small else {})
     return options | ({"post_grad_custom_post_pass": Passes(passes)} if passes else {})
 

@@ -53,30 +53,70 @@ def addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return mm(a, b) + c
 
 
+def tanh_turned(x: Tensor) -> Tensor:
+    """`tanh` of matrices that lie by column."""
+    return tanh(x.t()).clone(memory_format=torch.contiguous_format).t() if x.ndim == 2 else tanh(x)
+
+
+def mm_turned(a: Tensor, b: Tensor) -> Tensor:
+    """`mm` of matrices that lie by column."""
+    return mm(b.t(), a.t()).t()
+
+
+def addmm_turned(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`addmm` of matrices that lie by column."""
+    return (mm(b.t(), a.t()) + (c[:, None] if c.ndim == 1 else c.t())).t()
+
+
 aten = torch.ops.aten
-REWRITES: dict[object, Callable[..., Tensor]] = {
+BY_ROW: dict[object, Callable[..., Tensor]] = {
     aten.tanh.default: tanh,
     aten.mm.default: mm,
     aten.addmm.default: addmm,
 }
+BY_COLUMN: dict[object, Callable[..., Tensor]] = {
+    aten.tanh.default: tanh_turned,
+    aten.mm.default: mm_turned,
+    aten.addmm.default: addmm_turned,
+}
 
 
 class Rewrite(CustomGraphPass):
-    """Applies the rewrites to a graph and to the bodies of its loops, each of which the compiler passes by itself."""
+    """Applies the rewrites to a graph and to the bodies of its loops, each of which the compiler passes by itself.
+
+    Args:
+        rewrites: `BY_ROW`, or `BY_COLUMN` where features (b, c) are to lie by column, so that a layer multiplies them
+            by its weight as that lies in memory, and biases and small factors are scalars along the batch.
+    """
+
+    def __init__(self, rewrites: dict[object, Callable[..., Tensor]]):
+        self.rewrites = rewrites
 
     def __call__(self, graph: fx.Graph) -> None:
         """Rewrite a graph in place."""
+        self._settle(graph)
         for node in list(graph.nodes):
-            new = REWRITES.get(node.target) if node.op == "call_function" and not node.kwargs else None
+            new = self.rewrites.get(node.target) if node.op == "call_function" and not node.kwargs else None
             value = node.meta.get("val")
             if new is not None and isinstance(value, Tensor) and value.dtype == torch.float32:
                 with graph.inserting_before(node):
                     node.replace_all_uses_with(_inlined(graph, new, node.args))
                 graph.erase_node(node)
 
+    def _settle(self, graph: fx.Graph) -> None:
+        """Keep the layout of what comes out: the body of a loop gives back what it was given."""
+        (output,) = graph.find_nodes(op="output")
+        for node in output.all_input_nodes:
+            value = node.meta.get("val")
+            if node.op == "call_function" and isinstance(value, Tensor) and value.ndim == 2 and value.is_contiguous():
+                with graph.inserting_before(output):
+                    own = graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
+                own.meta["val"] = value
+                output.replace_input_with(node, own)
+
     def uuid(self) -> str:
         """What compiled code is cached by, beside its graph."""
-        return inspect.getsource(sys.modules[__name__])
+        return inspect.getsource(sys.modules[__name__]) + ("columns" if self.rewrites is BY_COLUMN else "rows")
 
 
 def _inlined(graph: fx.Graph, function: Callable[..., Tensor], args: Sequence[fx.Node]) -> fx.Node:

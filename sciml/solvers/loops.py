@@ -5,7 +5,6 @@ after the loop, from the rows of the steps that they lie in.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -165,7 +164,6 @@ def keep(march: March, i: Tensor, row: Row, accepted: Tensor, base: Tensor, tota
 
 def loop(
     march: March,
-    owner: "Owner | None",
     first: State | None,
     y0: Tensor,
     totals: Any,
@@ -177,7 +175,6 @@ def loop(
 
     Args:
         march: its folds that write replaced by a record.
-        owner: of the march's parameters, where they are to be laid out anew.
         first: the state to go on from; None starts.
         y0: initial state.
         totals: what the folds have reduced so far.
@@ -188,9 +185,6 @@ def loop(
     Returns:
         the last state, the totals, and how far the march is (`progress`).
     """
-    if owner is not None:
-        rest = partial(loop, march, None, first, y0, totals, c, packing, rows)
-        return torch.func.functional_call(owner, laid_out(owner, dict(owner.named_parameters())), rest)
     s = march.start(c, y0) if first is None else first
     most, base = rows.packs[0].shape[0] - 1, s.accepted.clone()
     leaves, spec = tree_flatten((s, totals))
