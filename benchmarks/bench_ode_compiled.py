@@ -11,7 +11,7 @@ Needs `pip install diffrax`.
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -195,7 +195,13 @@ def training(task: Task, tol: float, options: Mapping[str, Any]) -> Tensor:
 
 
 def solver(task: Task, tol: float, options: Mapping[str, Any]) -> Solver:
-    return Solver(Tsit5(), PID(tol, tol), lanes=task.lanes, **options)
+    return method(task.lanes, tol, **options)
+
+
+@cache
+def method(lanes: Any, tol: float, **options: Any) -> Solver:
+    """Made once, as those of the peers are."""
+    return Solver(Tsit5(), PID(tol, tol), lanes=lanes, **options)
 
 
 @torch.no_grad()
@@ -209,8 +215,8 @@ def with_torchdiffeq(task: Task, tol: float = PEER) -> Tensor:
 def reference(task: Task, rtol: float = 1e-11) -> np.ndarray:
     """The solution in float64 at a tight tolerance."""
     task.field.double()
-    method = Solver(Dopri8(), PID(rtol, rtol / 10), max_steps=100_000)
-    found = solve(task.field, task.y0.double(), 0.0, task.t1, method, save_at=task.ts).ys
+    tight = Solver(Dopri8(), PID(rtol, rtol / 10), max_steps=100_000)
+    found = solve(task.field, task.y0.double(), 0.0, task.t1, tight, save_at=task.ts).ys
     task.field.to(task.y0.dtype)
     return (found if task.ts is None else found.transpose(0, 1)).numpy()
 

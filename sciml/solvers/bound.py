@@ -16,7 +16,7 @@ from sciml.solvers.control import PID
 from sciml.solvers.event import meet
 from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fold import Fold
-from sciml.solvers.loops import Kept, Packing, Places, Record, Rows, Trials, Turned, keep, locate, saved, straightened
+from sciml.solvers.loops import Found, Kept, Packing, Record, Rows, Trials, Turned, keep, saved, straightened
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass, close
 from sciml.solvers.rosenbrock import Rosenbrock
@@ -146,9 +146,9 @@ class Bound(NamedTuple):
         return self.shape.places(count or self.shape.rows, self.y0)
 
     def written(
-        self, s: State, rows: Rows, n: int, save: Callable[[Sequence[Places], Trials], list[Tensor]] = saved
-    ) -> list[tuple[Tensor, Tensor]]:
-        """What the folds that write find in the first n trials: values (l, t, ...), and which places (l, t).
+        self, s: State, rows: Rows, n: int, save: Callable[[Sequence[Any], Trials, bool], list[Found]] = saved
+    ) -> list[Found]:
+        """What the folds that write find in the first n trials.
 
         Args:
             s: where they end.
@@ -159,16 +159,12 @@ class Bound(NamedTuple):
         if rows.trials is None:
             return []
         trials, each = rows.trials.used(n), self.march.lanes == "each"
-        located = [locate(inputs, s, trials, each) for inputs in self.writing]
-        found = save([places for places, _ in located], trials)
-        for k, (places, _) in enumerate(located):
-            if not bool(found[k].sum().isfinite()):  # a slope is infinite, as in eager marches
-                found[k] = straightened(found[k], places, trials, s.y)
-        if each:
-            found = [
-                x.unflatten(0, hit.shape[::-1]).transpose(0, 1) for x, (_, hit) in zip(found, located, strict=True)
-            ]
-        return [(x.contiguous(), hit) for x, (_, hit) in zip(found, located, strict=True)]
+        trials.theta[n] = s.theta
+        found = save(self.writing, trials, each)
+        for k, inputs in enumerate(self.writing):
+            if not bool(found[k].finite):  # a slope is infinite, as in eager marches
+                found[k] = straightened(found[k], inputs, trials, s.y, each)
+        return found
 
     def met(self, s: State, run: Run) -> tuple[State, Run]:
         """The steps of all lanes that wait before an event."""
@@ -253,11 +249,11 @@ def _gathered(parts: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
     return out[:n]
 
 
-def _merged(written: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _merged(written: Sequence[Found]) -> Tensor:
     """One output of several, each of which holds some places."""
-    (out, _), *more = written
-    for values, hit in more:
-        out = torch.where(expand(hit, values), values, out)
+    out, *more = (found.values.contiguous() for found in written)
+    for values, found in zip(more, written[1:], strict=True):
+        out = torch.where(expand(found.hit, values), values, out)
     return out
 
 

@@ -31,7 +31,7 @@ from sciml.solvers.direct import Direct
 from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fast_math import BY_COLUMN, BY_ROW, Rewrite
 from sciml.solvers.fold import SaveAt
-from sciml.solvers.loops import CHUNK, Owner, Places, Pull, Trials, backward, chunk, loop, progress, saved
+from sciml.solvers.loops import CHUNK, Found, Owner, Pull, Trials, backward, chunk, loop, progress, saved
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.rosenbrock import Rosenbrock
@@ -140,10 +140,13 @@ class Program:
                 return run._replace(s=s, n=n, done=bool(done))
             base = s.accepted
 
-    def _saved(self, bound: Bound, writing: Sequence[Places], trials: Trials) -> list[Tensor]:
+    def _saved(self, bound: Bound, writing: Sequence[Any], trials: Trials, each: bool) -> list[Found]:
         """`saved`, compiled."""
-        sizes = self._sizes("saved", bound.y0, bound.outer, len(trials.theta), *(len(x.theta) for x in writing))
-        return self.save(*_varying((writing, trials), sizes))
+        places = (theta.shape[-1] for theta, _ in writing)
+        writing, trials = _varying(
+            (writing, trials), self._sizes("saved", bound.y0, bound.outer, len(trials.theta), *places)
+        )
+        return self.save(writing, trials, each)
 
     def _chunks(self, bound: Bound, s: State | None, tick: Callable[[State], None]) -> Run:
         s = s or bound.march.start(bound.c, bound.y0)

@@ -1,13 +1,15 @@
 """Opt-in rewrites of a compiled march in float32: cheaper kernels for what small networks are made of.
 
 They change results by a few units in the last place: a rational tanh, a bias that joins the next kernel instead of the
-matrix product, and products with a tiny inner dimension as sums of broadcast products.
+matrix product, products with a tiny inner dimension as sums of broadcast products, step sizes found in float32.
 """
 
 import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -68,7 +70,12 @@ def addmm_turned(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (mm(b.t(), a.t()) + (c[:, None] if c.ndim == 1 else c.t())).t()
 
 
-aten = torch.ops.aten
+def power(x: Tensor, exponent: float) -> Tensor:
+    """A power of float64 numbers in float32."""
+    return (x.float() ** exponent).double()
+
+
+aten, prims = torch.ops.aten, torch.ops.prims
 BY_ROW: dict[object, Callable[..., Tensor]] = {
     aten.tanh.default: tanh,
     aten.mm.default: mm,
@@ -96,12 +103,20 @@ class Rewrite(CustomGraphPass):
         """Rewrite a graph in place."""
         self._settle(graph)
         for node in list(graph.nodes):
-            new = self.rewrites.get(node.target) if node.op == "call_function" and not node.kwargs else None
-            value = node.meta.get("val")
-            if new is not None and isinstance(value, Tensor) and value.dtype == torch.float32:
+            new = self._of(node)
+            if new is not None:
                 with graph.inserting_before(node):
-                    node.replace_all_uses_with(_inlined(graph, new, node.args))
+                    node.replace_all_uses_with(_inlined(graph, new, [x for x in node.args if isinstance(x, fx.Node)]))
                 graph.erase_node(node)
+
+    def _of(self, node: Any) -> Callable[..., Tensor] | None:
+        """What to put in the place of a node."""
+        value = node.meta.get("val")
+        if node.op != "call_function" or node.kwargs or not isinstance(value, Tensor):
+            return None
+        if node.target is aten.pow.Tensor_Scalar:
+            return partial(power, exponent=node.args[1]) if _widened(node.args[0]) else None
+        return self.rewrites.get(node.target) if value.dtype == torch.float32 else None
 
     def _settle(self, graph: fx.Graph) -> None:
         """Keep the layout of what comes out: the body of a loop gives back what it was given."""
@@ -117,6 +132,14 @@ class Rewrite(CustomGraphPass):
     def uuid(self) -> str:
         """What compiled code is cached by, beside its graph."""
         return inspect.getsource(sys.modules[__name__]) + ("columns" if self.rewrites is BY_COLUMN else "rows")
+
+
+def _widened(node: Any) -> bool:
+    """Whether float64 numbers are float32 ones but for bounds, as the scaled errors of a controller are."""
+    while node.target is aten.where.self:
+        node = node.args[1]
+    widened = node.target is prims.convert_element_type.default and node.meta["val"].dtype == torch.float64
+    return widened and node.args[0].meta["val"].dtype == torch.float32
 
 
 def _inlined(graph: fx.Graph, function: Callable[..., Tensor], args: Sequence[fx.Node]) -> fx.Node:

@@ -225,60 +225,68 @@ def chunk(
     return s, totals, progress(s, i)
 
 
-class Places(NamedTuple):
-    """Save times one by one, by time and then by lane: neighbours took much the same steps."""
+class Found(NamedTuple):
+    """The states at the save times of a fold that lie in some trials."""
 
-    theta: Tensor  # (places)
-    trial: Tensor  # (places) that they lie in
-    lane: tuple[Tensor, ...]  # (places), none for joint lanes
+    values: Tensor  # (l, t, ...), l left out for joint lanes; anything where not hit
+    hit: Tensor  # (l, t) which of them lie there
+    finite: Tensor  # whether all values are, 0-d
 
 
-def locate(inputs: Sequence[Tensor], s: State, trials: Trials, each: bool) -> tuple[Places, Tensor]:
-    """The save times of a fold in trials, and which of them (l, t) lie there.
+def located(key: Tensor, theta: Tensor, each: bool) -> Tensor:
+    """The trials (l, t) that save times (l, t) lie in, where theta (n + 1, l) are their ends: -1 before, n after."""
+    if each:  # comparing with all runs along the times; a block of rows holds few trials of many lanes
+        return (theta[:, :, None] < key).sum(0) - 1
+    return torch.searchsorted(theta, key) - 1
+
+
+def saved(writing: Sequence[Sequence[Tensor]], trials: Trials, each: bool) -> list[Found]:
+    """The states at save times.
 
     Args:
-        inputs: what the fold made in `prepare`.
-        s: where the trials end; that is put into the row after them.
-        trials: the trials.
+        writing: what each fold that writes made in `prepare`.
+        trials: the trials, and in the row after them where they end.
         each: whether lanes step by themselves.
     """
-    (theta, key), n = inputs, len(trials.theta) - 1
-    trials.theta[n] = s.theta
-    found = torch.searchsorted(trials.theta.mT.contiguous() if each else trials.theta, key) - 1  # (l, t)
-    order = lambda x: x.mT.reshape(-1) if each else x  # noqa: E731
-    lane = (torch.arange(key.shape[0], device=key.device).repeat(key.shape[1]),) if each else ()
-    return Places(order(theta), order(found.clamp(0, n - 1)), lane), (found >= 0) & (found < n)
-
-
-def saved(writing: Sequence[Places], trials: Trials) -> list[Tensor]:
-    """The states at places in trials, (places, ...) each."""
     y0, *coefficients = trials.read
     found = []
-    for theta, trial, lane in writing:
-        pick = lambda x: x[trial, *lane]  # noqa: E731, B023
-        start = pick(y0)
-        s = within(theta, pick(trials.theta), trials.theta[trial + 1, *lane])
+    for theta, key in writing:
+        trial, lane, hit, s = _inside(theta, key, trials, each)
+        start = y0[trial, *lane]
         s = expand(s.to(device=start.device, dtype=real_dtype(start)), start)
-        found.append(along(start, [pick(c) for c in coefficients], s))
+        values = along(start, [c[trial, *lane] for c in coefficients], s)
+        found.append(Found(values, hit, values.isfinite().all()))
     return found
 
 
-def straightened(values: Tensor, places: Places, trials: Trials, end: Tensor) -> Tensor:
-    """States at places; those that are not finite on the straight line through the ends of their trial.
+def straightened(found: Found, inputs: Sequence[Tensor], trials: Trials, end: Tensor, each: bool) -> Found:
+    """States at save times; those that are not finite on the straight line through the ends of their trial.
 
     Args:
-        values: the states (places, ...).
-        places: the places.
+        found: the states.
+        inputs: what the fold made in `prepare`.
         trials: the trials.
         end: the state after them.
+        each: whether lanes step by themselves.
     """
-    theta, trial, lane = places
+    theta, key = inputs
+    trial, lane, _, s = _inside(theta, key, trials, each)
     starts = trials.read[0]
     starts[-1] = end
     y0, y1 = starts[trial, *lane], starts[trial + 1, *lane]
-    s = within(theta, trials.theta[trial, *lane], trials.theta[trial + 1, *lane])
     s = expand(s.to(device=y0.device, dtype=real_dtype(y0)), y0)
-    return torch.where(values.isfinite(), values, (1 - s) * y0 + s * y1)
+    return found._replace(values=torch.where(found.values.isfinite(), found.values, (1 - s) * y0 + s * y1))
+
+
+def _inside(
+    theta: Tensor, key: Tensor, trials: Trials, each: bool
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
+    """The trial of each save time, its lane, whether it lies in one, and at which fraction of it."""
+    place, n = located(key, trials.theta, each), trials.theta.shape[0] - 1
+    trial = place.clamp(0, n - 1)
+    lane = (torch.arange(key.shape[0], device=key.device)[:, None],) if each else ()
+    s = within(theta, trials.theta[trial, *lane], trials.theta[trial + 1, *lane])
+    return trial, lane, (place >= 0) & (place < n), s
 
 
 class Pull(NamedTuple):

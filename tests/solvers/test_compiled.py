@@ -246,6 +246,18 @@ def test_fast_math_changes_float32_results_by_round_off_only():
     assert close(*grads, 1e-3)
 
 
+def test_fast_math_leaves_float64_alone():
+    y0 = start(8)
+    ends = [
+        solve(
+            lambda t, y: y.sin().tanh(), y0, 0.0, 1.0, Solver(Bosh3(), lanes="each", compile=mode, fast_math=bool(mode))
+        )
+        for mode in ("loop", None)
+    ]
+    assert torch.equal(*(end.stats.accepted for end in ends))
+    assert close(*(end.ys for end in ends), 1e-12)
+
+
 def test_wrong_modes_are_refused():
     with pytest.raises(ValueError, match="compile: expected None, 'loop' or 'chunks', got 'jit'"):
         Solver(compile="jit")
