@@ -1,0 +1,322 @@
+"""Functions of one variable: how a polynomial goes through them.
+
+A rule is either a *series*, the Taylor coefficients f^(m)(x0) / m! of the function at the value, or a *recurrence* over
+the coefficients that comes from a differential equation (Griewank and Walther 2008, Evaluating Derivatives, ch. 13).
+Any recurrence gives a series too, applied to x0 + s.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sciml.calculus.algebra import (
+    Algebra,
+    Polynomial,
+    compose,
+    constant,
+    convolve,
+    divide,
+    integrate,
+    multiply,
+    plus,
+    scale,
+    times,
+    univariate,
+)
+
+COMPOSED = 3  # the highest order for which composing a series is measured to be faster than a recurrence
+
+
+def _primitive(algebra: Algebra, x: Polynomial, y0: Any, g: Polynomial) -> Polynomial:
+    """A polynomial y with y' = g x'."""
+    return [y0, *(integrate(algebra, g, x, k) for k in range(1, len(algebra.indices)))]
+
+
+def _riccati(algebra: Algebra, x: Polynomial, y0: Tensor, a: float, b: float, c: float) -> Polynomial:
+    """A polynomial y with y' = (a + b y + c y^2) x'."""
+    y = constant(algebra, y0)
+    g = constant(algebra, a + y0 * (b + c * y0))
+    for k in range(1, len(algebra.indices)):
+        y[k] = integrate(algebra, g, x, k)
+        if k not in algebra.maximal:
+            square = convolve(algebra, y, y, k)
+            linear = y[k] * b if b and y[k] is not None else None
+            g[k] = plus(linear, None if square is None else square * c)
+    return y
+
+
+def _pair(algebra: Algebra, x: Polynomial, s0: Tensor, c0: Tensor, sign: float) -> Polynomial:
+    """A polynomial s with s' = c x' and c' = sign s x'."""
+    s, c = constant(algebra, s0), constant(algebra, c0)
+    for k in range(1, len(algebra.indices)):
+        s[k] = integrate(algebra, c, x, k)
+        if k not in algebra.maximal:
+            slope = integrate(algebra, s, x, k)
+            c[k] = None if slope is None else slope * sign
+    return s
+
+
+def exp(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """From y' = y x'."""
+    y = constant(algebra, x[0].exp())
+    for k in range(1, len(algebra.indices)):
+        y[k] = integrate(algebra, y, x, k)
+    return y
+
+
+def expm1(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """exp(x) - 1."""
+    return [x[0].expm1(), *exp(algebra, x)[1:]]
+
+
+def tanh(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """From y' = (1 - y^2) x'."""
+    return _riccati(algebra, x, x[0].tanh(), 1.0, 0.0, -1.0)
+
+
+def tan(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """From y' = (1 + y^2) x'."""
+    return _riccati(algebra, x, x[0].tan(), 1.0, 0.0, 1.0)
+
+
+def sigmoid(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """From y' = (y - y^2) x'."""
+    return _riccati(algebra, x, x[0].sigmoid(), 0.0, 1.0, -1.0)
+
+
+def sin(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """Sine, with its cosine."""
+    return _pair(algebra, x, x[0].sin(), x[0].cos(), -1.0)
+
+
+def cos(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """Cosine, with minus its sine."""
+    return _pair(algebra, x, x[0].cos(), -x[0].sin(), -1.0)
+
+
+def sinh(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """Hyperbolic sine."""
+    return _pair(algebra, x, x[0].sinh(), x[0].cosh(), 1.0)
+
+
+def cosh(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """Hyperbolic cosine."""
+    return _pair(algebra, x, x[0].cosh(), x[0].sinh(), 1.0)
+
+
+def softplus(algebra: Algebra, x: Polynomial, beta: float = 1.0, threshold: float = 20.0) -> Polynomial:
+    """log(1 + exp(beta x)) / beta; the threshold of torch only guards the value, not the derivatives."""
+    slope = sigmoid(algebra, scale(x, float(beta)))
+    return _primitive(algebra, x, functional.softplus(x[0], beta, threshold), slope)
+
+
+def logsigmoid(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """-log(1 + exp(-x))."""
+    return _primitive(algebra, x, functional.logsigmoid(x[0]), sigmoid(algebra, scale(x, -1.0)))
+
+
+def erf(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """From y' = 2 / sqrt(pi) exp(-x^2) x'."""
+    bell = exp(algebra, scale(multiply(algebra, x, x), -1.0))
+    return _primitive(algebra, x, x[0].erf(), scale(bell, 2.0 / math.sqrt(math.pi)))
+
+
+def _over_one_plus(algebra: Algebra, x: Polynomial, sign: float) -> Polynomial:
+    """1 + sign x^2."""
+    square = scale(multiply(algebra, x, x), sign)
+    return [1.0 + square[0], *square[1:]]
+
+
+def atan(algebra: Algebra, x: Polynomial) -> Polynomial:
+    """From y' = x' / (1 + x^2)."""
+    one = constant(algebra, torch.ones_like(x[0]))
+    return _primitive(algebra, x, x[0].atan(), divide(algebra, one, _over_one_plus(algebra, x, 1.0)))
+
+
+def silu(algebra: Algebra, x: Polynomial, inplace: bool = False) -> Polynomial:
+    """The product x sigmoid(x)."""
+    return multiply(algebra, x, sigmoid(algebra, x))
+
+
+def mish(algebra: Algebra, x: Polynomial, inplace: bool = False) -> Polynomial:
+    """The product x tanh(softplus(x))."""
+    return multiply(algebra, x, tanh(algebra, softplus(algebra, x)))
+
+
+def gelu(algebra: Algebra, x: Polynomial, approximate: str = "none") -> Polynomial:
+    """The product x P(X < x) for a normal X, or its approximation by tanh."""
+    if approximate == "none":
+        gate = erf(algebra, scale(x, math.sqrt(0.5)))
+    else:
+        cubic = scale(multiply(algebra, x, multiply(algebra, x, x)), 0.044715)
+        inner = [plus(a, b) for a, b in zip(x, cubic, strict=True)]
+        gate = tanh(algebra, scale(inner, math.sqrt(2 / math.pi)))
+    return scale(multiply(algebra, x, [gate[0] + 1.0, *gate[1:]]), 0.5)
+
+
+def power(x: Tensor, order: int, exponent: Any) -> list[Any]:
+    """binom(p, m) x^(p - m)."""
+    series, factor = [], 1.0
+    for m in range(order + 1):
+        if isinstance(factor, float) and factor == 0.0:
+            series.append(None)
+        elif isinstance(exponent, int | float) and exponent == m:
+            series.append(factor if m else torch.ones_like(x))
+        else:
+            series.append(times(_raised(x, exponent - m), factor))
+        factor = factor * (exponent - m) / (m + 1)
+    return series
+
+
+def _raised(x: Tensor, p: Any) -> Tensor:
+    return x if isinstance(p, int | float) and p == 1 else x**p
+
+
+def reciprocal(x: Tensor, order: int) -> list[Any]:
+    """(-1)^m / x^(m + 1)."""
+    series = [x.reciprocal()]
+    for _ in range(order):
+        series.append(series[-1] * -series[0])
+    return series
+
+
+def logarithm(value: Callable[[Tensor], Tensor], shift: float = 0.0, unit: float = 1.0) -> Callable[..., list[Any]]:
+    """-(-1)^m unit / (m (x + shift)^m), for logarithms to any base."""
+
+    def series(x: Tensor, order: int) -> list[Any]:
+        ratio = -1.0 / (x + shift if shift else x)
+        powers = [value(x), -unit * ratio]
+        for m in range(2, order + 1):
+            powers.append(powers[-1] * ratio * ((m - 1) / m))
+        return powers
+
+    return series
+
+
+def _pieces(value: Tensor, slope: Any, order: int) -> list[Any]:
+    """A function that is linear about each point."""
+    return [value, slope] + [None] * (order - 1)
+
+
+def staircase(value: Callable[[Tensor], Tensor]) -> Callable[..., list[Any]]:
+    """A function that is constant about each point."""
+    return lambda x, order: _pieces(value(x), None, order)
+
+
+def _steps(x: Tensor, where: Tensor) -> Tensor:
+    return where.to(x.dtype)
+
+
+def relu(x: Tensor, order: int, inplace: bool = False) -> list[Any]:
+    """max(x, 0)."""
+    return _pieces(x.relu(), _steps(x, x > 0), order)
+
+
+def relu6(x: Tensor, order: int, inplace: bool = False) -> list[Any]:
+    """Clamped to [0, 6]."""
+    return hardtanh(x, order, 0.0, 6.0)
+
+
+def leaky_relu(x: Tensor, order: int, negative_slope: float = 0.01, inplace: bool = False) -> list[Any]:
+    """x, or a x where x < 0."""
+    slope = torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+    return _pieces(functional.leaky_relu(x, negative_slope), slope, order)
+
+
+def absolute(x: Tensor, order: int) -> list[Any]:
+    """|x|."""
+    return _pieces(x.abs(), x.sign(), order)
+
+
+def clamp(x: Tensor, order: int, min: Any = None, max: Any = None) -> list[Any]:
+    """Clamped to [min, max]."""
+    inside = torch.ones_like(x, dtype=torch.bool)
+    inside = inside if min is None else inside & (x > min)
+    inside = inside if max is None else inside & (x < max)
+    return _pieces(x.clamp(min, max), _steps(x, inside), order)
+
+
+def hardtanh(x: Tensor, order: int, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> list[Any]:
+    """Clamped to [min_val, max_val]."""
+    return clamp(x, order, min_val, max_val)
+
+
+def elu(
+    x: Tensor, order: int, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0, inplace: bool = False
+) -> list[Any]:
+    """Scale times x, or alpha (exp(rate x) - 1) where x < 0."""
+    below = x.clamp(max=0.0) * rate  # of x > 0 the exponential is not wanted, and may be infinite
+    tail = below.exp() * (alpha * scale)
+    series = [torch.where(x > 0, x * scale, below.expm1() * (alpha * scale))]
+    for m in range(1, order + 1):
+        series.append(torch.where(x > 0, scale if m == 1 else 0.0, tail * (rate**m / math.factorial(m))))
+    return series
+
+
+def selu(x: Tensor, order: int, inplace: bool = False) -> list[Any]:
+    """Klambauer et al. (2017), arXiv:1706.02515."""
+    return elu(x, order, 1.6732632423543772, 1.0507009873554805)
+
+
+def celu(x: Tensor, order: int, alpha: float = 1.0, inplace: bool = False) -> list[Any]:
+    """x, or alpha (exp(x / alpha) - 1) where x < 0."""
+    return elu(x, order, alpha, 1.0, 1.0 / alpha)
+
+
+class Elementwise(NamedTuple):
+    """A rule for a function of one variable.
+
+    Attributes:
+        rule: from (algebra, x, ...) to coefficients, or from (x0, order, ...) to a series.
+        is_series: which of both.
+        smoothness: how many derivatives are continuous everywhere; -1 where the function itself is not.
+    """
+
+    rule: Callable[..., list[Any]]
+    is_series: bool = False
+    smoothness: float = math.inf
+
+    def __call__(self, algebra: Algebra, x: Polynomial, *args: Any, **kwargs: Any) -> Polynomial:
+        """The coefficients of f(x)."""
+        order = algebra.order
+        if self.is_series:
+            return compose(algebra, self.rule(x[0], order, *args, **kwargs), x)
+        if not 2 <= order <= COMPOSED:
+            return self.rule(algebra, x, *args, **kwargs)
+        line = [x[0], 1.0] + [None] * (order - 1)
+        return compose(algebra, self.rule(univariate(order), line, *args, **kwargs), x)
+
+
+def series(rule: Callable[..., list[Any]], smoothness: float = math.inf) -> Elementwise:
+    """A rule that is given as Taylor coefficients."""
+    return Elementwise(rule, True, smoothness)
+
+
+ELEMENTWISE: dict[str, Elementwise] = {
+    **{f.__name__: Elementwise(f) for f in (exp, expm1, tanh, tan, sigmoid, sin, cos, sinh, cosh, erf, atan)},
+    **{f.__name__: Elementwise(f) for f in (softplus, logsigmoid, silu, mish, gelu)},
+    "erfc": Elementwise(lambda algebra, x: [x[0].erfc(), *scale(erf(algebra, x), -1.0)[1:]]),
+    "reciprocal": series(reciprocal),
+    "pow": series(power),
+    "sqrt": series(lambda x, order: power(x, order, 0.5)),
+    "rsqrt": series(lambda x, order: power(x, order, -0.5)),
+    "square": series(lambda x, order: power(x, order, 2)),
+    "log": series(logarithm(torch.log)),
+    "log1p": series(logarithm(torch.log1p, shift=1.0)),
+    "log2": series(logarithm(torch.log2, unit=1 / math.log(2))),
+    "log10": series(logarithm(torch.log10, unit=1 / math.log(10))),
+    "relu": series(relu, 0),
+    "relu6": series(relu6, 0),
+    "leaky_relu": series(leaky_relu, 0),
+    "abs": series(absolute, 0),
+    "clamp": series(clamp, 0),
+    "hardtanh": series(hardtanh, 0),
+    "elu": series(elu, 0),  # its first derivative is continuous only for alpha = 1
+    "selu": series(selu, 0),
+    "celu": series(celu, 1),
+    **{f.__name__: series(staircase(f), -1) for f in (torch.sign, torch.floor, torch.ceil, torch.round, torch.trunc)},
+}
