@@ -5,7 +5,7 @@ the function's rule. The modules beside this one fill the table of rules.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,8 @@ from sciml.calculus.algebra import Algebra, Index, Polynomial
 Rule = Callable[..., Any]  # called with the function that was met and its arguments
 NAMESPACES = (torch, torch.Tensor, functional, torch.special, torch.linalg, torch.fft)
 FALLBACK = "fallback"
-RULES: dict[Any, Rule] = {}
+RULES: dict[str, Rule] = {}
+NAMES: dict[Any, str] = {}  # under which name the rule of a function is found
 
 
 class Jet:
@@ -35,7 +36,7 @@ class Jet:
             and so does ``torch.where``.
     """
 
-    tables: ClassVar[tuple[dict[Any, Rule], ...]] = (RULES,)
+    tables: ClassVar[tuple[dict[str, Rule], ...]] = (RULES,)
 
     def __init__(self, algebra: Algebra, coefficients: Polynomial, directions: int, smoothness: float = math.inf):
         self.algebra = algebra
@@ -192,7 +193,7 @@ class Jet:
 
 
 def dispatch(
-    tables: Sequence[dict[Any, Rule]], func: Any, args: Sequence[Any], kwargs: dict[str, Any], key: Any = None
+    tables: Sequence[dict[str, Rule]], func: Any, args: Sequence[Any], kwargs: dict[str, Any], name: str = ""
 ) -> Any:
     """Apply the rule of a function.
 
@@ -201,34 +202,43 @@ def dispatch(
         func: the function.
         args: its arguments.
         kwargs: more of them.
-        key: what the rule is looked up by, the function if None.
+        name: the name of its rule, where that is known.
     """
     if "out" in kwargs and kwargs.pop("out") is not None:
         raise TypeError(f"{name_of(func)}: out= cannot be given where a jet goes in")
+    name = name or rule_of(func)
     for table in tables:
-        rule = table.get(func if key is None else key)
+        rule = table.get(name)
         if rule is not None:
             result = rule(func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
-    name = name_of(func)
-    if name.endswith("_") and not name.endswith("__"):
-        raise TypeError(f"{name}: a jet cannot be changed in place; call {name.rstrip('_')} instead")
+    given = name_of(func)
+    if given.endswith("_") and not given.endswith("__"):
+        raise TypeError(f"{given}: a jet cannot be changed in place; call {given.rstrip('_')} instead")
     return RULES[FALLBACK](func, *args, **kwargs)
 
 
+@torch.compiler.assume_constant_result  # a compiler cannot look up every function in a dictionary
+def rule_of(func: Any) -> str:
+    """The name of a function's rule, empty if it has none."""
+    return NAMES.get(func, "")
+
+
+@torch.compiler.assume_constant_result
 def name_of(func: Any) -> str:
     """The name of a function of torch."""
     return getattr(func, "__name__", repr(func))
 
 
-def rule(*names: str, table: dict[Any, Rule] = RULES) -> Callable[[Rule], Rule]:
+def rule(*names: str, table: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
     """Enter a rule for the functions and the methods of these names, wherever torch keeps them."""
 
     def enter(given: Rule) -> Rule:
-        for key in (*_called(names), *names):
-            table[key] = given
         for name in names:
+            table[name] = given
+            for func in _called(name):
+                NAMES.setdefault(func, name)
             if name not in vars(Jet) and callable(getattr(torch.Tensor, name, None)):
                 setattr(Jet, name, _method(name))
         return given
@@ -236,19 +246,16 @@ def rule(*names: str, table: dict[Any, Rule] = RULES) -> Callable[[Rule], Rule]:
     return enter
 
 
-def _called(names: Iterable[str]) -> Iterable[Any]:
-    for name in names:
-        for space in NAMESPACES:
-            func = getattr(space, name, None)
-            if callable(func):
-                yield func
+def _called(name: str) -> list[Any]:
+    found = (getattr(space, name, None) for space in NAMESPACES)
+    return [func for func in found if callable(func)]
 
 
 def _method(name: str) -> Callable[..., Any]:
     func = getattr(torch.Tensor, name)
 
     def method(self: Jet, *args: Any, **kwargs: Any) -> Any:
-        return dispatch(self.tables, func, (self, *args), kwargs, name)  # a compiler cannot look up every method
+        return dispatch(self.tables, func, (self, *args), kwargs, name)
 
     method.__name__ = name
     return method

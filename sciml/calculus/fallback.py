@@ -31,7 +31,7 @@ def fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
         NotImplementedError: if it cannot.
     """
     name = name_of(func)
-    warnings.warn(f"{name} has no Taylor rule: it falls back to nested autograd", FallbackWarning, stacklevel=2)
+    _warn(name)
     leaves, spec = tree_flatten((args, kwargs), is_leaf=lambda v: isinstance(v, Jet))
     places = [n for n, v in enumerate(leaves) if isinstance(v, Jet)]
     jets = jets_of(*leaves)
@@ -49,6 +49,11 @@ def fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
             f"{name}: no Taylor rule, and nested forward-mode autograd cannot differentiate it: {error}"
         ) from error
+
+
+@torch.compiler.assume_constant_result  # so that a compiler warns too, once, while it traces
+def _warn(name: str) -> None:
+    warnings.warn(f"{name} has no Taylor rule: it falls back to nested autograd", FallbackWarning, stacklevel=2)
 
 
 def _propagate(func: Callable[..., Any], jets: list[Jet]) -> Any:

@@ -24,7 +24,7 @@ from sciml.calculus.arithmetic import (
 from sciml.calculus.dispatch import RULES, Jet, Rule, rule
 from sciml.calculus.elementwise import ELEMENTWISE, Elementwise
 
-SPARSE: dict[Any, Rule] = {}
+SPARSE: dict[str, Rule] = {}
 
 
 class SparseJet(Jet):
@@ -40,7 +40,7 @@ class SparseJet(Jet):
         smoothness: as of ``Jet``.
     """
 
-    tables: ClassVar[tuple[dict[Any, Rule], ...]] = (SPARSE, RULES)
+    tables: ClassVar[tuple[dict[str, Rule], ...]] = (SPARSE, RULES)
 
     def __init__(
         self, algebra: Algebra, value: Tensor, support: Tensor, local: Polynomial, smoothness: float = math.inf
@@ -324,6 +324,3 @@ def matmul(func: Any, x: Any, y: Any) -> Any:
     """The first affine map, as a product."""
     constants = isinstance(x, SparseJet) and not isinstance(y, Jet)
     return _first_layer(x, y.t(), None) if constants and y.ndim == 2 else NotImplemented
-
-
-del SPARSE[torch.Tensor.matmul]  # the rule of ordinary jets knows about its order of arguments

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sciml.calculus.algebra import Algebra, plus
-from sciml.calculus.dispatch import RULES, Jet, jets_of, like, primal, rule
+from sciml.calculus.dispatch import NAMES, RULES, Jet, jets_of, like, primal, rule
 
 
 def multilinear(func: Callable[..., Any], *jets: Jet) -> Any:
@@ -178,7 +178,8 @@ def infix_matmul(func: Any, x: Any, y: Any) -> Any:
     return matmul(func, x, y)
 
 
-RULES[torch.Tensor.matmul] = infix_matmul
+RULES["infix_matmul"] = infix_matmul
+NAMES[torch.Tensor.matmul] = "infix_matmul"
 
 
 @rule("__rmatmul__")
