@@ -30,6 +30,8 @@ from sciml.calculus.algebra import (
 
 COMPOSED = 3  # the highest order for which composing a series is measured to be faster than a recurrence
 
+TANH, TAN, SIGMOID = (1.0, 0.0, -1.0), (1.0, 0.0, 1.0), (0.0, 1.0, -1.0)  # of y' = a + b y + c y^2
+
 
 def _primitive(algebra: Algebra, x: Polynomial, y0: Any, g: Polynomial) -> Polynomial:
     """A polynomial y with y' = g x'."""
@@ -73,19 +75,45 @@ def expm1(algebra: Algebra, x: Polynomial) -> Polynomial:
     return [x[0].expm1(), *exp(algebra, x)[1:]]
 
 
+def _riccati_series(y0: Tensor, order: int, a: float, b: float, c: float) -> list[Any]:
+    """The series of y, where each derivative is y' = a + b y + c y^2 times a polynomial in y."""
+    slope = y0 * (y0 * c + b) if b else a + y0 * y0 * c
+    slope = slope + a if a and b else slope
+    q, series = [1.0], [y0, slope]
+    for m in range(2, order + 1):
+        # (y' q)' = y' ((b + 2 c y) q + (a + b y + c y^2) dq/dy)
+        rise = [0.0] * (len(q) + 1)
+        for n, value in enumerate(q):
+            rise[n] += b * value * (1 + n)
+            rise[n + 1] += c * value * (2 + n)
+            if n:
+                rise[n - 1] += a * value * n
+        q = [value / m for value in rise]
+        series.append(slope * _horner(q, y0))
+    return series
+
+
+def _horner(q: list[float], y: Tensor) -> Any:
+    value: Any = q[-1]
+    for n in range(len(q) - 2, -1, -1):
+        value = y * value if isinstance(value, float) else value * y
+        value = value + q[n] if q[n] else value
+    return value
+
+
 def tanh(algebra: Algebra, x: Polynomial) -> Polynomial:
     """From y' = (1 - y^2) x'."""
-    return _riccati(algebra, x, x[0].tanh(), 1.0, 0.0, -1.0)
+    return _riccati(algebra, x, x[0].tanh(), *TANH)
 
 
 def tan(algebra: Algebra, x: Polynomial) -> Polynomial:
     """From y' = (1 + y^2) x'."""
-    return _riccati(algebra, x, x[0].tan(), 1.0, 0.0, 1.0)
+    return _riccati(algebra, x, x[0].tan(), *TAN)
 
 
 def sigmoid(algebra: Algebra, x: Polynomial) -> Polynomial:
     """From y' = (y - y^2) x'."""
-    return _riccati(algebra, x, x[0].sigmoid(), 0.0, 1.0, -1.0)
+    return _riccati(algebra, x, x[0].sigmoid(), *SIGMOID)
 
 
 def sin(algebra: Algebra, x: Polynomial) -> Polynomial:
@@ -271,52 +299,62 @@ class Elementwise(NamedTuple):
     """A rule for a function of one variable.
 
     Attributes:
-        rule: from (algebra, x, ...) to coefficients, or from (x0, order, ...) to a series.
-        is_series: which of both.
+        recurrence: from (algebra, x, ...) to coefficients, None where only the series is known.
+        series: from (x0, order, ...) to Taylor coefficients, None where that comes from the recurrence.
         smoothness: how many derivatives are continuous everywhere; -1 where the function itself is not.
     """
 
-    rule: Callable[..., list[Any]]
-    is_series: bool = False
+    recurrence: Callable[..., Polynomial] | None = None
+    series: Callable[..., list[Any]] | None = None
     smoothness: float = math.inf
 
     def __call__(self, algebra: Algebra, x: Polynomial, *args: Any, **kwargs: Any) -> Polynomial:
         """The coefficients of f(x)."""
         order = algebra.order
-        if self.is_series:
-            return compose(algebra, self.rule(x[0], order, *args, **kwargs), x)
-        if not 2 <= order <= COMPOSED:
-            return self.rule(algebra, x, *args, **kwargs)
-        line = [x[0], 1.0] + [None] * (order - 1)
-        return compose(algebra, self.rule(univariate(order), line, *args, **kwargs), x)
+        if self.recurrence is not None and not 2 <= order <= COMPOSED:
+            return self.recurrence(algebra, x, *args, **kwargs)
+        return compose(algebra, self.about(x[0], order, *args, **kwargs), x)
+
+    def about(self, x: Tensor, order: int, *args: Any, **kwargs: Any) -> list[Any]:
+        """The Taylor coefficients about x."""
+        if self.series is not None:
+            return self.series(x, order, *args, **kwargs)
+        assert self.recurrence is not None
+        return self.recurrence(univariate(order), [x, 1.0] + [None] * (order - 1), *args, **kwargs)
 
 
-def series(rule: Callable[..., list[Any]], smoothness: float = math.inf) -> Elementwise:
-    """A rule that is given as Taylor coefficients."""
-    return Elementwise(rule, True, smoothness)
+def _both(rule: Callable[..., Polynomial], value: Callable[[Tensor], Tensor], slope: Any) -> Elementwise:
+    return Elementwise(rule, lambda x, order: _riccati_series(value(x), order, *slope))
+
+
+def _series(rule: Callable[..., list[Any]], smoothness: float = math.inf) -> Elementwise:
+    return Elementwise(None, rule, smoothness)
 
 
 ELEMENTWISE: dict[str, Elementwise] = {
-    **{f.__name__: Elementwise(f) for f in (exp, expm1, tanh, tan, sigmoid, sin, cos, sinh, cosh, erf, atan)},
+    **{f.__name__: Elementwise(f) for f in (exp, expm1, sin, cos, sinh, cosh, erf, atan)},
     **{f.__name__: Elementwise(f) for f in (softplus, logsigmoid, silu, mish, gelu)},
+    "tanh": _both(tanh, torch.tanh, TANH),
+    "tan": _both(tan, torch.tan, TAN),
+    "sigmoid": _both(sigmoid, torch.sigmoid, SIGMOID),
     "erfc": Elementwise(lambda algebra, x: [x[0].erfc(), *scale(erf(algebra, x), -1.0)[1:]]),
-    "reciprocal": series(reciprocal),
-    "pow": series(power),
-    "sqrt": series(lambda x, order: power(x, order, 0.5)),
-    "rsqrt": series(lambda x, order: power(x, order, -0.5)),
-    "square": series(lambda x, order: power(x, order, 2)),
-    "log": series(logarithm(torch.log)),
-    "log1p": series(logarithm(torch.log1p, shift=1.0)),
-    "log2": series(logarithm(torch.log2, unit=1 / math.log(2))),
-    "log10": series(logarithm(torch.log10, unit=1 / math.log(10))),
-    "relu": series(relu, 0),
-    "relu6": series(relu6, 0),
-    "leaky_relu": series(leaky_relu, 0),
-    "abs": series(absolute, 0),
-    "clamp": series(clamp, 0),
-    "hardtanh": series(hardtanh, 0),
-    "elu": series(elu, 0),  # its first derivative is continuous only for alpha = 1
-    "selu": series(selu, 0),
-    "celu": series(celu, 1),
-    **{f.__name__: series(staircase(f), -1) for f in (torch.sign, torch.floor, torch.ceil, torch.round, torch.trunc)},
+    "reciprocal": _series(reciprocal),
+    "pow": _series(power),
+    "sqrt": _series(lambda x, order: power(x, order, 0.5)),
+    "rsqrt": _series(lambda x, order: power(x, order, -0.5)),
+    "square": _series(lambda x, order: power(x, order, 2)),
+    "log": _series(logarithm(torch.log)),
+    "log1p": _series(logarithm(torch.log1p, shift=1.0)),
+    "log2": _series(logarithm(torch.log2, unit=1 / math.log(2))),
+    "log10": _series(logarithm(torch.log10, unit=1 / math.log(10))),
+    "relu": _series(relu, 0),
+    "relu6": _series(relu6, 0),
+    "leaky_relu": _series(leaky_relu, 0),
+    "abs": _series(absolute, 0),
+    "clamp": _series(clamp, 0),
+    "hardtanh": _series(hardtanh, 0),
+    "elu": _series(elu, 0),  # its first derivative is continuous only for alpha = 1
+    "selu": _series(selu, 0),
+    "celu": _series(celu, 1),
+    **{f.__name__: _series(staircase(f), -1) for f in (torch.sign, torch.floor, torch.ceil, torch.round, torch.trunc)},
 }

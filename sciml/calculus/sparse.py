@@ -101,14 +101,24 @@ def seeded(x: Tensor, coordinates: list[Tensor], algebra: Algebra) -> SparseJet:
         algebra: the multi-indices.
     """
     support = torch.stack(coordinates, -1)  # (R, m) or (R, ..., m)
-    same = (support[..., :, None] == support[..., None, :]).to(torch.int8)  # (.., m, m)
-    first = same * (same.tril(-1).sum(-1) == 0)[..., None, :]  # variable i moves the first occurrence of its coordinate
-    moves = aligned_support(first.flatten(-2), x.ndim).unflatten(-1, first.shape[-2:]).to(x.dtype)
+    moves = _first_moves(support, x)
     local = constant(algebra, take(x, support, x.ndim))
     for k, index in enumerate(algebra.indices):
         if sum(index) == 1:
             local[k] = moves[..., index.index(1), :]
     return SparseJet(algebra, x, support, local)
+
+
+def _first_moves(support: Tensor, x: Tensor) -> Tensor:
+    """How the variables (second last axis) move the support (last one), (R, ..., m, m).
+
+    Where two variables move one coordinate, both do so where it occurs first.
+    """
+    if support.shape[-1] == 1:
+        return torch.ones(len(support), *[1] * (x.ndim + 1), dtype=x.dtype, device=x.device)
+    same = (support[..., :, None] == support[..., None, :]).to(torch.int8)  # (.., m, m)
+    first = same * (same.tril(-1).sum(-1) == 0)[..., None, :]
+    return aligned_support(first.flatten(-2), x.ndim).unflatten(-1, first.shape[-2:]).to(x.dtype)
 
 
 def _unary(function: Elementwise) -> Rule:

@@ -82,7 +82,7 @@ def _filled(value: Any, k: int, model: Jet) -> Tensor:
     *("permute", "transpose", "swapaxes", "movedim", "moveaxis", "t", "adjoint", "tile", "repeat", "narrow", "select"),
     *("chunk", "split", "tensor_split", "unbind", "index_select", "take_along_dim", "gather", "diagonal", "diag_embed"),
     *("flip", "roll", "tril", "triu", "pad", "cumsum", "trace", "diff", "avg_pool1d", "avg_pool2d", "interpolate"),
-    *("view_as_real", "view_as_complex", "repeat_interleave", "nan_to_num", "unfold", "squeeze", "unsqueeze"),
+    *("view_as_real", "view_as_complex", "repeat_interleave", "nan_to_num", "unfold"),
     *("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn"),
     *("fftshift", "ifftshift", "imag", "repeat_interleave", "narrow", "pixel_shuffle"),
 )
@@ -92,6 +92,15 @@ def of_one(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         args = tuple(primal(v) for v in args)
         kwargs = {name: primal(v) for name, v in kwargs.items()}
     return multilinear(lambda v: func(v, *args, **kwargs), x) if isinstance(x, Jet) else func(x, *args, **kwargs)
+
+
+@rule("squeeze", "unsqueeze")
+def one_axis(func: Any, x: Jet, dim: Any = None) -> Any:
+    """Axes of size one."""
+    if not isinstance(dim, int):
+        return of_one(func, x) if dim is None else of_one(func, x, dim)
+    axis = dim if dim < 0 else dim - x.ndim - (func in (torch.unsqueeze, torch.Tensor.unsqueeze))
+    return like([x], [None if c is None else func(c, axis) for c in map(x.full, range(len(x.coefficients)))])
 
 
 @rule("view")
