@@ -137,12 +137,13 @@ def scale(x: Polynomial, factor: Any) -> Polynomial:
     return [times(c, factor) for c in x]
 
 
-def convolve(algebra: Algebra, a: Polynomial, b: Polynomial, k: int) -> Any:
-    """Coefficient k of a b."""
+def convolve(algebra: Algebra, a: Polynomial, b: Polynomial, k: int, factor: float = 1.0) -> Any:
+    """Coefficient k of a b, times a factor."""
     pairs = algebra.products[k]
     if a is not b:
-        return _total(algebra, k, [(a[i], b[j], 1.0, i and j) for i, j in pairs])
-    return _total(algebra, k, [(a[i], a[j], 1.0 if i == j else 2.0, i and j) for i, j in pairs if i <= j])
+        return _total(algebra, k, [(a[i], b[j], factor, i and j) for i, j in pairs])
+    twice = 2.0 * factor
+    return _total(algebra, k, [(a[i], a[j], factor if i == j else twice, i and j) for i, j in pairs if i <= j])
 
 
 def integrate(algebra: Algebra, g: Polynomial, x: Polynomial, k: int) -> Any:

@@ -45,9 +45,7 @@ def _riccati(algebra: Algebra, x: Polynomial, y0: Tensor, a: float, b: float, c:
     for k in range(1, len(algebra.indices)):
         y[k] = integrate(algebra, g, x, k)
         if k not in algebra.maximal:
-            square = convolve(algebra, y, y, k)
-            linear = y[k] * b if b and y[k] is not None else None
-            g[k] = plus(linear, None if square is None else square * c)
+            g[k] = plus(times(y[k], b) if b else None, convolve(algebra, y, y, k, c))
     return y
 
 
@@ -251,7 +249,7 @@ def relu6(x: Tensor, order: int, inplace: bool = False) -> list[Any]:
 
 def leaky_relu(x: Tensor, order: int, negative_slope: float = 0.01, inplace: bool = False) -> list[Any]:
     """x, or a x where x < 0."""
-    slope = torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+    slope = torch.where(x > 0, 1.0, torch.full_like(x, negative_slope))
     return _pieces(functional.leaky_relu(x, negative_slope), slope, order)
 
 
