@@ -70,6 +70,7 @@ def normalize(func: Any, x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-1
 @rule("softmax")
 def softmax(func: Any, x: Any, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
     """Weights exp(x) / sum exp(x)."""
+    x = x if dtype is None else x.to(dtype)
     e = (x - x.detach().amax(dim, keepdim=True)).exp()
     return e / e.sum(dim, keepdim=True)
 
@@ -85,6 +86,7 @@ def logsumexp(func: Any, x: Any, dim: Any, keepdim: bool = False) -> Any:
 @rule("log_softmax")
 def log_softmax(func: Any, x: Jet, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
     """Logarithms of exp(x) / sum exp(x)."""
+    x = x if dtype is None else x.to(dtype)
     return x - x.logsumexp(dim, keepdim=True)
 
 

@@ -81,10 +81,10 @@ def _filled(value: Any, k: int, model: Jet) -> Tensor:
     *("reshape", "reshape_as", "view_as", "flatten", "unflatten", "ravel", "expand", "expand_as", "broadcast_to"),
     *("permute", "transpose", "swapaxes", "movedim", "moveaxis", "t", "adjoint", "tile", "repeat", "narrow", "select"),
     *("chunk", "split", "tensor_split", "unbind", "index_select", "take_along_dim", "gather", "diagonal", "diag_embed"),
-    *("flip", "roll", "tril", "triu", "pad", "cumsum", "trace", "diff", "avg_pool1d", "avg_pool2d", "interpolate"),
-    *("view_as_real", "view_as_complex", "repeat_interleave", "nan_to_num", "unfold"),
+    *("flip", "roll", "tril", "triu", "cumsum", "trace", "avg_pool1d", "avg_pool2d", "interpolate"),
+    *("view_as_real", "view_as_complex", "repeat_interleave", "unfold"),
     *("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn"),
-    *("fftshift", "ifftshift", "imag", "repeat_interleave", "narrow", "pixel_shuffle"),
+    *("fftshift", "ifftshift", "imag", "pixel_shuffle"),
 )
 def of_one(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """What is linear in its first argument."""
@@ -165,6 +165,19 @@ def where(func: Any, condition: Any, x: Any, y: Any) -> Any:
     like_jet = jets_of(x, y)[0].primal
     x, y = (v if isinstance(v, Jet | Tensor) else torch.as_tensor(v, device=like_jet.device) for v in (x, y))
     return jointly(lambda a, b: torch.where(condition, a, b), x, y)
+
+
+@rule("masked_fill")
+def masked_fill(func: Any, x: Any, mask: Any, value: Any) -> Any:
+    """A value where a mask is true."""
+    return where(torch.where, mask, value, x)
+
+
+@rule("pad")
+def pad(func: Any, x: Jet, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
+    """Padding; a constant goes to the value alone."""
+    y = multilinear(lambda v: func(v, pad, mode), x)
+    return like([x], [func(x.primal, pad, mode, value), *y.coefficients[1:]])
 
 
 @rule("matmul", "mm", "bmm", "mv", "dot", "__matmul__")

@@ -91,7 +91,8 @@ SHAPES = {
     "unbind": lambda x: math.prod(x.sin().unbind(-1)),
     "iteration": lambda x: sum(row for row in x.sin()),
     "flip": lambda x: x.sin().flip(-1).roll(1, 0),
-    "pad": lambda x: functional.pad(x.sin(), (1, 2)),
+    "pad": lambda x: functional.pad(x.sin(), (1, 2), value=3.0) * functional.pad(x, (1, 2), "circular"),
+    "masked_fill": lambda x: x.sin().masked_fill(x > 0.2, 3.0) * x,
     "clone": lambda x: x.sin().clone().contiguous().double(),
     "tril": lambda x: x.sin().tril().diagonal(),
 }
