@@ -29,7 +29,8 @@ from sciml.calculus.algebra import (
     univariate,
 )
 
-COMPOSED = 3  # the highest order for which composing a series is measured to be faster than a recurrence
+# the highest orders for which composing a series is measured to beat a recurrence, for few and for many directions
+COMPOSED, COMPOSED_MANY, MANY = 3, 6, 8
 
 TANH, TAN, SIGMOID = (1.0, 0.0, -1.0), (1.0, 0.0, 1.0), (0.0, 1.0, -1.0)  # of y' = a + b y + c y^2
 
@@ -240,7 +241,8 @@ class Elementwise(NamedTuple):
     def __call__(self, algebra: Algebra, x: Polynomial, *args: Any, **kwargs: Any) -> Polynomial:
         """The coefficients of f(x)."""
         order = algebra.order
-        if self.recurrence is not None and not 2 <= order <= COMPOSED:
+        composed = 2 <= order <= (COMPOSED_MANY if _directions(algebra, x) >= MANY else COMPOSED)
+        if self.recurrence is not None and not composed:
             return self.recurrence(algebra, x, *args, **kwargs)
         return compose(algebra, self.about(x[0], order, *args, **kwargs), x)
 
@@ -250,6 +252,12 @@ class Elementwise(NamedTuple):
             return self.series(x, order, *args, **kwargs)
         assert self.recurrence is not None
         return self.recurrence(univariate(order), [x, 1.0] + [None] * (order - 1), *args, **kwargs)
+
+
+def _directions(algebra: Algebra, x: Polynomial) -> int:
+    """How many directions the coefficients have, 0 where there are none."""
+    every = (len(c) for k, c in enumerate(x) if k and k not in algebra.collapsed and isinstance(c, Tensor))
+    return next(every, 0)
 
 
 def _both(rule: Callable[..., Polynomial], value: Callable[[Tensor], Tensor], slope: Any) -> Elementwise:

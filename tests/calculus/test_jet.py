@@ -122,6 +122,14 @@ def test_curve_that_is_no_line():
     assert worst(y, expected) < TIGHT
 
 
+def test_many_directions_at_once_are_each_alone():
+    u, x, v = net(Ball, 3), points(4, 3), points(9, 3, seed=1)
+    many = jet(u, x, v, 5)
+    for r in range(9):
+        assert worst(many.derivative(5)[r], jet(u, x, v[r : r + 1], 5).derivative(5)[0]) < TIGHT
+    assert worst(jet(u, x, v, 5, collapsed=True).derivative(5), many.derivative(5).sum(0)) < TIGHT
+
+
 def test_first_order_may_be_collapsed():
     u, x, v = net(Ball, 3), points(4, 3), points(5, 3, seed=1)
     summed = jet(u, x, v, 1, collapsed=True).derivative(1)
