@@ -145,6 +145,27 @@ def group_norm(func: Any, x: Any, num_groups: int, weight: Any = None, bias: Any
     return y if bias is None else y + bias.reshape(channels)
 
 
+@rule("batch_norm")
+def batch_norm(
+    func: Any,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """With running statistics, an affine map of each channel; with those of a batch left to the fallback."""
+    if training:
+        return NotImplemented
+    channels = (-1, *[1] * (x.ndim - 2))
+    y = (x - running_mean.reshape(channels)) * (running_var + eps).rsqrt().reshape(channels)
+    y = y if weight is None else y * weight.reshape(channels)
+    return y if bias is None else y + bias.reshape(channels)
+
+
 @rule("dropout")
 def dropout(func: Any, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """One mask for all coefficients."""

@@ -37,6 +37,7 @@ class Jet:
     """
 
     tables: ClassVar[tuple[dict[str, Rule], ...]] = (RULES,)
+    is_nested: ClassVar[bool] = False  # modules of torch ask for it
 
     def __init__(self, algebra: Algebra, coefficients: Polynomial, directions: int, smoothness: float = math.inf):
         self.algebra = algebra

@@ -109,6 +109,7 @@ REDUCTIONS = {
     "attention": lambda x: functional.scaled_dot_product_attention(*heads(x), attn_mask=HIDE),
     "causal attention": lambda x: functional.scaled_dot_product_attention(*heads(x), is_causal=True),
     "rms_norm": lambda x: functional.rms_norm(x.exp(), (4,), W[0]),
+    "batch_norm": lambda x: functional.batch_norm(x.sin(), W[0], W[1] ** 2, W[2], W[3]),
     "dropout, off": lambda x: functional.dropout(x.sin(), 0.5, training=False),
 }
 COMPLEX = {
