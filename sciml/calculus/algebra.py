@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 Index = tuple[int, ...]
@@ -81,6 +82,8 @@ def downset(*tops: Index, collapsed: Sequence[Index] = ()) -> Algebra:
         ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0), (2, 1))
     """
     key = (tops, tuple(collapsed))
+    if torch.compiler.is_compiling():  # what a first call put there would compile the second one anew
+        return _make(tops, key[1])
     if key not in _MADE:
         _check(tops)
         _MADE[key] = _make(tops, key[1])

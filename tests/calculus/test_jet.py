@@ -191,7 +191,6 @@ def test_vmap_and_functional_gradients():
         assert worst(one, expected) < TIGHT
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's compiler
 def test_compiled_with_its_gradients():
     u, x, v = net(Ball, 3), points(4, 3).requires_grad_(), points(2, 3, seed=1)
     algebra = downset((1, 1), (0, 2), collapsed=[(1, 1)])

@@ -131,8 +131,6 @@ def test_nothing_but_points_and_weight_is_as_large_as_the_space():
     assert sum(n == 8 * d for n in largest) < 10  # views of the weight, and one buffer of its gradient
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's compiler
-@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning")
 def test_compiled_with_its_gradients():
     u, x = net(Ball, 5), points(4, 5)
     coordinates = torch.tensor([[0, 2, 4, 1], [3, 3, 0, 1]])
