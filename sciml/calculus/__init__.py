@@ -1,0 +1,22 @@
+"""Derivatives of any order: jets through PyTorch functions, and the differential operators and estimators on them."""
+
+from sciml.calculus.derivative import Biharmonic, Derivative, Laplacian, Partial, PowerSum
+from sciml.calculus.expression import Expression, Unknown
+from sciml.calculus.jet import coordinate_jet, jet
+from sciml.calculus.stde import Dense, Draw, Estimator, Sparse
+
+__all__ = [
+    "Biharmonic",
+    "Dense",
+    "Derivative",
+    "Draw",
+    "Estimator",
+    "Expression",
+    "Laplacian",
+    "Partial",
+    "PowerSum",
+    "Sparse",
+    "Unknown",
+    "coordinate_jet",
+    "jet",
+]

@@ -1,0 +1,192 @@
+"""Functions that are written in those which have rules."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from sciml.calculus.dispatch import Jet, primal, rule
+
+
+def _count(x: Any, dim: Any) -> int:
+    axes = range(x.ndim) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
+    return math.prod([x.shape[d] for d in axes])
+
+
+@rule("mean")
+def mean(func: Any, x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """The mean over some axes."""
+    return x.sum(dim, keepdim=keepdim, dtype=dtype) / _count(x, dim)
+
+
+@rule("var")
+def variance(
+    func: Any, x: Jet, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None
+) -> Any:
+    """The variance over some axes."""
+    correction = int(unbiased) if correction is None else correction
+    every = tuple(range(x.ndim)) if dim is None else dim
+    return (x - x.mean(every, keepdim=True)).square().sum(every, keepdim=keepdim) / (_count(x, every) - correction)
+
+
+@rule("std")
+def deviation(func: Any, x: Jet, *args: Any, **kwargs: Any) -> Any:
+    """The standard deviation over some axes."""
+    return x.var(*args, **kwargs).sqrt()
+
+
+@rule("prod")
+def prod(func: Any, x: Jet, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """The product over an axis, halves by halves."""
+    if dim is None:
+        return prod(func, x.flatten(), 0)
+    y = x if dtype is None else x.to(dtype)
+    while y.shape[dim] > 1:
+        half = y.shape[dim] // 2
+        a, b, rest = y.split([half, half, y.shape[dim] - 2 * half], dim)
+        y = torch.cat([a * b, rest], dim)
+    return y if keepdim else y.squeeze(dim)
+
+
+@rule("norm", "vector_norm")
+def norm(func: Any, x: Jet, p: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """Euclid's norm; others are left to the fallback."""
+    p = kwargs.pop("ord", p)
+    spectral = func is torch.linalg.norm and p == 2 and x.ndim > 1 and not isinstance(dim, int)
+    if p not in (2, "fro", None) or spectral or any(v is not None for v in kwargs.values()):
+        return NotImplemented
+    size = x.real.square() + x.imag.square() if x.is_complex() else x.square()
+    return size.sum(dim, keepdim=keepdim).sqrt()
+
+
+@rule("normalize")
+def normalize(func: Any, x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    """Divided by Euclid's norm."""
+    return x / x.norm(dim=dim, keepdim=True).clamp(min=eps) if p == 2 else NotImplemented
+
+
+@rule("softmax")
+def softmax(func: Any, x: Any, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    """Weights exp(x) / sum exp(x)."""
+    x = x if dtype is None else x.to(dtype)
+    e = (x - x.detach().amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim, keepdim=True)
+
+
+@rule("logsumexp")
+def logsumexp(func: Any, x: Any, dim: Any, keepdim: bool = False) -> Any:
+    """The logarithm of sum exp(x)."""
+    top = x.detach().amax(dim, keepdim=True)
+    y = (x - top).exp().sum(dim, keepdim=True).log() + top
+    return y if keepdim else y.squeeze(dim)
+
+
+@rule("log_softmax")
+def log_softmax(func: Any, x: Jet, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    """Logarithms of exp(x) / sum exp(x)."""
+    x = x if dtype is None else x.to(dtype)
+    return x - x.logsumexp(dim, keepdim=True)
+
+
+@rule("scaled_dot_product_attention")
+def attention(
+    func: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Values weighed by softmax(q k^T / sqrt(e))."""
+    if dropout_p or enable_gqa:
+        return NotImplemented
+    scores = (query @ key.transpose(-2, -1)) * (scale or query.shape[-1] ** -0.5)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        hides = not isinstance(attn_mask, Jet) and attn_mask.dtype is torch.bool
+        scores = torch.where(attn_mask, scores, -torch.inf) if hides else scores + attn_mask
+    return functional.softmax(scores, -1) @ value
+
+
+@rule("layer_norm")
+def layer_norm(
+    func: Any, x: Any, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """Normalised over the last axes."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = x - x.mean(axes, keepdim=True)
+    y = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+@rule("rms_norm")
+def rms_norm(func: Any, x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
+    """Divided by the root mean square over the last axes."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    y = x * (x.square().mean(axes, keepdim=True) + eps).rsqrt()
+    return y if weight is None else y * weight
+
+
+@rule("group_norm")
+def group_norm(func: Any, x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """Normalised over groups of channels."""
+    groups = x.reshape(x.shape[0], num_groups, -1)
+    y = functional.layer_norm(groups, groups.shape[-1:], eps=eps).reshape(*x.shape)
+    channels = (-1, *[1] * (x.ndim - 2))
+    y = y if weight is None else y * weight.reshape(channels)
+    return y if bias is None else y + bias.reshape(channels)
+
+
+@rule("batch_norm")
+def batch_norm(
+    func: Any,
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """With running statistics, an affine map of each channel; with those of a batch left to the fallback."""
+    if training:
+        return NotImplemented
+    channels = (-1, *[1] * (x.ndim - 2))
+    y = (x - running_mean.reshape(channels)) * (running_var + eps).rsqrt().reshape(channels)
+    y = y if weight is None else y * weight.reshape(channels)
+    return y if bias is None else y + bias.reshape(channels)
+
+
+@rule("dropout")
+def dropout(func: Any, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """One mask for all coefficients."""
+    return x * functional.dropout(torch.ones_like(primal(x)), p) if training and p else x
+
+
+@rule("maximum", "fmax", "minimum", "fmin")
+def extremum(func: Any, x: Any, y: Any) -> Any:
+    """The larger or smaller of two, which has a kink where they meet."""
+    above = primal(x) > primal(y)
+    z: Any = torch.where(above if func in (torch.maximum, torch.fmax) else ~above, x, y)
+    return Jet(z.algebra, z.coefficients, z.directions, min(z.smoothness, 0))
+
+
+@rule("lerp")
+def lerp(func: Any, x: Any, y: Any, weight: Any) -> Any:
+    """The mean x + w (y - x)."""
+    return x + weight * (y - x)
+
+
+@rule("addcmul")
+def addcmul(func: Any, x: Any, y: Any, z: Any, *, value: float = 1) -> Any:
+    """The sum x + v y z."""
+    return x + y * z * value

@@ -1,0 +1,150 @@
+"""Derivatives of a function by jets: all partial ones in one pass, sums over coordinates in one or a few each."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, permutations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sciml.calculus.algebra import downset
+from sciml.calculus.derivative import VALUE, Derivative
+from sciml.calculus.dispatch import Jet
+from sciml.calculus.jet import coordinate_jet, jet
+
+if TYPE_CHECKING:
+    from sciml.calculus.expression import Unknown
+    from sciml.calculus.stde import Draw
+
+Function = Callable[[Tensor], Tensor]
+FEW = 8  # coordinates up to which a direction is as cheap as a coordinate
+
+
+def derivatives(u: Function, x: Tensor, wanted: Sequence["Unknown"], draw: "Draw | None") -> dict["Unknown", Tensor]:
+    """The values (b) of unknowns and of their derivatives.
+
+    Args:
+        u: the unknown function.
+        x: points (b, d).
+        wanted: what is wanted.
+        draw: samples for sums of derivatives; None takes all terms.
+
+    Raises:
+        ValueError: if shapes do not fit, or if u is not smooth enough.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 2:
+        raise ValueError(f"x: expected points (b, d), got {tuple(x.shape) if isinstance(x, Tensor) else x!r}")
+    for each in wanted:
+        _check_coordinates(each.derivative, x.shape[1])
+    whole: dict[Any, Tensor] = {}
+    partial = [w.derivative for w in wanted if w.derivative.fixed and not w.derivative.orders]
+    if partial:
+        whole |= _partials(u, x, list(dict.fromkeys(partial)))
+    for each in dict.fromkeys((w.derivative, w.group) for w in wanted if w.derivative.orders):
+        whole |= draw.estimate(u, x, *each) if draw is not None else _summed(u, x, *each)
+    if VALUE not in whole and any(not w.derivative.order for w in wanted):
+        whole[VALUE] = u(x)
+    return {
+        w: _component(whole[(w.derivative, w.group) if w.derivative.orders else w.derivative], w, x) for w in wanted
+    }
+
+
+def _check_coordinates(derivative: Derivative, d: int) -> None:
+    last = max((*derivative.fixed, (derivative.over[1] or 1) - 1, derivative.over[0]))
+    if last >= d:
+        raise ValueError(f"x: expected points of at least {last + 1} coordinates for {derivative!r}, got {d}")
+
+
+def _component(values: Tensor, wanted: "Unknown", x: Tensor) -> Tensor:
+    """One component (b) of values (b), (b, 1) or (b, c)."""
+    if values.shape[:1] != x.shape[:1] or values.ndim not in (1, 2):
+        raise ValueError(f"u: expected values ({x.shape[0]}) or ({x.shape[0]}, c), got {tuple(values.shape)}")
+    if wanted.component is not None:
+        if values.ndim == 1 or wanted.component >= values.shape[1]:
+            raise ValueError(f"u[{wanted.component}]: expected values of more components, got {tuple(values.shape)}")
+        return values[:, wanted.component]
+    if values.ndim == 2 and values.shape[1] != 1:
+        raise ValueError(f"u: it has {values.shape[1]} components; expected u[0], u[1], .. in the expression")
+    return values if values.ndim == 1 else values[:, 0]
+
+
+def _partials(u: Function, x: Tensor, wanted: Sequence[Derivative]) -> dict[Any, Tensor]:
+    """Partial derivatives, all from the one jet that moves along each of their coordinates.
+
+    Its multi-indices are those below the wanted ones and no others. That is the least that a pass can carry: a
+    derivative of order n along k directions has as many of lower order below it, and univariate jets along sums of the
+    directions would carry those of each.
+    """
+    coordinates = sorted({c for derivative in wanted for c in derivative.fixed})
+    indices = {each: tuple(each.fixed.count(c) for c in coordinates) for each in wanted}
+    algebra, last = downset(*indices.values()), max(each.order for each in wanted)
+    if x.shape[1] <= FEW:
+        units = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        out = checked(jet(u, x, [units[c : c + 1] for c in coordinates], algebra), last)
+    else:
+        out = checked(coordinate_jet(u, x, [torch.full((1,), c, device=x.device) for c in coordinates], algebra), last)
+    return {VALUE: out.primal} | {each: out.derivative(index)[0] for each, index in indices.items()}
+
+
+def _summed(u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
+    """A sum of derivatives over coordinates, by all of its terms."""
+    start, stop = derivative.over
+    count, values, parts = tuple(Counter(derivative.fixed).values()), [], []
+    for orders, weight, tuples in terms(derivative.orders, range(start, x.shape[1] if stop is None else stop)):
+        out = moved(u, x, derivative.fixed, orders, torch.tensor(tuples, device=x.device).unbind(1))
+        values.append(out.primal)
+        parts.append(weight * out.derivative((*count, *orders)))
+    return {VALUE: values[0], (derivative, group): torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]}
+
+
+def moved(u: Function, x: Tensor, fixed: tuple[int, ...], orders: tuple[int, ...], columns: Sequence[Tensor]) -> Jet:
+    """The jet along fixed coordinates and along some others (R) or (R, b), summed over R at the highest orders."""
+    count = Counter(fixed)
+    along = [torch.full_like(columns[0], c) for c in count]
+    top = (*count.values(), *orders)
+    return checked(coordinate_jet(u, x, [*along, *columns], downset(top, collapsed=(top,))), sum(top))
+
+
+def terms(orders: tuple[int, ...], coordinates: range) -> Iterator[tuple[tuple[int, ...], int, list[tuple[int, ...]]]]:
+    """The terms of a sum over all i_1, .., i_m: by which of them are equal, each choice of coordinates once.
+
+    Yields:
+        orders along coordinates that differ, how often each term occurs, and the coordinates.
+    """
+    for merged, times in Counter(_merged(orders)).items():
+        if len(set(merged)) == 1:  # any order of the coordinates gives the same term
+            tuples = list(combinations(coordinates, len(merged)))
+            for k in range(2, len(merged) + 1):
+                times *= k
+        else:
+            tuples = list(permutations(coordinates, len(merged)))
+        if tuples:
+            yield merged, times, tuples
+
+
+def _merged(orders: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The orders for every way in which some of i_1, .., i_m may be equal."""
+    if not orders:
+        yield ()
+        return
+    for rest in _merged(orders[1:]):
+        yield tuple(sorted((orders[0], *rest), reverse=True))
+        for i in range(len(rest)):
+            yield tuple(sorted((*rest[:i], rest[i] + orders[0], *rest[i + 1 :]), reverse=True))
+
+
+def checked(out: Any, order: int) -> Jet:
+    """A jet of a function that is smooth enough.
+
+    Raises:
+        ValueError: if it is not, or if u returned something else.
+    """
+    if not isinstance(out, Jet):
+        raise ValueError(f"u: expected a function of its points, got one that returns {type(out).__name__}")
+    if order > out.smoothness + 1:
+        raise ValueError(
+            f"u: a derivative of order {order} was asked for, but u has {max(out.smoothness, 0):g} continuous ones; "
+            "take a smooth activation, as tanh, gelu or silu"
+        )
+    return out

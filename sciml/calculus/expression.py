@@ -1,0 +1,335 @@
+"""Expressions of an unknown function, its derivatives and the coordinates: what a PDE's residual is written in.
+
+    u = Unknown()
+    dt, dx, dxx = Partial(0), Partial(1), Partial(1, 1)
+    burgers = dt(u) + u * dx(u) - nu * dxx(u)
+    burgers(net, points)  # (b,)
+
+An expression only says what is wanted. All derivatives in it are found together, by as few jets as there can be, when
+it is called with a function; or estimated from samples, where a sum over many coordinates would be too long (`stde`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from numbers import Number
+from operator import add, mul
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sciml.calculus.derivative import VALUE, Derivative
+
+if TYPE_CHECKING:
+    from sciml.calculus.stde import Draw
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Expression(ABC):
+    """A function of the points, of the unknown's value and of its derivatives."""
+
+    def __call__(self, u: Function, x: Tensor, draw: "Draw | None" = None) -> Tensor:
+        """The value at points.
+
+        Args:
+            u: the unknown: a function or module that gives (b), (b, 1) or, for a system, (b, c).
+            x: points (b, d).
+            draw: samples to estimate sums of derivatives from; None computes all of their terms.
+
+        Returns:
+            The value (b).
+
+        Raises:
+            ValueError: if shapes do not fit, or if u is not smooth enough for a derivative.
+        """
+        from sciml.calculus.evaluate import derivatives
+
+        whole = self if draw is None else draw.expression
+        return whole.value(derivatives(u, x, list(dict.fromkeys(whole.unknowns())), draw), x)
+
+    @abstractmethod
+    def value(self, known: Mapping["Unknown", Tensor], x: Tensor) -> Tensor:
+        """The value (b) from those (b) of the unknowns in it."""
+
+    @abstractmethod
+    def unknowns(self) -> Iterator["Unknown"]:
+        """The unknowns and derivatives of unknowns in it."""
+
+    @abstractmethod
+    def differentiated(self, coordinate: int) -> "Expression":
+        """Its derivative along a coordinate, by the rules of sums, products and powers."""
+
+    @abstractmethod
+    def grouped(self, group: int) -> tuple["Expression", int]:
+        """The same with estimates that are multiplied with each other in groups of their own.
+
+        Args:
+            group: the number of the first group.
+
+        Returns:
+            the expression, and how many groups it takes.
+
+        Raises:
+            ValueError: if it is not a polynomial in what is estimated.
+        """
+
+    def __add__(self, other: Any) -> "Expression":
+        return Total((self, as_expression(other)))
+
+    def __radd__(self, other: Any) -> "Expression":
+        return Total((as_expression(other), self))
+
+    def __sub__(self, other: Any) -> "Expression":
+        return self + -as_expression(other)
+
+    def __rsub__(self, other: Any) -> "Expression":
+        return as_expression(other) + -self
+
+    def __neg__(self) -> "Expression":
+        return Product((Constant(-1.0), self))
+
+    def __mul__(self, other: Any) -> "Expression":
+        return Product((self, as_expression(other)))
+
+    def __rmul__(self, other: Any) -> "Expression":
+        return Product((as_expression(other), self))
+
+    def __truediv__(self, other: Any) -> "Expression":
+        return self * as_expression(other) ** -1
+
+    def __rtruediv__(self, other: Any) -> "Expression":
+        return as_expression(other) * self**-1
+
+    def __pow__(self, exponent: float) -> "Expression":
+        return Power(self, exponent)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Expression":
+        """Functions of torch that act pointwise, as ``torch.sin(u)``."""
+        return Applied(func, tuple(map(as_expression, args)), tuple(sorted((kwargs or {}).items())))
+
+
+def as_expression(value: Any) -> Expression:
+    """A number, a tensor or a function of points as an expression.
+
+    Raises:
+        TypeError: if it is none of these.
+    """
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, Number | Tensor):
+        return Constant(value)
+    if callable(value) and not isinstance(value, type | Derivative):
+        return Coefficient(value)
+    raise TypeError(f"expected an expression, a number, a tensor or a function of points, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Unknown(Expression):
+    """The unknown function, or a component ``u[i]`` of it where the PDE is a system.
+
+    Args:
+        component: which one; None where u is a scalar.
+        derivative: what is taken of it.
+        group: which samples estimate that.
+    """
+
+    component: int | None = None
+    derivative: Derivative = VALUE
+    group: int = 0
+
+    def __getitem__(self, component: int) -> "Unknown":
+        return Unknown(component)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("the components of an unknown have no number of their own; write u[0], u[1], ..")
+
+    def value(self, known: Mapping["Unknown", Tensor], x: Tensor) -> Tensor:
+        """See `Expression.value`."""
+        return known[self]
+
+    def unknowns(self) -> Iterator["Unknown"]:
+        """See `Expression.unknowns`."""
+        yield self
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        return replace(self, derivative=self.derivative.after(Derivative((coordinate,))))
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        return (replace(self, group=group), 1) if self.derivative.orders else (self, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Expression):
+    """A number, or a tensor that broadcasts with (b)."""
+
+    number: Any
+
+    def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Any:
+        """See `Expression.value`."""
+        return self.number
+
+    def unknowns(self) -> Iterator[Unknown]:
+        """See `Expression.unknowns`."""
+        return iter(())
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        if isinstance(self.number, Tensor) and self.number.numel() > 1:
+            raise ValueError("differentiation of a tensor of values: give the coefficient as a function of points")
+        return Constant(0.0)
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        return self, 0
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficient(Expression):
+    """A known function of the points: (b, d) -> (b)."""
+
+    function: Function
+
+    def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
+        """See `Expression.value`."""
+        found = self.function(x)
+        if found.shape != x.shape[:1]:
+            raise ValueError(f"coefficient: expected values {tuple(x.shape[:1])}, got {tuple(found.shape)}")
+        return found
+
+    def unknowns(self) -> Iterator[Unknown]:
+        """See `Expression.unknowns`."""
+        return iter(())
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        from sciml.calculus.jet import coordinate_jet
+
+        def slope(x: Tensor) -> Tensor:
+            return coordinate_jet(self.function, x, torch.tensor([coordinate], device=x.device), 1).derivative(1)[0]
+
+        return Coefficient(slope)
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        return self, 0
+
+
+@dataclass(frozen=True, eq=False)
+class Total(Expression):
+    """A sum."""
+
+    terms: tuple[Expression, ...]
+
+    def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
+        """See `Expression.value`."""
+        return reduce(add, [term.value(known, x) for term in self.terms])
+
+    def unknowns(self) -> Iterator[Unknown]:
+        """See `Expression.unknowns`."""
+        return (found for term in self.terms for found in term.unknowns())
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        return Total(tuple(term.differentiated(coordinate) for term in self.terms))
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        terms, counts = zip(*(term.grouped(group) for term in self.terms), strict=True)
+        return Total(terms), max(counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Expression):
+    """A product."""
+
+    factors: tuple[Expression, ...]
+
+    def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
+        """See `Expression.value`."""
+        return reduce(mul, [factor.value(known, x) for factor in self.factors])
+
+    def unknowns(self) -> Iterator[Unknown]:
+        """See `Expression.unknowns`."""
+        return (found for factor in self.factors for found in factor.unknowns())
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        return Total(
+            tuple(Product(self._but(i, factor.differentiated(coordinate))) for i, factor in enumerate(self.factors))
+        )
+
+    def _but(self, i: int, factor: Expression) -> tuple[Expression, ...]:
+        return *self.factors[:i], factor, *self.factors[i + 1 :]
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        factors, count = [], 0
+        for factor in self.factors:
+            own, more = factor.grouped(group + count)
+            factors.append(own)
+            count += more
+        return Product(tuple(factors)), count
+
+
+@dataclass(frozen=True, eq=False)
+class Power(Expression):
+    """A power with a constant exponent."""
+
+    base: Expression
+    exponent: float
+
+    def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
+        """See `Expression.value`."""
+        return self.base.value(known, x) ** self.exponent
+
+    def unknowns(self) -> Iterator[Unknown]:
+        """See `Expression.unknowns`."""
+        return self.base.unknowns()
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        return self.exponent * self.base ** (self.exponent - 1) * self.base.differentiated(coordinate)
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        _, count = self.base.grouped(group)
+        if not count:
+            return self, 0
+        if self.exponent != int(self.exponent) or self.exponent < 1:
+            raise ValueError(f"a power {self.exponent} of an estimate is biased; expected a polynomial in estimates")
+        return Product((self.base,) * int(self.exponent)).grouped(group)
+
+
+@dataclass(frozen=True, eq=False)
+class Applied(Expression):
+    """A pointwise function of torch."""
+
+    function: Callable[..., Tensor]
+    arguments: Sequence[Expression]
+    options: Sequence[tuple[str, Any]] = ()
+
+    def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
+        """See `Expression.value`."""
+        return self.function(*(argument.value(known, x) for argument in self.arguments), **dict(self.options))
+
+    def unknowns(self) -> Iterator[Unknown]:
+        """See `Expression.unknowns`."""
+        return (found for argument in self.arguments for found in argument.unknowns())
+
+    def differentiated(self, coordinate: int) -> Expression:
+        """See `Expression.differentiated`."""
+        name = getattr(self.function, "__name__", repr(self.function))
+        raise ValueError(f"a derivative of {name}(..) is not taken by itself; write it out by the chain rule")
+
+    def grouped(self, group: int) -> tuple[Expression, int]:
+        """See `Expression.grouped`."""
+        if any(argument.grouped(group)[1] for argument in self.arguments):
+            name = getattr(self.function, "__name__", repr(self.function))
+            raise ValueError(f"{name} of an estimate is biased; expected a polynomial in estimates")
+        return self, 0

@@ -1,0 +1,166 @@
+"""The stochastic Taylor derivative estimator: sums of derivatives over coordinates from a few of their terms.
+
+Sparse samples draw the coordinates of single terms, dense ones directions whose moments pick the terms (Shi, Hu, Lin
+and Kawaguchi, NeurIPS 2024, arXiv 2412.00088, sections 4.2 and 4.3). Both are unbiased. A residual that is squared in a
+loss needs two independent draws, whose product is unbiased; estimates that are multiplied within an expression are
+given samples of their own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciml.calculus.algebra import downset
+from sciml.calculus.derivative import VALUE, Derivative
+from sciml.calculus.evaluate import checked, moved
+from sciml.calculus.expression import Expression
+from sciml.calculus.jet import jet
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Estimator(ABC):
+    """How sums over coordinates are sampled.
+
+    Args:
+        samples: terms or directions per point, R.
+        shared: whether all points take the same ones: cheaper in the first layer, but the gradient of a loss over
+            100 points is some five times noisier.
+    """
+
+    samples: int = 16
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of samples."""
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise ValueError(f"samples: expected a whole number, 1 or more, got {self.samples!r}")
+
+    def draw(self, expression: Expression, x: Tensor, generator: torch.Generator | None = None) -> "Draw":
+        """Samples for every sum over coordinates in an expression.
+
+        Args:
+            expression: what is to be estimated.
+            x: points (b, d), of which only the shape, the dtype and the device are read.
+            generator: of the random numbers.
+
+        Raises:
+            ValueError: if the expression is not a polynomial in what is estimated, or if it holds what this cannot
+                estimate.
+        """
+        whole, _ = expression.grouped(0)
+        wanted = dict.fromkeys((w.derivative, w.group) for w in whole.unknowns() if w.derivative.orders)
+        return Draw(self, whole, {each: self.sample(each[0], x, generator) for each in wanted})
+
+    @abstractmethod
+    def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Samples for one sum: (R, ...) shared by all points or (R, b, ...)."""
+
+    @abstractmethod
+    def estimate(self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """The value of u and the estimate of a sum of its derivatives."""
+
+
+class Draw(NamedTuple):
+    """Samples for an expression. To be drawn anew at each step, outside of compiled code."""
+
+    estimator: Estimator
+    expression: Expression  # estimates that are multiplied in groups of their own
+    samples: dict[tuple[Derivative, int], Tensor]  # by derivative and group
+
+    def estimate(self, u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
+        """The value of u by `VALUE`, and an estimate by (derivative, group)."""
+        value, found = self.estimator.estimate(u, x, derivative, self.samples[derivative, group])
+        return {VALUE: value, (derivative, group): found}
+
+
+@dataclass(frozen=True)
+class Sparse(Estimator):
+    """Terms drawn uniformly without replacement: any order, any mixed derivative (section 4.2).
+
+    Where there are no more terms than samples, all of them are taken, and nothing is random.
+    """
+
+    def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Numbers of terms (R) or (R, b)."""
+        count = _count(derivative, x)
+        shape = () if self.shared else x.shape[:1]
+        return subset(count, min(self.samples, count), shape, x.device, generator)
+
+    def estimate(self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Estimator.estimate`."""
+        start, width, columns = derivative.over[0], _width(derivative, x), []
+        for _ in derivative.orders:
+            columns.append(start + sample % width)
+            sample = sample // width
+        out = moved(u, x, derivative.fixed, derivative.orders, columns)
+        weight = _count(derivative, x) / len(sample)
+        return out.primal, weight * out.derivative(derivative.index)
+
+
+@dataclass(frozen=True)
+class Dense(Estimator):
+    """Random directions v: the Laplacian as E D^2 u[v, v], the biharmonic as E D^4 u[v, v, v, v] / 3 (section 4.3).
+
+    Args:
+        samples: as of `Estimator`.
+        shared: as of `Estimator`.
+        law: ``"rademacher"`` has the lower variance, but second derivatives only; the biharmonic takes ``"gaussian"``.
+    """
+
+    law: Literal["rademacher", "gaussian"] = "rademacher"
+
+    def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Directions (R, d) or (R, b, d), zero along coordinates that are not summed over."""
+        if derivative.orders not in ((2,), (2, 2)) or derivative.fixed:
+            raise ValueError(f"{derivative!r}: dense samples estimate Laplacians and biharmonics; expected Sparse(..)")
+        if derivative.orders == (2, 2) and self.law != "gaussian":
+            raise ValueError(f"law: expected 'gaussian' for a biharmonic, got {self.law!r}")
+        shape = (self.samples, *(() if self.shared else x.shape[:1]), x.shape[1])
+        if self.law == "gaussian":
+            v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+        else:
+            v = torch.randint(0, 2, shape, generator=generator, device=x.device).to(x.dtype) * 2 - 1
+        start, width = derivative.over[0], _width(derivative, x)
+        v[..., :start] = 0
+        v[..., start + width :] = 0
+        return v
+
+    def estimate(self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Estimator.estimate`."""
+        order = sum(derivative.orders)
+        out = checked(jet(u, x, sample, downset((order,), collapsed=((order,),))), order)
+        return out.primal, out.derivative(order) / (len(sample) * (3 if order == 4 else 1))
+
+
+def _width(derivative: Derivative, x: Tensor) -> int:
+    """How many coordinates are summed over."""
+    start, stop = derivative.over
+    return (x.shape[1] if stop is None else stop) - start
+
+
+def _count(derivative: Derivative, x: Tensor) -> int:
+    """How many terms the sum has."""
+    return _width(derivative, x) ** len(derivative.orders)
+
+
+def subset(
+    n: int, k: int, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Uniform subsets of k of the numbers below n, each without repetition: (k, *shape).
+
+    Floyd's algorithm (Bentley and Floyd 1987, A sample of brilliance, doi:10.1145/30401.315746): the j-th pick is
+    uniform below n - k + j + 1, and that number itself where the pick was there before. No step depends on n.
+    """
+    tops = torch.arange(n - k + 1, n + 1, device=device).reshape(k, *(1,) * len(shape))
+    uniform = torch.rand(k, *shape, generator=generator, device=device, dtype=torch.float64)
+    picks = (uniform * tops).long().clamp_max(tops - 1)
+    for j in range(1, k):
+        there = (picks[:j] == picks[j]).any(0)
+        picks[j] = torch.where(there, tops[j] - 1, picks[j])
+    return picks

@@ -1,0 +1,156 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sciml.calculus import Biharmonic, Dense, Derivative, Expression, Laplacian, Partial, PowerSum, Sparse, Unknown
+from sciml.calculus.stde import Estimator, subset
+from sciml.models.mlp import MLP
+
+ROWS, BLOCKS = 1000, 100  # 1e5 draws
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def net(d: int) -> nn.Module:
+    torch.manual_seed(d)
+    f = MLP(d, 1, width=6, depth=1)
+    with torch.no_grad():  # derivatives of order one that do not cancel
+        f.layers[0].weight.copy_(0.5 + torch.rand_like(f.layers[0].weight))
+        f.layers[1].weight.abs_()
+        f.layers[0].bias.fill_(-0.3)
+    return f
+
+
+def kdv(u: Unknown) -> Expression:
+    """KdV-2D for any number of space coordinates: x and y range over all of them."""
+    one, two = PowerSum(1, start=1)(u), PowerSum(1, 1, start=1)(u)
+    products = 3 * (two * one + one * Laplacian(start=1)(u))
+    return Derivative((0,), (1,), (1, None))(u) + PowerSum(3, 1, start=1)(u) + products + Laplacian(start=1)(u)
+
+
+OPERATORS: dict[str, tuple[Callable[[Unknown], Expression], list[Estimator]]] = {
+    "laplacian": (Laplacian(), [Sparse(8), Dense(8), Dense(8, law="gaussian")]),
+    "biharmonic": (Biharmonic(), [Sparse(16), Dense(16, law="gaussian")]),
+    "u_xxy": (PowerSum(2, 1), [Sparse(16)]),
+    "kdv": (kdv, [Sparse(16)]),
+}
+CASES = [(name, est, d) for name, (_, ests) in OPERATORS.items() for est in ests for d in (3, 6, 12)]
+
+
+def means(expression: Expression, f: nn.Module, x: Tensor, estimator: Estimator, seed: int = 0) -> Tensor:
+    """Means of blocks of independent estimates at one point."""
+    generator, rows = torch.Generator().manual_seed(seed), x.expand(ROWS, -1)
+    with torch.no_grad():
+        return torch.stack(
+            [expression(f, rows, estimator.draw(expression, rows, generator)).mean() for _ in range(BLOCKS)]
+        )
+
+
+@pytest.mark.parametrize(("name", "estimator", "d"), CASES)
+def test_estimates_are_unbiased(name: str, estimator: Estimator, d: int):
+    """1e5 draws: the standard error is at most 1 %, and the mean lies within four of them (one case in 16,000 not)."""
+    f, x, expression = net(d), torch.full((1, d), 0.1), OPERATORS[name][0](Unknown())
+    blocks, exact = means(expression, f, x, estimator), expression(f, x)
+    if blocks.std() < 1e-12 * exact.abs():  # all terms were taken
+        assert torch.allclose(blocks, exact, rtol=1e-10)
+        return
+    error = blocks.std() / BLOCKS**0.5
+    assert error <= 0.01 * exact.abs()
+    assert (blocks.mean() - exact).abs() <= 4 * error
+
+
+def gradients(f: nn.Module, x: Tensor, draws: int) -> Tensor:
+    """Gradients (blocks, parameters) of squared residuals from one draw or from two independent ones."""
+    residual, estimator = Laplacian()(Unknown()) + 1.0, Sparse(2)
+    generator, rows, found = torch.Generator().manual_seed(3), x.expand(ROWS, -1), []
+    for _ in range(BLOCKS):
+        estimates = [residual(f, rows, estimator.draw(residual, rows, generator)) for _ in range(draws)]
+        loss = (estimates[0] * estimates[-1]).mean()
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(f.parameters())[:3])]))
+    return torch.stack(found)
+
+
+def test_two_draws_make_the_gradient_of_a_square_unbiased_and_one_does_not():
+    d = 8
+    f, x = net(d), torch.full((1, d), 0.1)
+    exact = torch.autograd.grad((Laplacian()(Unknown()) + 1.0)(f, x).square().mean(), list(f.parameters())[:3])
+    exact = torch.cat([g.flatten() for g in exact])
+    off = {}
+    for draws in (1, 2):
+        blocks = gradients(f, x, draws)
+        off[draws] = ((blocks.mean(0) - exact) / (blocks.std(0) / BLOCKS**0.5)).abs().max()
+    assert off[2] < 4.5  # the largest of 60 correlated normal deviations
+    assert off[1] > 20  # the gradient of the estimate's variance is in it
+
+
+def test_sparse_samples_differ_by_point_unless_shared():
+    u, x = Unknown(), torch.zeros(5, 1000)
+    generator = torch.Generator().manual_seed(0)
+    (own,) = Sparse(4).draw(Laplacian()(u), x, generator).samples.values()
+    (shared,) = Sparse(4, shared=True).draw(Laplacian()(u), x, generator).samples.values()
+    assert own.shape == (4, 5)
+    assert shared.shape == (4,)
+    assert len(own.unique()) > 4
+
+
+def test_shared_and_own_samples_give_the_same_where_they_are_the_same():
+    f, x, e = net(5), torch.rand(3, 5), Laplacian()(Unknown())
+    shared = Sparse(2, shared=True).draw(e, x, torch.Generator().manual_seed(0))
+    own = shared._replace(samples={k: v[:, None].expand(-1, 3) for k, v in shared.samples.items()})
+    torch.testing.assert_close(e(f, x, shared), e(f, x, own), rtol=1e-12, atol=1e-12)
+
+
+def test_all_terms_are_taken_where_samples_suffice():
+    f, x, e = net(4), torch.rand(3, 4), Biharmonic()(Unknown())
+    torch.testing.assert_close(e(f, x, Sparse(16).draw(e, x)), e(f, x), rtol=1e-11, atol=1e-11)
+
+
+def test_factors_of_a_product_are_sampled_apart():
+    u = Unknown()
+    e = Laplacian()(u) ** 2 + u * Laplacian()(u) + Partial(0)(u)
+    draw = Sparse(2).draw(e, torch.zeros(1, 9), torch.Generator().manual_seed(0))
+    assert [group for _, group in draw.samples] == [0, 1]
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_subsets_are_uniform(k: int):
+    """Each of the numbers, and each pair, is as frequent as any other: four standard errors of binomial counts."""
+    n, rows = 6, 60_000
+    found = subset(n, k, (rows,), torch.device("cpu"), torch.Generator().manual_seed(k))
+    assert (found.sort(0).values.diff(dim=0) > 0).all()
+    held = torch.zeros(rows, n).scatter_(1, found.T, 1.0)
+    share, pair = k / n, k * (k - 1) / (n * (n - 1))
+    assert ((held.mean(0) - share).abs() <= 4 * (share * (1 - share) / rows) ** 0.5).all()
+    together = (held.T @ held / rows)[~torch.eye(n, dtype=torch.bool)]
+    assert ((together - pair).abs() <= 4.5 * (pair * (1 - pair) / rows) ** 0.5 + 1e-12).all()
+
+
+def test_draws_do_not_depend_on_the_global_state():
+    x, e = torch.zeros(3, 50), Laplacian()(Unknown())
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.append(next(iter(Sparse(4).draw(e, x, torch.Generator().manual_seed(7)).samples.values())))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda u, x: Sparse(0), "samples: expected a whole number, 1 or more, got 0"),
+        (lambda u, x: Dense(2).draw(PowerSum(4)(u), x), "dense samples estimate Laplacians and biharmonics"),
+        (lambda u, x: Dense(2).draw(Biharmonic()(u), x), "law: expected 'gaussian' for a biharmonic"),
+        (lambda u, x: Sparse(2).draw(torch.sin(Laplacian()(u)), x), "sin of an estimate is biased"),
+        (lambda u, x: Sparse(2).draw(1 / Laplacian()(u), x), "a power -1 of an estimate is biased"),
+    ],
+)
+def test_mistakes_are_named(call: Callable, message: str):
+    with pytest.raises(ValueError, match=message):
+        call(Unknown(), torch.zeros(2, 9))
