@@ -88,7 +88,7 @@ def show(args: argparse.Namespace, overrides: list[str]) -> None:
 LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "examples": lambda: {name: first_comment(path) for name, path in examples().items()},
     "steppers": lambda: exported("solvers", "Stepper"),
-    "problems": lambda: exported("problems", "Problem"),
+    "problems": lambda: exported("problems", "Problem", "Equation"),
     "models": lambda: exported("models", "Module", "Sequential"),
 }
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "Collocation": "collocation",
     "Digits": "digits",
     "FieldData": "fields",
     "Loader": "loader",

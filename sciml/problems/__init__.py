@@ -1,13 +1,19 @@
-"""Equations: a term to integrate, its domain, random initial conditions and, where there is one, an exact solution."""
+"""Equations: to integrate, from random initial conditions, or to train a network on; with exact solutions if known."""
 
 from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "AllenCahn": "elliptic",
     "Burgers": "burgers",
+    "BurgersDirichlet": "burgers_dirichlet",
+    "Condition": "equation",
+    "Equation": "equation",
     "NavierStokes": "navier_stokes",
     "PeriodicPDE": "periodic",
+    "Poisson": "elliptic",
     "Problem": "problem",
+    "SineGordon": "elliptic",
     "Spiral": "spiral",
 }
 

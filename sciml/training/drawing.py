@@ -8,6 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sciml.problems.equation import Plane
+
 STAGES = {"train": "C0", "val": "C1", "test": "C2"}  # prefixes of metrics, with the colours of their curves
 
 
@@ -65,6 +67,30 @@ def draw_fields(inputs: Tensor, target: Tensor, prediction: Tensor, coordinates:
         limits = {"vmin": target[0].min(), "vmax": target[0].max()} if title in ("target", "prediction") else {}
         image = axes.pcolormesh(*(x.numpy() for x in grid), field[0].T.numpy(), shading="nearest", **limits)
         axes.set(title=title, aspect="equal")
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def draw_plane(plane: Plane, prediction: Tensor, exact: Tensor | None, inside: Tensor) -> Figure:
+    """A solution on a plane, beside the exact one and the difference where that is known.
+
+    Args:
+        plane: the grid (n, m).
+        prediction: values (n * m).
+        exact: likewise, or None.
+        inside: which points lie in the domain (n * m); others are left white.
+    """
+    panels = {"prediction": prediction}
+    if exact is not None:
+        panels = {"exact": exact, "prediction": prediction, "prediction - exact": prediction - exact}
+    shown = (prediction if exact is None else exact)[inside]
+    figure = Figure(figsize=(0.5 + 4.5 * len(panels), 3.8), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, values) in zip(drawn, panels.items(), strict=True):
+        grid = values.where(inside, torch.nan).reshape(len(plane.axes[0]), len(plane.axes[1]))
+        limits = {} if title.endswith("- exact") else {"vmin": shown.min(), "vmax": shown.max()}
+        image = axes.pcolormesh(*(x.numpy() for x in plane.axes), grid.T.numpy(), shading="nearest", **limits)
+        axes.set(title=title, xlabel=plane.labels[0], ylabel=plane.labels[1])
         figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
 

@@ -1,7 +1,7 @@
 """What all training modules share."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 import torch
@@ -30,7 +30,7 @@ class TrainingModule(lightning.LightningModule):
         monitor: the validation metric (lower is better) that says which checkpoint is the best.
     """
 
-    monitor: ClassVar[str] = "val_loss"
+    monitor: str = "val_loss"
 
     def __init__(
         self,

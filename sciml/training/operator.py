@@ -1,7 +1,7 @@
 """Learning a map from fields to fields."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -81,7 +81,7 @@ class OperatorModule(TrainingModule):
         compile: compile the net for training.
     """
 
-    monitor: ClassVar[str] = "val_relative_l2"
+    monitor = "val_relative_l2"
 
     def __init__(
         self,

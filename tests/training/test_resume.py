@@ -7,6 +7,7 @@ import torch
 
 from sciml.training import MetricsLogger, RunFolder
 
+PINN = Path(__file__).parent / "tiny" / "pinn.yaml"
 STEPS = 15  # of the tiny configuration: 3 epochs of 5 batches
 PLATEAU = "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val_relative_l2, patience: 0}}"
 ONE_CYCLE = "{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.02, total_steps: 15}}"
@@ -82,6 +83,18 @@ def test_resumed_run_of_two_optimisers_equals_an_uninterrupted_one(sciml, fit):
     overrides = ("--model=tiny.Adversaries", "--checkpoint.every_n_steps=6")
     fit("reference", *overrides)
     interrupted(sciml, fit, "run", 10, None, overrides)  # both count: 5 batches, of which the checkpoint has 3
+    assert_same_run("run", "reference")
+
+
+LBFGS = ("--model.optimizer=torch.optim.LBFGS", "--model.optimizer.line_search_fn=strong_wolfe")
+
+
+@pytest.mark.parametrize("variant", [(), LBFGS, ("--model.candidates=1",)])
+def test_resumed_run_of_a_pinn_equals_an_uninterrupted_one(sciml, fit, variant):
+    """Stopped within a block of points that are held for several steps, and were chosen at its start."""
+    fit("reference", *variant, config=PINN)
+    fit("run", stop_at(7, "SIGTERM"), *variant, config=PINN, code=128 + signal.SIGTERM)
+    sciml("fit", "--resume", "run", "--trainer.callbacks=null")
     assert_same_run("run", "reference")
 
 

@@ -1,0 +1,336 @@
+"""Training a network on an equation: physics-informed neural networks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from sciml.calculus import Draw, Estimator, Expression
+from sciml.data.collocation import Block, Collocation
+from sciml.problems.equation import Ansatz, Equation
+from sciml.training.levenberg_marquardt import LevenbergMarquardt, Residuals
+from sciml.training.module import TrainingModule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Stage = Literal["train", "val", "test"]
+SHOWN = 1000  # coordinates up to which predictions come with their points
+
+
+class Part(NamedTuple):
+    """A part of the loss: weight times the mean square of a residual at some points."""
+
+    name: str
+    residual: Expression
+    x: Tensor  # (n, d)
+    weight: float
+
+    @property
+    def scale(self) -> float:
+        """What makes a sum of squares of it."""
+        return (self.weight / len(self.x)) ** 0.5
+
+
+class Squared(nn.Module):
+    """The mean square of a residual, or the mean product of two independent estimates of it, and of its gradient.
+
+    Args:
+        residual: what is to be zero.
+        u: the function (b, d) -> (b, c).
+        gradient: weight of the square of the residual's gradient along all coordinates (gPINN); 0 leaves it out.
+    """
+
+    def __init__(self, residual: Expression, u: nn.Module, gradient: float = 0.0):
+        super().__init__()
+        self.residual, self.u, self.gradient = residual, u, gradient
+
+    def forward(self, x: Tensor, draws: Sequence[Draw | None]) -> tuple[Tensor, Tensor]:
+        """The loss, and the mean square of the residual itself.
+
+        Args:
+            x: points (b, d).
+            draws: one for a plain square, two for an unbiased one; None computes all terms.
+        """
+        x = x.requires_grad_() if self.gradient else x
+        found = [self.residual(self.u, x, draw) for draw in draws]
+        for r in found:
+            if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
+                raise ValueError(f"residual: expected a number per point, ({len(x)}), got {tuple(r.shape)}")
+        loss = square = (found[0] * found[-1]).mean()
+        if self.gradient:
+            slopes = [torch.autograd.grad(r.sum(), x, create_graph=True)[0] for r in found]
+            loss = loss + self.gradient * (slopes[0] * slopes[-1]).sum(1).mean()
+        return loss, square.detach()
+
+
+class PINNModule(TrainingModule):
+    """Trains a net to solve an equation, on points that are drawn anew for every step.
+
+    loss = mean r^2 (+ gradient_weight mean |grad r|^2) + sum over conditions of weight mean r_condition^2.
+
+    With an estimator, sums over coordinates in the residual are estimated (STDE); two ``draws`` make the loss and its
+    gradient unbiased, one is cheaper and as in the paper. Logs `train_loss`, `train_residual` (the mean square), each
+    condition's loss, and for validation and test the same and, where the solution is known, `relative_l2` over all
+    points and what the best constant net reaches, `baseline`.
+
+    Args:
+        equation: the equation, its domain and its conditions.
+        net: maps points (b, d) to (b, c).
+        estimator: estimates sums over coordinates; None computes all of their terms.
+        draws: independent estimates per step, 1 or 2.
+        hard: let the output meet the conditions that the equation can build in.
+        weights: of the conditions' losses, by name; 1 where none is given.
+        gradient_weight: of the squared gradient of the residual (gPINN).
+        candidates: how many points to draw for each one that is trained on; of these they are chosen with probabilities
+            in proportion to |r| / mean |r| + 1 (Wu et al. 2023).
+        compile: compile the loss.
+        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
+        scheduler: makes a learning-rate scheduler from the optimiser.
+        scheduler_interval: whether the scheduler counts epochs or steps.
+
+    Raises:
+        ValueError: if a condition is missing, or an argument does not fit.
+
+    Reference:
+        M. Raissi, P. Perdikaris, G. E. Karniadakis, Physics-informed neural networks, J. Comput. Phys. 378 (2019),
+        doi:10.1016/j.jcp.2018.10.045; gPINN: J. Yu et al., CMAME 393 (2022), doi:10.1016/j.cma.2022.114823;
+        candidates: C. Wu et al., CMAME 403 (2023), doi:10.1016/j.cma.2022.115671.
+    """
+
+    def __init__(
+        self,
+        equation: Equation,
+        net: nn.Module,
+        estimator: Estimator | None = None,
+        draws: int = 1,
+        hard: bool = True,
+        weights: dict[str, float] | None = None,
+        gradient_weight: float = 0.0,
+        candidates: int = 1,
+        compile: bool = False,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "step",
+    ):
+        super().__init__(optimizer, scheduler, scheduler_interval)
+        if draws not in (1, 2):
+            raise ValueError(f"draws: expected 1 or 2, got {draws!r}")
+        if compile and gradient_weight:
+            raise ValueError("compile: a loss with the residual's gradient cannot be compiled; expected False")
+        self.solution, self.estimator, self.draws = Ansatz(equation, net, hard), estimator, draws
+        self.residual = equation.residual()
+        self.weights = weights or {}
+        unknown = [name for name in self.weights if name not in self.solution.soft]
+        if unknown:
+            raise ValueError(f"weights: expected names among {list(self.solution.soft)}, got {', '.join(unknown)}")
+        if candidates < 1:
+            raise ValueError(f"candidates: expected at least 1, got {candidates}")
+        self.gradient_weight, self.candidates, self.compile_loss = gradient_weight, candidates, compile
+        self.monitor = "val_loss" if type(equation).exact is Equation.exact else "val_relative_l2"
+        self._losses: dict[tuple[str, bool], Callable[..., tuple[Tensor, Tensor]]] = {}
+        self._choice: tuple[list[int], Tensor] | None = None  # epoch and block, the candidates chosen
+        self._parts: list[Part] = []  # of the last step
+        self._sums: Tensor | None = None  # of squares: error, solution, and the products with the baseline
+
+    @property
+    def equation(self) -> Equation:
+        """What is solved."""
+        return self.solution.equation
+
+    def setup(self, stage: str) -> None:
+        """Try equation and net on a few points.
+
+        Raises:
+            ValueError: if they do not fit together.
+        """
+        generator = torch.Generator(next(self.solution.net.parameters()).device).manual_seed(0)
+        samples = {"sample": self.equation.sample, **{name: c.sample for name, c in self.solution.soft.items()}}
+        for sample in samples.values():
+            x = self._cast(sample(4, generator))
+            self.equation.check(x)
+        try:
+            with torch.no_grad():
+                self.solution(x)
+        except RuntimeError as error:
+            raise ValueError(f"net: it cannot take points (b, {self.equation.dim}): {error}") from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The solution (b, c) at points (b, d)."""
+        return self.solution(x)
+
+    def training_step(self, batch: Block, batch_idx: int) -> Tensor:
+        """The loss of points drawn for this step."""
+        return self._step("train", batch)
+
+    def validation_step(self, batch: Block, batch_idx: int) -> None:
+        """Log the loss, and add up errors."""
+        self._step("val", batch)
+
+    def test_step(self, batch: Block, batch_idx: int) -> None:
+        """Log the loss, and add up errors."""
+        self._step("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the error over all points."""
+        self._log_error("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the error over all points."""
+        self._log_error("test")
+
+    def predict_step(self, batch: Block, batch_idx: int) -> dict[str, Tensor]:
+        """Predictions and, where known, the solution (b, c); the residual (b); points (b, d) of few coordinates."""
+        with torch.inference_mode(False), torch.no_grad():
+            x, draw = self._sample(batch)
+            found = {"predictions": self(x), "residual": self.residual(self.solution, x, draw)}
+            exact = self.equation.exact(x)
+        shown = {"points": x} if self.equation.dim <= SHOWN else {}
+        return {**shown, **found, **({} if exact is None else {"targets": exact})}
+
+    def predictor(self) -> nn.Module:
+        """From points to the solution."""
+        return self.solution
+
+    def example_inputs(self, data: Collocation) -> tuple[Tensor, ...]:
+        """Two points."""
+        return (self.equation.sample(2, torch.Generator().manual_seed(0)),)
+
+    def pictures(self, data: Collocation) -> Iterator[tuple[str, "Figure"]]:
+        """The solution on a plane through the domain, beside the exact one where it is known."""
+        from sciml.training.drawing import draw_plane
+
+        plane = self.equation.plane()
+        x = self._cast(plane.points.to(self.device))
+        with torch.no_grad():
+            prediction, exact = self(x)[:, 0].cpu(), self.equation.exact(x)
+        inside = self.equation.inside(x).cpu()
+        yield "solution", draw_plane(plane, prediction, None if exact is None else exact[:, 0].cpu(), inside)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all parameters; a least-squares one gets the residuals of the step's points."""
+        made = super().configure_optimizers()
+        optimizer = made["optimizer"] if isinstance(made, dict) else made
+        if isinstance(optimizer, LevenbergMarquardt):
+            if self.estimator is not None or self.gradient_weight:
+                raise ValueError(
+                    "optimizer: LevenbergMarquardt takes plain residuals, no estimator, no gradient_weight"
+                )
+            optimizer.residuals = Residuals(self._residuals, self._jacobian)
+        return made
+
+    def _step(self, stage: Stage, block: Block) -> Tensor:
+        with torch.inference_mode(False), torch.set_grad_enabled(stage == "train" or self.gradient_weight > 0):
+            x, *draws = self._sample(block, self.draws)
+            self._parts = [Part("residual", self.residual, x, 1.0), *self._boundary(block)]
+            total, metrics = torch.zeros((), dtype=x.dtype, device=x.device), {}
+            for part in self._parts:
+                inner = part.name == "residual"
+                loss, square = self._loss(part, self.gradient_weight if inner else 0.0)(
+                    part.x, draws if inner else [None]
+                )
+                total = total + part.weight * loss
+                metrics[f"{stage}_{part.name}"] = square
+        metrics[f"{stage}_loss"] = total
+        self.log_dict(metrics, prog_bar=True, batch_size=block.interior, sync_dist=stage != "train")
+        if stage != "train":
+            self._add_error(x.detach())
+        return total
+
+    def _boundary(self, block: Block) -> Iterator["Part"]:
+        """The conditions among the losses, at a block's points."""
+        for name, condition in self.solution.soft.items():
+            x = self._cast(
+                condition.sample(
+                    block.boundary, block.generator(self.current_epoch, self.device, name, self.global_rank)
+                )
+            )
+            yield Part(name, condition.residual, x, self.weights.get(name, 1.0))
+
+    def _residuals(self) -> Tensor:
+        """Those at the step's points, such that the loss is their sum of squares."""
+        return torch.cat([part.scale * part.residual(self.solution, part.x) for part in self._parts])
+
+    def _jacobian(self) -> tuple[Tensor, Tensor]:
+        """The residuals (n) and their derivatives (n, p) to the parameters."""
+
+        def one(parameters: Mapping[str, Tensor], point: Tensor, residual: Expression) -> Tensor:
+            return residual(lambda x: functional_call(self.solution, dict(parameters), (x,)), point[None])[0]
+
+        parameters, rows, values = dict(self.solution.named_parameters()), [], []
+        for part in self._parts:
+            slopes, value = vmap(grad_and_value(one), (None, 0, None))(parameters, part.x, part.residual)
+            rows.append(part.scale * torch.cat([slopes[name].flatten(1) for name in parameters], 1))
+            values.append(part.scale * value)
+        return torch.cat(values), torch.cat(rows)
+
+    def _sample(self, block: Block, draws: int = 1) -> tuple[Any, ...]:
+        """Points of a block, and samples for estimates."""
+        generator = block.generator(self.current_epoch, self.device, rank=self.global_rank)
+        many = self.candidates if block.part == "train" else 1
+        x = self._cast(self.equation.sample(many * block.interior, generator))
+        if many > 1:
+            x = x[self._chosen(x, block, generator)]
+        if self.estimator is None:
+            return x, *[None] * draws
+        return x, *(self.estimator.draw(self.residual, x, generator) for _ in range(draws))
+
+    def _chosen(self, x: Tensor, block: Block, generator: torch.Generator) -> Tensor:
+        """Which of many points to train on, by their residuals when the block is met first."""
+        place = [self.current_epoch, block.number]
+        if self._choice is None or self._choice[0] != place:
+            draw = None if self.estimator is None else self.estimator.draw(self.residual, x, generator)
+            with torch.no_grad():
+                size = self.residual(self.solution, x, draw).abs()
+            if not bool(size.isfinite().all()):
+                raise RuntimeError(
+                    "residual: it is not finite, training has diverged; expected a smaller learning rate"
+                )
+            self._choice = place, torch.multinomial(size / size.mean() + 1, block.interior, generator=generator)
+        return self._choice[1]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which points were chosen: a resumed run may be in the middle of their block."""
+        checkpoint["choice"] = self._choice
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up again."""
+        self._choice = checkpoint["choice"]
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """Points in the dtype of the net."""
+        return x.to(next(self.solution.net.parameters()).dtype)
+
+    def _loss(self, part: "Part", gradient: float) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The loss of a residual, compiled for training where that is wanted."""
+        key = part.name, self.training
+        if key not in self._losses:
+            loss = Squared(part.residual, self.solution, gradient)
+            self._losses[key] = torch.compile(loss, fullgraph=True) if self.compile_loss and self.training else loss
+        return self._losses[key]
+
+    @torch.no_grad()
+    def _add_error(self, x: Tensor) -> None:
+        """Add up squares over the points: of the error, of the solution, and those that the baseline is made of."""
+        exact = self.equation.exact(x)
+        if exact is None:
+            return
+        ones = torch.ones_like(exact)
+        base = self.equation.output(x, 0 * ones) if self.solution.hard else 0 * ones
+        slope = (self.equation.output(x, ones) if self.solution.hard else ones) - base
+        pairs = ((self(x) - exact,) * 2, (exact,) * 2, (exact - base,) * 2, (exact - base, slope), (slope,) * 2)
+        sums = torch.stack([(a.double() * b.double()).sum() for a, b in pairs])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def _log_error(self, stage: Stage) -> None:
+        """Log the error relative to the solution, and that of the best constant in the place of the net."""
+        if self._sums is None:
+            return
+        gathered: Any = self.all_gather(self._sums)
+        sums, self._sums = gathered.reshape(-1, 5).sum(0), None
+        error, whole, shifted, along, slope = sums.unbind()
+        self.log(f"{stage}_relative_l2", (error / whole).sqrt(), prog_bar=True)
+        self.log(f"{stage}_baseline", ((shifted - along**2 / slope).clamp_min(0) / whole).sqrt())

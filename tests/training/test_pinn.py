@@ -1,0 +1,227 @@
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from sciml.calculus import Laplacian, Sparse, Unknown
+from sciml.data import Collocation
+from sciml.models import MLP
+from sciml.problems import BurgersDirichlet, Poisson, SineGordon
+from sciml.problems.equation import Ansatz, Equation
+from sciml.training import MetricsLogger, PINNModule
+from sciml.training.pinn import Squared
+from sciml.training.trainer_cli import quiet
+
+
+def module(equation, width=16, **options):
+    torch.manual_seed(0)
+    options.setdefault("optimizer", lambda p: torch.optim.Adam(p, lr=3e-3))
+    return PINNModule(equation, MLP(equation.dim, 1, width=width, depth=2), **options)
+
+
+def trainer(folder, **options):
+    return lightning.Trainer(
+        accelerator="cpu",
+        logger=MetricsLogger(folder / "metrics.csv"),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def fit(model, folder, data=None, **options):
+    data = data or Collocation(points=100, boundary=20, steps=200, val=200, test=500)
+    with quiet():
+        run = trainer(folder, max_epochs=1, **options)
+        run.fit(model, data)
+        (metrics,) = run.test(model, data, verbose=False)
+    return metrics, run, data
+
+
+def test_estimates_train_a_net_to_below_the_best_constant(tmp_path):
+    equation = SineGordon(6, seed=1)
+    data = Collocation(points=100, steps=600, val=200, test=1000)
+    metrics, run, _ = fit(module(equation, 32, estimator=Sparse(3)), tmp_path, data)
+    assert metrics["test_relative_l2"] < 0.5 * metrics["test_baseline"]  # a third of it with this seed
+    with quiet():
+        (found,) = run.predict(run.model, data)
+    assert set(found) == {"points", "predictions", "residual", "targets"}
+    error = (found["predictions"] - found["targets"]).norm() / found["targets"].norm()
+    torch.testing.assert_close(error.item(), metrics["test_relative_l2"], rtol=1e-4, atol=0)
+
+
+def test_baseline_is_the_best_constant_in_the_place_of_the_net(tmp_path):
+    equation = Poisson(3)
+    model = module(equation, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    metrics, *_ = fit(model, tmp_path, Collocation(points=10, steps=1, test=500, val=10))
+    x = torch.cat([equation.sample(500, block.generator(0, torch.device("cpu"))) for block in _blocks(500)])
+    y, p = equation.exact(x)[:, 0], 1 - x.square().sum(1)
+    best = (y - p * (p @ y) / (p @ p)).norm() / y.norm()
+    torch.testing.assert_close(metrics["test_baseline"], best.item(), rtol=1e-4, atol=0)
+
+
+def _blocks(count):
+    return list(Collocation(test=count).test_dataloader())
+
+
+def test_soft_conditions_are_losses_and_hard_ones_are_not(tmp_path):
+    equation = BurgersDirichlet(nu=0.1)
+    soft, *_ = fit(module(equation, hard=False, weights={"initial": 10.0}), tmp_path)
+    names = {"initial", "left", "right"}
+    assert {f"test_{name}" for name in names} <= set(soft)
+    total = soft["test_residual"] + 10 * soft["test_initial"] + soft["test_left"] + soft["test_right"]
+    torch.testing.assert_close(soft["test_loss"], total, rtol=1e-5, atol=0)
+    hard, *_ = fit(module(equation), tmp_path)
+    assert not {f"test_{name}" for name in names} & set(hard)
+    assert hard["test_relative_l2"] < soft["test_relative_l2"] < 1
+
+
+def test_runs_of_one_seed_are_equal_and_others_are_not(tmp_path, monkeypatch):
+    found = []
+    for seed in ("1", "1", "2"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        metrics, *_ = fit(module(Poisson(4), estimator=Sparse(2)), tmp_path, Collocation(points=20, steps=5, test=50))
+        found.append(metrics["test_relative_l2"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_lbfgs_sees_the_same_points_within_a_step(tmp_path):
+    seen = []
+
+    class Watched(SineGordon):
+        def sample(self, count, generator):
+            seen.append(super().sample(count, generator))
+            return seen[-1]
+
+    model = module(Watched(4), optimizer=lambda p: torch.optim.LBFGS(p, max_iter=5), estimator=Sparse(2))
+    fit(model, tmp_path, Collocation(points=30, steps=2, val=1, test=1), limit_val_batches=0)
+    training = [x for x in seen if len(x) == 30]
+    assert len(training) > 2 + 2  # closures are evaluated several times in each of the two steps
+    assert len({tuple(x.flatten().tolist()) for x in training}) == 2
+
+
+def test_candidates_are_chosen_where_the_residual_is_large(tmp_path):
+    equation = BurgersDirichlet()
+    model = module(equation, candidates=20, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    fit(model, tmp_path, Collocation(points=200, steps=1, val=1, test=1), limit_val_batches=0)
+    size = lambda x: equation.residual()(model.solution, x).abs().mean().item()  # noqa: E731
+    uniform = equation.sample(4000, torch.Generator().manual_seed(1))
+    block = next(iter(Collocation(points=200).train_dataloader()))
+    chosen, *_ = model._sample(block)
+    again, *_ = model._sample(block)
+    assert len(chosen) == 200
+    assert torch.equal(chosen, again)
+    assert size(chosen) > 1.2 * size(uniform)
+
+
+def test_compiled_loss_is_the_eager_one():
+    equation = SineGordon(5)
+    model = module(equation)
+    x = equation.sample(30, torch.Generator().manual_seed(0))
+    residual = equation.residual()
+    draw = Sparse(2).draw(residual, x, torch.Generator().manual_seed(0))
+    loss = Squared(residual, model.solution)
+    eager, _ = loss(x, [draw, draw])
+    compiled, square = torch.compile(loss, fullgraph=True)(x, [draw, draw])
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=0)
+    torch.testing.assert_close(square, eager.detach(), rtol=1e-5, atol=0)
+
+
+def test_gradient_of_the_residual_enters_the_loss():
+    equation = BurgersDirichlet()
+    model = module(equation).double()
+    x = equation.sample(12, torch.Generator().manual_seed(0)).double()
+    r = lambda x: equation.residual()(model.solution, x)  # noqa: E731
+    slope = torch.func.jacrev(r)(x).diagonal(dim1=0, dim2=1)  # (d, b)
+    plain, _ = Squared(equation.residual(), model.solution)(x, [None])
+    loss, _ = Squared(equation.residual(), model.solution, 0.5)(x.clone(), [None])
+    torch.testing.assert_close(loss - plain, 0.5 * slope.square().sum(0).mean(), rtol=1e-9, atol=0)
+
+
+def test_gradient_enhanced_training_goes_through_all_stages(tmp_path):
+    metrics, run, data = fit(module(BurgersDirichlet(), gradient_weight=0.01), tmp_path, Collocation(steps=3, test=50))
+    assert metrics["test_loss"] > metrics["test_residual"]
+    with quiet():
+        assert len(run.predict(run.model, data)) == 1
+
+
+def test_pictures_show_the_plane():
+    equation = SineGordon(5)
+    ((name, figure),) = module(equation).pictures(Collocation())
+    assert name == "solution"
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["exact", "prediction", "prediction - exact"]
+
+
+def test_predictor_can_be_exported():
+    model = module(SineGordon(5))
+    (x,) = model.example_inputs(Collocation())
+    program = torch.export.export(model.predictor(), (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    torch.testing.assert_close(program(x), model(x))
+
+
+class Open(Equation):
+    """An equation whose right side is forgotten."""
+
+    boundary = ("left", "right")
+    dim = 1
+
+    def residual(self):
+        return Laplacian()(Unknown()) - 1.0
+
+    def sample(self, count, generator):
+        return 2 * torch.rand(count, 1, generator=generator, device=generator.device)
+
+    def inside(self, x):
+        return (x[:, 0] >= 0) & (x[:, 0] <= 1)
+
+    def hard(self):
+        return ("left",)
+
+    def plane(self, count=101):
+        raise NotImplementedError
+
+
+class Wide(Open):
+    boundary = ()
+
+
+class Vector(Wide):
+    def residual(self):
+        return Laplacian()(Unknown()) * torch.ones(3, 1)
+
+    def sample(self, count, generator):
+        return torch.rand(count, 1, generator=generator, device=generator.device)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: module(Open()), "equation: Open has no condition on right; expected one of the losses"),
+        (lambda: module(SineGordon(4), hard=False), "no condition on sphere; .* or hard=True"),
+        (lambda: module(SineGordon(4), candidates=0), "candidates: expected at least 1, got 0"),
+        (lambda: module(SineGordon(4), draws=3), "draws: expected 1 or 2, got 3"),
+        (lambda: module(SineGordon(4), weights={"top": 1.0}), r"weights: expected names among \[\], got top"),
+        (lambda: module(SineGordon(4), compile=True, gradient_weight=1.0), "compile: a loss with the residual's"),
+        (lambda: module(Wide()).setup("fit"), r"points: \d of 4 lie outside of the domain of Wide"),
+        (
+            lambda: PINNModule(SineGordon(4), MLP(3, 1)).setup("fit"),
+            r"net: it cannot take points \(b, 4\)",
+        ),
+        (
+            lambda: Squared(Vector().residual(), Ansatz(Vector(), MLP(1, 1)))(torch.rand(5, 1), [None]),
+            r"residual: expected a number per point, \(5\), got \(3, 5\)",
+        ),
+        (
+            lambda: Squared(Laplacian()(Unknown()), nn.Sequential(nn.Linear(2, 4), nn.ReLU()))(
+                torch.rand(5, 2), [None]
+            ),
+            "u: a derivative of order 2",
+        ),
+    ],
+)
+def test_mistakes_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
