@@ -12,6 +12,7 @@ _WHERE = {
     "NeuralODEModule": "neural_ode",
     "ODEClassifierModule": "neural_ode",
     "OperatorModule": "operator",
+    "Muon": "muon",
     "PINNModule": "pinn",
     "RelativeL2": "losses",
     "RunFolder": "run_folder",

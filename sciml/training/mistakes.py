@@ -7,6 +7,8 @@ from jsonargparse import ArgumentParser
 
 from sciml.training.config import hint
 
+EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
+
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """Say in one line what is wrong, and where.
@@ -23,6 +25,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
         public = [name for name in dir(import_module(found[1])) if not name.startswith("_")]
         return f"{where}{found[1]} has no {found[2]!r}{hint(found[2], public)}"
     if found := re.search(r"No module named '([\w.]+)'", inner):
+        if found[1] in EXTRAS:
+            return f'{where}{found[1]} is not installed: pip install "sciml-torch[{EXTRAS[found[1]]}]" brings it'
         return f"{where}no module {found[1]!r}; own modules are found in the configuration's folder and in this one"
     if found := re.search(r"arguments are required: ([\w., ]+)", inner):
         return f"{where}missing {found[1]}"

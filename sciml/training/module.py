@@ -1,6 +1,8 @@
 """What all training modules share."""
 
+import warnings
 from collections.abc import Iterator
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
@@ -57,6 +59,32 @@ class TrainingModule(lightning.LightningModule):
             "monitor": self.monitor,
         }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's; keeps the graph for optimisers that estimate curvature, as AdaHessian and Sophia."""
+        if not any("hessian" in signature(optimizer.step).parameters for optimizer in self.trainer.optimizers):
+            return super().backward(loss, *args, **kwargs)
+        with warnings.catch_warnings():  # the next step's zero_grad ends the cycle that torch warns of
+            warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
+            return super().backward(loss, *args, create_graph=True, **kwargs)
+
+    def on_train_start(self) -> None:
+        """Put optimisers that have modes, as schedule-free ones, into that of training."""
+        self._switch("train")
+
+    def on_validation_model_eval(self) -> None:
+        """Validate, and save the best checkpoint, with the weights that such optimisers are to be judged by."""
+        super().on_validation_model_eval()
+        self._switch("eval")
+
+    def on_validation_model_train(self) -> None:
+        """Go on training."""
+        super().on_validation_model_train()
+        self._switch("train")
+
+    def _switch(self, mode: Literal["train", "eval"]) -> None:
+        for optimizer in self.trainer.optimizers:
+            getattr(optimizer, mode, lambda: None)()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make what the step draws a function of where it stands."""

@@ -285,11 +285,12 @@ class PINNModule(TrainingModule):
             draw = None if self.estimator is None else self.estimator.draw(self.residual, x, generator)
             with torch.no_grad():
                 size = self.residual(self.solution, x, draw).abs()
-            if not bool(size.isfinite().all()):
+            weight = size / size.mean() + 1
+            if not bool(weight.isfinite().all()):
                 raise RuntimeError(
                     "residual: it is not finite, training has diverged; expected a smaller learning rate"
                 )
-            self._choice = place, torch.multinomial(size / size.mean() + 1, block.interior, generator=generator)
+            self._choice = place, torch.multinomial(weight, block.interior, generator=generator)
         return self._choice[1]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
