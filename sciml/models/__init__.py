@@ -12,6 +12,7 @@ _WHERE = {
     "FNO": "fno",
     "MLP": "mlp",
     "NeuralODE": "neural_ode",
+    "SharedInput": "shared_input",
     "TimeDependent": "neural_ode",
 }
 

@@ -5,10 +5,12 @@ from typing import Any
 
 _WHERE = {
     "AllenCahn": "elliptic",
+    "Box": "box",
     "Burgers": "burgers",
     "BurgersDirichlet": "burgers_dirichlet",
     "Condition": "equation",
     "Equation": "equation",
+    "KdV2D": "kdv",
     "NavierStokes": "navier_stokes",
     "PeriodicPDE": "periodic",
     "Poisson": "elliptic",

@@ -1,7 +1,7 @@
 """What a physics-informed network is trained on: an equation in a domain, with conditions on its boundary."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ class Plane(NamedTuple):
 
     points: Tensor  # (n * m, d), the second axis of the grid is the faster one
     axes: tuple[Tensor, Tensor]  # (n) and (m)
-    labels: tuple[str, str]
+    labels: tuple[str, ...]
 
     @classmethod
     def spanned(
@@ -33,12 +33,12 @@ class Plane(NamedTuple):
         directions: Tensor,
         first: tuple[float, float],
         second: tuple[float, float],
-        labels: tuple[str, str],
+        labels: Sequence[str],
         count: int = 101,
     ) -> "Plane":
         """The points origin + s_1 v_1 + s_2 v_2 with directions v (2, d) and s in two ranges."""
         axes = torch.linspace(*first, count), torch.linspace(*second, count)
-        return cls(origin + torch.cartesian_prod(*axes) @ directions, axes, labels)
+        return cls(origin + torch.cartesian_prod(*axes) @ directions, axes, tuple(labels))
 
 
 class Equation(nn.Module, ABC):
@@ -151,4 +151,4 @@ def uniform_ball(count: int, dim: int, generator: Generator, radial: bool) -> Te
     radius = torch.rand(count, 1, generator=generator, device=device)
     if not radial:
         radius = radius ** (1 / dim)
-    return x * (radius / torch.linalg.vector_norm(x, dim=1, keepdim=True))
+    return x.mul_(radius / torch.linalg.vector_norm(x, dim=1, keepdim=True))
