@@ -15,6 +15,7 @@ _WHERE = {
     "PeriodicPDE": "periodic",
     "Poisson": "elliptic",
     "Problem": "problem",
+    "SemilinearHeat": "semilinear_heat",
     "SineGordon": "elliptic",
     "Spiral": "spiral",
 }

@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 from sciml.calculus import Expression, Laplacian, Unknown
 from sciml.problems.equation import Equation, Plane, uniform_ball
 
-
 ENTRIES = 2**24  # of points whose solution is found at a time, in some fifteen arrays as large
 
 

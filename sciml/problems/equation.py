@@ -92,6 +92,10 @@ class Equation(nn.Module, ABC):
         """The solution (b, c) where it is known."""
         return None
 
+    def landmarks(self) -> dict[str, Tensor]:
+        """Single points (1, d) by name, at which errors are told apart."""
+        return {}
+
     @abstractmethod
     def plane(self, count: int = 101) -> Plane:
         """A grid of so many points along two axes, to draw the solution on."""

@@ -332,6 +332,10 @@ class PINNModule(TrainingModule):
             return
         gathered: Any = self.all_gather(self._sums)
         sums, self._sums = gathered.reshape(-1, 5).sum(0), None
+        for name, point in self.equation.landmarks().items():
+            x = self._cast(point.to(self.device))
+            exact: Any = self.equation.exact(x)
+            self.log(f"{stage}_{name}_error", (self(x) - exact).abs().max() / exact.abs().max())
         error, whole, shifted, along, slope = sums.unbind()
         self.log(f"{stage}_relative_l2", (error / whole).sqrt(), prog_bar=True)
         self.log(f"{stage}_baseline", ((shifted - along**2 / slope).clamp_min(0) / whole).sqrt())
