@@ -43,11 +43,12 @@ class Expression(ABC):
             The value (b).
 
         Raises:
-            ValueError: if shapes do not fit, or if u is not smooth enough for a derivative.
+            ValueError: if shapes do not fit, if u is not smooth enough for a derivative, or if there are no samples for
+                one of the sums.
         """
         from sciml.calculus.evaluate import derivatives
 
-        whole = self if draw is None else draw.expression
+        whole = self if draw is None else self.grouped(0)[0]
         return whole.value(derivatives(u, x, list(dict.fromkeys(whole.unknowns())), draw), x)
 
     @abstractmethod

@@ -55,7 +55,7 @@ class Estimator(ABC):
         """
         whole, _ = expression.grouped(0)
         wanted = dict.fromkeys((w.derivative, w.group) for w in whole.unknowns() if w.derivative.orders)
-        return Draw(self, whole, {each: self.sample(each[0], x, generator) for each in wanted})
+        return Draw(self, {each: self.sample(each[0], x, generator) for each in wanted})
 
     @abstractmethod
     def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -67,14 +67,19 @@ class Estimator(ABC):
 
 
 class Draw(NamedTuple):
-    """Samples for an expression. To be drawn anew at each step, outside of compiled code."""
+    """Samples for the sums of an expression. To be drawn anew at each step, outside of compiled code."""
 
     estimator: Estimator
-    expression: Expression  # estimates that are multiplied in groups of their own
     samples: dict[tuple[Derivative, int], Tensor]  # by derivative and group
 
     def estimate(self, u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
-        """The value of u by `VALUE`, and an estimate by (derivative, group)."""
+        """The value of u by `VALUE`, and an estimate by (derivative, group).
+
+        Raises:
+            ValueError: if there are no samples for it.
+        """
+        if (derivative, group) not in self.samples:
+            raise ValueError(f"draw: it has no samples for {derivative!r}, group {group}; draw for this expression")
         value, found = self.estimator.estimate(u, x, derivative, self.samples[derivative, group])
         return {VALUE: value, (derivative, group): found}
 

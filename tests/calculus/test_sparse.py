@@ -131,6 +131,28 @@ def test_nothing_but_points_and_weight_is_as_large_as_the_space():
     assert sum(n == 8 * d for n in largest) < 10  # views of the weight, and one buffer of its gradient
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_space(each):
+    kept = [kept_bytes(d, torch.randint(d, (16, 2) if each else (16,))) for d in (20, 2000)]
+    assert kept[0] == kept[1]
+
+
+def kept_bytes(d, coordinates):
+    """Bytes that autograd keeps of a step, but for the points and the weights themselves."""
+    u, x, kept = net(Ball, d), points(2, d), {}
+    given = {v.untyped_storage().data_ptr() for v in (x, *u.parameters())}
+
+    def keep(v):
+        storage = v.untyped_storage()
+        kept[storage.data_ptr()] = 0 if storage.data_ptr() in given else storage.nbytes()
+        return v
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda v: v):
+        loss = coordinate_jet(u, x, coordinates, 2, collapsed=True).derivative(2).square().sum()
+    assert loss.requires_grad
+    return sum(kept.values())
+
+
 def test_compiled_with_its_gradients():
     u, x = net(Ball, 5), points(4, 5)
     coordinates = torch.tensor([[0, 2, 4, 1], [3, 3, 0, 1]])

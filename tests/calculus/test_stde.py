@@ -119,6 +119,14 @@ def test_factors_of_a_product_are_sampled_apart():
     assert [group for _, group in draw.samples] == [0, 1]
 
 
+def test_samples_serve_every_expression_of_the_same_sums():
+    f, x, u = net(9), torch.rand(3, 9), Unknown()
+    draw = Sparse(2).draw(Laplacian()(u), x)
+    torch.testing.assert_close((Laplacian()(u) + u**2)(f, x, draw), Laplacian()(u)(f, x, draw) + f(x)[:, 0] ** 2)
+    with pytest.raises(ValueError, match=r"draw: it has no samples for .* group 1"):
+        (Laplacian()(u) ** 2)(f, x, draw)
+
+
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_subsets_are_uniform(k: int):
     """Each of the numbers, and each pair, is as frequent as any other: four standard errors of binomial counts."""
