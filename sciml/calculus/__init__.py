@@ -1,8 +1,10 @@
 """Derivatives of any order: jets through PyTorch functions, and the differential operators and estimators on them."""
 
 from sciml.calculus.derivative import Biharmonic, Derivative, Laplacian, Partial, PowerSum
+from sciml.calculus.divergence import divergence, hutchinson, value_and_divergence
 from sciml.calculus.expression import Expression, Unknown
 from sciml.calculus.jet import coordinate_jet, jet
+from sciml.calculus.probes import probes
 from sciml.calculus.stde import Dense, Draw, Estimator, Sparse
 
 __all__ = [
@@ -18,5 +20,9 @@ __all__ = [
     "Sparse",
     "Unknown",
     "coordinate_jet",
+    "divergence",
+    "hutchinson",
     "jet",
+    "probes",
+    "value_and_divergence",
 ]

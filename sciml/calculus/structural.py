@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from sciml.calculus.algebra import Algebra, plus
+from sciml.calculus.algebra import Algebra, Polynomial, constant, plus
 from sciml.calculus.dispatch import NAMES, RULES, Jet, jets_of, like, primal, rule
+
+FIRST = ((0,), (1,))  # indices of first derivatives
+MANY = 5  # directions from which on a product for all of them and another one for the value cost as one for both
 
 
 def multilinear(func: Callable[..., Any], *jets: Jet) -> Any:
@@ -220,11 +224,43 @@ def addmm(func: Any, bias: Any, x: Any, y: Any, *, beta: float = 1, alpha: float
 def linear(func: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     """An affine map of the last axis."""
     if isinstance(x, Jet) and not isinstance(weight, Jet):
+        first = x.algebra.indices == FIRST and x.has_directions(1)
+        if first and x.directions >= MANY and weight.ndim == 2 and not isinstance(bias, Jet):
+            return AffineJet(x, weight, bias)
         y = affine(x, weight.t() if weight.ndim == 2 else weight[:, None])
         y = y if weight.ndim == 2 else y[..., 0]
     else:
         y = x @ weight.mT
     return y if bias is None else y + bias
+
+
+class AffineJet(Jet):
+    """First derivatives of an affine map, computed when they are asked for: a trace needs but a few of their entries.
+
+    Args:
+        x: a jet (..., i) of first order along several directions.
+        weight: (o, i).
+        bias: (o) or None.
+    """
+
+    def __init__(self, x: Jet, weight: Tensor, bias: Tensor | None):
+        value = functional.linear(x.primal, weight, bias)
+        super().__init__(x.algebra, constant(x.algebra, value), x.directions, x.smoothness)
+        self.slope, self.weight, self.known = x.full(1), weight, False
+
+    @property
+    def coefficients(self) -> Polynomial:
+        """The value (..., o) and, along each direction, the derivative (R, ..., o), or where it is zero None."""
+        if not self.known and self.slope is not None:
+            self._coefficients[1] = self.slope @ self.weight.t()
+        self.known = True
+        return self._coefficients
+
+    def trace(self) -> Tensor:
+        """The sum over directions r of entry r of the derivative along it, (b) for points (b, o)."""
+        if self.slope is None:
+            return self.primal.new_zeros(self.shape[:1])
+        return torch.bmm(self.slope, self.weight[:, :, None]).sum((0, 2))
 
 
 def affine(x: Jet, weight: Tensor) -> Jet:
