@@ -100,7 +100,7 @@ def _exact(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     else:
         out = _checked(coordinate_jet(f, x, torch.arange(d, device=x.device), 1), x)
     if isinstance(out, Tensor):
-        return out, out.new_zeros(len(x))
+        return out, out.new_zeros(x.shape[0])
     if isinstance(out, AffineJet):
         return out.primal, out.trace()
     return out.primal, out.derivative(1).diagonal(0, 0, 2).sum(-1)  # (d, b, d), entry i of the derivative along i
@@ -117,7 +117,7 @@ def _estimate(f: Field, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     v = v.reshape(-1, *x.shape)  # (k, b, d)
     out = _checked(jet(f, x, v, 1), x)
     if isinstance(out, Tensor):
-        return out, out.new_zeros(len(x))
+        return out, out.new_zeros(x.shape[0])
     return out.primal, (v * out.derivative(1)).sum(-1).mean(0)
 
 

@@ -59,8 +59,11 @@ def _wrap(jets: Sequence[Jet], results: list[Any]) -> Any:
     return tuple(parts)
 
 
-def jointly(func: Callable[..., Tensor], *values: Any) -> Jet:
-    """The jet of func(x, y, ...), which is linear in all arguments together; some may be constants."""
+def jointly(func: Callable[..., Tensor], *values: Any, lifted: Callable[..., Tensor] | None = None) -> Jet:
+    """The jet of func(x, y, ...), which is linear in all arguments together; some may be constants.
+
+    ``lifted`` is the function on coefficients that have the axis of directions; None has it made by ``torch.vmap``.
+    """
     jets = jets_of(*values)
     results: list[Any] = [func(*(primal(v) for v in values))]
     for k in range(1, len(jets[0].algebra.indices)):
@@ -68,7 +71,7 @@ def jointly(func: Callable[..., Tensor], *values: Any) -> Jet:
             results.append(None)
             continue
         parts = [_filled(v, k, jets[0]) for v in values]
-        results.append(torch.vmap(func)(*parts) if jets[0].has_directions(k) else func(*parts))
+        results.append((lifted or torch.vmap(func))(*parts) if jets[0].has_directions(k) else func(*parts))
     return like(jets, results)
 
 
@@ -145,7 +148,8 @@ def total(func: Any, x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: A
 @rule("cat", "concat", "concatenate")
 def cat(func: Any, tensors: Sequence[Any], dim: int = 0) -> Jet:
     """Joins along an axis."""
-    return jointly(lambda *parts: torch.cat(parts, dim), *tensors)
+    behind = dim + (dim >= 0)  # the axis where directions are the first one
+    return jointly(lambda *parts: torch.cat(parts, dim), *tensors, lifted=lambda *parts: torch.cat(parts, behind))
 
 
 @rule("stack", "hstack", "vstack")
@@ -268,7 +272,7 @@ def affine(x: Jet, weight: Tensor) -> Jet:
     size = weight.shape[0]
     rows = [None if c is None else _widened(c, size).reshape(-1, size) for c in x.coefficients]
     live = [r for r in rows if r is not None]
-    done = iter((torch.cat(live) if len(live) > 1 else live[0]).matmul(weight).split([len(r) for r in live]))
+    done = iter((torch.cat(live) if len(live) > 1 else live[0]).matmul(weight).split([r.shape[0] for r in live]))
     parts = [None if c is None else next(done).reshape(*c.shape[:-1], weight.shape[1]) for c in x.coefficients]
     return like([x], parts)
 
