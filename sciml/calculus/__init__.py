@@ -6,6 +6,7 @@ from sciml.calculus.expression import Expression, Unknown
 from sciml.calculus.jet import coordinate_jet, jet
 from sciml.calculus.probes import probes
 from sciml.calculus.stde import Dense, Draw, Estimator, Sparse
+from sciml.calculus.taylor import solution_coefficients
 
 __all__ = [
     "Biharmonic",
@@ -24,5 +25,6 @@ __all__ = [
     "hutchinson",
     "jet",
     "probes",
+    "solution_coefficients",
     "value_and_divergence",
 ]
