@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class Taylor(Stepper):
     """Taylor's method of any order from 2 on, with its own polynomial as dense output: adaptive or on a grid.
 
-    The derivatives come from jets, so that the field has to be written in functions that those go through, smooth, and
-    the state has to be one tensor. The last term of the polynomial is the error estimate, that of the method one order
-    lower. A step has as many evaluations as the order says, of jets of growing order: on a small network it takes five
-    to ten times as long as `Tsit5` or `Dopri8` at the same error. It is there for any order, not for speed.
+    The derivatives come from jets, so that the field has to be smooth and written in functions that those go through.
+    The last term of the polynomial is the error estimate, that of the method one order lower. A step has as many
+    evaluations as the order says, of jets of growing order: on a small network it takes five to ten times as long as
+    `Tsit5` or `Dopri8` at the same error. It is there for any order, not for speed.
 
     Args:
         order: of convergence.

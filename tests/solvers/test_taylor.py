@@ -49,6 +49,16 @@ def test_gradients_are_those_of_the_graph_and_of_finite_differences(lanes):
     torch.testing.assert_close(graph, replayed, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_state_may_be_a_tree(lanes):
+    y0 = {"place": torch.ones(3, 2, dtype=DTYPE), "speed": torch.zeros(3, 2, dtype=DTYPE)}
+    solver = Solver(Taylor(8), PID(rtol=1e-9, atol=1e-9), lanes=lanes)
+    end = solve(lambda t, y: {"place": y["speed"], "speed": -y["place"]}, y0, 0.0, 1.0, solver).ys
+    exact = torch.tensor([1.0], dtype=DTYPE)
+    torch.testing.assert_close(end["place"], exact.cos().expand(3, 2), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(end["speed"], -exact.sin().expand(3, 2), rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("order", [1, 2.5])
 def test_what_is_no_order_is_refused(order):
     with pytest.raises(ValueError, match="order: expected a whole number, 2 or more"):
