@@ -1,9 +1,12 @@
 """Derivatives of any order: jets through PyTorch functions, and the differential operators and estimators on them."""
 
 from sciml.calculus.derivative import Biharmonic, Derivative, Laplacian, Partial, PowerSum
+from sciml.calculus.divergence import divergence, hutchinson, value_and_divergence
 from sciml.calculus.expression import Expression, Unknown
 from sciml.calculus.jet import coordinate_jet, jet
+from sciml.calculus.probes import probes
 from sciml.calculus.stde import Dense, Draw, Estimator, Sparse
+from sciml.calculus.taylor import solution_coefficients
 
 __all__ = [
     "Biharmonic",
@@ -18,5 +21,10 @@ __all__ = [
     "Sparse",
     "Unknown",
     "coordinate_jet",
+    "divergence",
+    "hutchinson",
     "jet",
+    "probes",
+    "solution_coefficients",
+    "value_and_divergence",
 ]

@@ -241,7 +241,7 @@ class Elementwise(NamedTuple):
     def __call__(self, algebra: Algebra, x: Polynomial, *args: Any, **kwargs: Any) -> Polynomial:
         """The coefficients of f(x)."""
         order = algebra.order
-        composed = 2 <= order <= (COMPOSED_MANY if _directions(algebra, x) >= MANY else COMPOSED)
+        composed = order <= (COMPOSED_MANY if _directions(algebra, x) >= MANY else COMPOSED)
         if self.recurrence is not None and not composed:
             return self.recurrence(algebra, x, *args, **kwargs)
         return compose(algebra, self.about(x[0], order, *args, **kwargs), x)

@@ -9,7 +9,7 @@ given samples of their own.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from sciml.calculus.derivative import VALUE, Derivative
 from sciml.calculus.evaluate import checked, moved
 from sciml.calculus.expression import Expression
 from sciml.calculus.jet import jet
+from sciml.calculus.probes import Law, probes
 
 Function = Callable[[Tensor], Tensor]
 
@@ -118,7 +119,7 @@ class Dense(Estimator):
         law: ``"rademacher"`` has the lower variance, but second derivatives only; the biharmonic takes ``"gaussian"``.
     """
 
-    law: Literal["rademacher", "gaussian"] = "rademacher"
+    law: Law = "rademacher"
 
     def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Directions (R, d) or (R, b, d), zero along coordinates that are not summed over."""
@@ -127,10 +128,7 @@ class Dense(Estimator):
         if derivative.orders == (2, 2) and self.law != "gaussian":
             raise ValueError(f"law: expected 'gaussian' for a biharmonic, got {self.law!r}")
         shape = (self.samples, *(() if self.shared else x.shape[:1]), x.shape[1])
-        if self.law == "gaussian":
-            v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-        else:
-            v = torch.randint(0, 2, shape, generator=generator, device=x.device).to(x.dtype) * 2 - 1
+        v = probes(shape, x, self.law, generator)
         start, width = derivative.over[0], _width(derivative, x)
         v[..., :start] = 0
         v[..., start + width :] = 0

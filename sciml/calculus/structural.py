@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from sciml.calculus.algebra import Algebra, plus
+from sciml.calculus.algebra import Algebra, Polynomial, constant, plus
 from sciml.calculus.dispatch import NAMES, RULES, Jet, jets_of, like, primal, rule
+
+FIRST = ((0,), (1,))  # indices of first derivatives
+MANY = 5  # directions from which on a product for all of them and another one for the value cost as one for both
 
 
 def multilinear(func: Callable[..., Any], *jets: Jet) -> Any:
@@ -55,8 +59,11 @@ def _wrap(jets: Sequence[Jet], results: list[Any]) -> Any:
     return tuple(parts)
 
 
-def jointly(func: Callable[..., Tensor], *values: Any) -> Jet:
-    """The jet of func(x, y, ...), which is linear in all arguments together; some may be constants."""
+def jointly(func: Callable[..., Tensor], *values: Any, lifted: Callable[..., Tensor] | None = None) -> Jet:
+    """The jet of func(x, y, ...), which is linear in all arguments together; some may be constants.
+
+    ``lifted`` is the function on coefficients that have the axis of directions; None has it made by ``torch.vmap``.
+    """
     jets = jets_of(*values)
     results: list[Any] = [func(*(primal(v) for v in values))]
     for k in range(1, len(jets[0].algebra.indices)):
@@ -64,7 +71,7 @@ def jointly(func: Callable[..., Tensor], *values: Any) -> Jet:
             results.append(None)
             continue
         parts = [_filled(v, k, jets[0]) for v in values]
-        results.append(torch.vmap(func)(*parts) if jets[0].has_directions(k) else func(*parts))
+        results.append((lifted or torch.vmap(func))(*parts) if jets[0].has_directions(k) else func(*parts))
     return like(jets, results)
 
 
@@ -141,7 +148,8 @@ def total(func: Any, x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: A
 @rule("cat", "concat", "concatenate")
 def cat(func: Any, tensors: Sequence[Any], dim: int = 0) -> Jet:
     """Joins along an axis."""
-    return jointly(lambda *parts: torch.cat(parts, dim), *tensors)
+    behind = dim + (dim >= 0)  # the axis where directions are the first one
+    return jointly(lambda *parts: torch.cat(parts, dim), *tensors, lifted=lambda *parts: torch.cat(parts, behind))
 
 
 @rule("stack", "hstack", "vstack")
@@ -220,6 +228,9 @@ def addmm(func: Any, bias: Any, x: Any, y: Any, *, beta: float = 1, alpha: float
 def linear(func: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     """An affine map of the last axis."""
     if isinstance(x, Jet) and not isinstance(weight, Jet):
+        first = x.algebra.indices == FIRST and x.has_directions(1)
+        if first and x.directions >= MANY and weight.ndim == 2 and not isinstance(bias, Jet):
+            return AffineJet(x, weight, bias)
         y = affine(x, weight.t() if weight.ndim == 2 else weight[:, None])
         y = y if weight.ndim == 2 else y[..., 0]
     else:
@@ -227,12 +238,41 @@ def linear(func: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     return y if bias is None else y + bias
 
 
+class AffineJet(Jet):
+    """First derivatives of an affine map, computed when they are asked for: a trace needs but a few of their entries.
+
+    Args:
+        x: a jet (..., i) of first order along several directions.
+        weight: (o, i).
+        bias: (o) or None.
+    """
+
+    def __init__(self, x: Jet, weight: Tensor, bias: Tensor | None):
+        value = functional.linear(x.primal, weight, bias)
+        super().__init__(x.algebra, constant(x.algebra, value), x.directions, x.smoothness)
+        self.slope, self.weight, self.known = x.full(1), weight, False
+
+    @property
+    def coefficients(self) -> Polynomial:
+        """The value (..., o) and, along each direction, the derivative (R, ..., o), or where it is zero None."""
+        if not self.known and self.slope is not None:
+            self._coefficients[1] = self.slope @ self.weight.t()
+        self.known = True
+        return self._coefficients
+
+    def trace(self) -> Tensor:
+        """The sum over directions r of entry r of the derivative along it, (b) for points (b, o)."""
+        if self.slope is None:
+            return self.primal.new_zeros(self.shape[:1])
+        return torch.bmm(self.slope, self.weight[:, :, None]).sum((0, 2))
+
+
 def affine(x: Jet, weight: Tensor) -> Jet:
     """All coefficients times a weight (i, o), in one product: its rows are those of all of them."""
     size = weight.shape[0]
     rows = [None if c is None else _widened(c, size).reshape(-1, size) for c in x.coefficients]
     live = [r for r in rows if r is not None]
-    done = iter((torch.cat(live) if len(live) > 1 else live[0]).matmul(weight).split([len(r) for r in live]))
+    done = iter((torch.cat(live) if len(live) > 1 else live[0]).matmul(weight).split([r.shape[0] for r in live]))
     parts = [None if c is None else next(done).reshape(*c.shape[:-1], weight.shape[1]) for c in x.coefficients]
     return like([x], parts)
 

@@ -8,6 +8,7 @@ _WHERE = {
     "Digits": "digits",
     "FieldData": "fields",
     "Loader": "loader",
+    "Moons": "moons",
     "Observed": "trajectories",
     "OperatorData": "generate",
     "SplitData": "split",

@@ -8,6 +8,7 @@ if __name__ != "sciml.models":
 
 _WHERE = {
     "Autonomous": "neural_ode",
+    "CNF": "cnf",
     "Chain": "chain",
     "FNO": "fno",
     "MLP": "mlp",

@@ -3,12 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers.control import Grid
-from sciml.solvers.explicit import Tsit5
-from sciml.solvers.march import March
+from sciml.models.unrolled import unrolled
 from sciml.solvers.solve import Solver, SolveStats, solve
-from sciml.solvers.state import Const
-from sciml.solvers.term import as_term, real_dtype
 
 
 class Autonomous(nn.Module):
@@ -94,32 +90,11 @@ class NeuralODE(nn.Module):
                 f"{tuple(ts.shape)}" + ("" if each else "; times of its own for each sample need lanes='each'")
             )
         if torch.compiler.is_exporting():
-            return self._unrolled(y0, ts)
+            ends = torch.tensor([0.0, self.t1]) if ts is None else ts[..., [0, -1]]
+            t0, t1 = ends.to(torch.float64).expand(*y0.shape[:each], 2).unbind(-1)  # (l)
+            saved = unrolled(self.field, y0, t0, t1, self.solver, ts)
+            return saved if ts is None or each else saved.transpose(0, 1)
         t0, t1 = (0.0, self.t1) if ts is None else (ts[..., 0], ts[..., -1])
         solution = solve(self.field, y0, t0, t1, self.solver, save_at=ts)
         self.stats = solution.stats
         return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
-
-    def _unrolled(self, y0: Tensor, ts: Tensor | None) -> Tensor:
-        """The steps of a grid one after the other, without the march, which reads values that a trace does not have."""
-        grid, stepper, each = self.solver.controller, self.solver.stepper or Tsit5(), self.solver.lanes == "each"
-        if not isinstance(grid, Grid) or grid.n is None:
-            found = f"Grid({'ts' if grid.dt is None else 'dt'}=...)" if isinstance(grid, Grid) else "adaptive steps"
-            raise ValueError(f"solver: an export needs a fixed number of steps, expected Grid(n=...), got {found}")
-        ends = torch.tensor([0.0, self.t1]) if ts is None else ts[..., [0, -1]]
-        ends = ends.to(torch.float64).expand(*y0.shape[:each], 2)
-        t0, t1 = ends.unbind(-1)  # (l)
-        march = March(as_term(self.field), stepper, grid, self.solver.lanes)
-        const = Const(t0, t1, grid.thetas(t0, t1), stepper=stepper.constants(t0, y0))
-        y, carry, saved = y0, None, y0.unsqueeze(int(each))
-        for j in range(grid.n):
-            theta0, theta1 = (torch.full_like(t0, i / grid.n) for i in (j, j + 1))
-            segment, y, carry, _ = march.segment(const, theta0, theta1, y, carry, j)
-            if ts is not None:
-                s = (ts - t0[..., None]) / (t1 - t0)[..., None] * grid.n - j  # (l, t): from 0 to 1 within this step
-                dense = segment.dense(s.clamp(0, 1).to(y.device, real_dtype(y)))
-                later = s.reshape(*s.shape, *[1] * (y.ndim - each)) > 0
-                saved = torch.where(later.to(y.device), dense, saved)
-        if ts is None:
-            return y
-        return saved if each else saved.transpose(0, 1)

@@ -56,6 +56,7 @@ _HOMES = {
     "rosenbrock": ("Rodas5P",),
     "stepper": ("Stepper",),
     "symplectic": ("VelocityVerlet", "Yoshida4"),
+    "taylor": ("Taylor",),
     "term": ("Semilinear", "Separable", "Term"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

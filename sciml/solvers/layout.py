@@ -108,7 +108,7 @@ class PackedJump(PackedFunction):
 
 
 def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:
-    if isinstance(tree, Tensor):
+    if isinstance(tree, Tensor) or hasattr(tree, "__torch_function__"):  # as a jet has
         leaves.append(tree)
         return len(leaves) - 1
     if isinstance(tree, dict):

@@ -6,6 +6,7 @@ from typing import Any
 _WHERE = {
     "AtomicCheckpointIO": "checkpoint",
     "Checkpoints": "checkpoint",
+    "DensityModule": "density",
     "Figures": "callbacks",
     "LevenbergMarquardt": "levenberg_marquardt",
     "MetricsLogger": "metrics",

@@ -139,3 +139,17 @@ def draw_confusion(confusion: Tensor) -> Figure:
         axes.text(column, row, count, ha="center", va="center", color="white" if count > middle else "black")
     axes.set(xlabel="predicted class", ylabel="class", xticks=range(len(confusion)), yticks=range(len(confusion)))
     return figure
+
+
+def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Tensor) -> Figure:
+    """Points (n, 2) of the data, samples (m, 2) of the model, and its density (i, j) on a grid of the plane."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    for panel, title, points in zip(panels, ("data", "samples"), (x, samples), strict=False):
+        panel.plot(*points.unbind(1), ".", color="C0", markersize=1, alpha=0.5)
+        panel.set(title=title, aspect="equal")
+    image = panels[2].pcolormesh(*(a.numpy() for a in axes), density.T.numpy(), shading="nearest")
+    limits = [(float(a[0]), float(a[-1])) for a in axes]
+    panels[2].set(title="density", aspect="equal", xlim=limits[0], ylim=limits[1])
+    figure.colorbar(image, ax=panels[2], shrink=0.8)
+    return figure

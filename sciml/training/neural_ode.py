@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sciml.data.split import SplitData
 from sciml.data.trajectories import Observed, ObservedData
+from sciml.models.cnf import CNF
 from sciml.models.neural_ode import NeuralODE
 from sciml.training.losses import relative_l2
 from sciml.training.module import TrainingModule
@@ -22,7 +23,7 @@ Stage = Literal["train", "val", "test"]
 
 def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
     """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before."""
-    if not isinstance(ode, NeuralODE) or ode.stats is None:
+    if not isinstance(ode, NeuralODE | CNF) or ode.stats is None:
         return {}
     return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
 

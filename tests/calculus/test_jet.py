@@ -286,3 +286,17 @@ def test_seed_is_the_jet_of_the_points():
     assert torch.equal(y.derivative(2), torch.zeros(2, 4, 3, dtype=torch.float64))
     assert y.detach() is not x
     assert isinstance(y.detach(), torch.Tensor)
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 9])
+def test_last_affine_map_is_taken_when_its_derivatives_are_asked_for(count):
+    torch.manual_seed(0)
+    u = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 3, bias=count % 2 == 0)).double()
+    x, v = points(6, 3), points(count, 6, 3, seed=1)
+    y, whole = jet(u, x, v, 1), jet(u, x, v, 2)
+    torch.testing.assert_close(y.primal, u(x), rtol=TIGHT, atol=TIGHT)
+    for _ in range(2):  # the second time they are known
+        torch.testing.assert_close(y.derivative(1), whole.derivative(1), rtol=TIGHT, atol=TIGHT)
+    further = jet(lambda x: (u(x) * x).sum(-1), x, v, 1)
+    by_hand = (whole.derivative(1) * x + u(x) * v).sum(-1)
+    torch.testing.assert_close(further.derivative(1), by_hand, rtol=TIGHT, atol=TIGHT)

@@ -33,6 +33,7 @@ from sciml.solvers import (
     ReversibleHeun,
     Rodas5P,
     Stepper,
+    Taylor,
     Trapezoid,
     Tsit5,
     VelocityVerlet,
@@ -63,6 +64,7 @@ EXPLICIT = [
     Case(Dopri8(), (6, 9, 12, 18)),
 ]
 LOW_STORAGE = [Case(CarpenterKennedy4(), (16, 32, 64, 128))]
+TAYLOR = [Case(Taylor(), (12, 24, 48, 96))]
 REVERSIBLE = [Case(ReversibleHeun(), (64, 128, 256, 512))]
 MULTISTEP = [
     Case(AdamsBashforth4(), (64, 128, 256, 512)),
@@ -89,5 +91,5 @@ COLLOCATION = [
 ]
 ROSENBROCK = [Case(Rodas5P(), (12, 24, 36, 48))]
 IMPLICIT = [*DIRK, *COLLOCATION, *ROSENBROCK]
-STEPPERS = [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *MULTISTEP, *EXPONENTIAL, *IMPLICIT]
-ADAPTIVE = [case for case in [*EXPLICIT, *REVERSIBLE, *IMPLICIT] if case.stepper.adaptive]
+STEPPERS = [*EXPLICIT, *LOW_STORAGE, *TAYLOR, *REVERSIBLE, *MULTISTEP, *EXPONENTIAL, *IMPLICIT]
+ADAPTIVE = [case for case in [*EXPLICIT, *TAYLOR, *REVERSIBLE, *IMPLICIT] if case.stepper.adaptive]

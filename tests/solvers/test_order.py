@@ -12,7 +12,17 @@ from sciml.solvers import Dopri8, Grid, Stepper, Steps, Tsit5
 from sciml.solvers.exponential import phi
 from sciml.solvers.implicit_tableau import Diagonal, matrix
 from sciml.solvers.low_storage import LowStorage
-from tests.solvers.registry import DIRK, EXPLICIT, EXPONENTIAL, IMPLICIT, LOW_STORAGE, MULTISTEP, REVERSIBLE, Case
+from tests.solvers.registry import (
+    DIRK,
+    EXPLICIT,
+    EXPONENTIAL,
+    IMPLICIT,
+    LOW_STORAGE,
+    MULTISTEP,
+    REVERSIBLE,
+    TAYLOR,
+    Case,
+)
 from tests.solvers.systems import DTYPE, Forced, coupled, coupled_exact
 
 
@@ -24,7 +34,7 @@ def in_range(found: float, order: int) -> bool:
     return order - 0.2 <= found <= order + 0.5
 
 
-@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *MULTISTEP, *IMPLICIT], ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *TAYLOR, *REVERSIBLE, *MULTISTEP, *IMPLICIT], ids=str)
 def test_stepper_converges_with_its_order(case: Case):
     errors = []
     for n in case.steps:
@@ -48,13 +58,13 @@ def test_exponential_stepper_converges_with_its_order_on_a_stiff_term(case: Case
 
 # Local order of the dense output: Hermite's cubic is O(h^4) where the step itself is at least as good.
 LOCAL = {"Euler": 2, "Heun": 3, "Midpoint": 3, "Bosh3": 4, "RK4": 4, "Dopri5": 5, "Tsit5": 5, "Dopri8": 6}
-LOCAL |= {"Ralston": 3, "Fehlberg2": 3, "Heun3": 4, "CarpenterKennedy4": 4, "ReversibleHeun": 3}
+LOCAL |= {"Ralston": 3, "Fehlberg2": 3, "Heun3": 4, "CarpenterKennedy4": 4, "ReversibleHeun": 3, "Taylor": 6}
 LOCAL |= {"ImplicitEuler": 2, "ImplicitMidpoint": 3, "Trapezoid": 3, "SDIRK2": 3, "TRBDF2": 3, "Kvaerno3": 4}
 LOCAL |= {"KenCarp4": 4, "Kvaerno5": 5, "Rodas5P": 5}
 LOCAL |= {"GaussLegendre4": 3, "GaussLegendre6": 4, "RadauIIA3": 3, "RadauIIA5": 4}
 
 
-@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *REVERSIBLE, *IMPLICIT], ids=str)
+@pytest.mark.parametrize("case", [*EXPLICIT, *LOW_STORAGE, *TAYLOR, *REVERSIBLE, *IMPLICIT], ids=str)
 def test_dense_output_has_its_local_order(case: Case):
     largest = 0.4 if case.stepper.order > 3 else 0.1
     sizes, errors = [largest / 2**i for i in range(4)], []
