@@ -67,15 +67,20 @@ class Derivative:
         Raises:
             ValueError: if that has to be written out.
         """
-        from sciml.calculus.expression import Total, Unknown, as_expression
+        from sciml.calculus.expression import Product, Total, Unknown, as_expression
 
         expression = as_expression(expression)
         if isinstance(expression, Unknown):
             return Unknown(expression.component, self.after(expression.derivative))
         if isinstance(expression, Total):
             return Total(tuple(self(term) for term in expression.terms))
+        if isinstance(expression, Product):
+            numbers = [factor for factor in expression.factors if factor.constant]
+            rest = [factor for factor in expression.factors if not factor.constant]
+            if numbers and len(rest) == 1:
+                return Product((*numbers, self(rest[0])))
         if self.orders:
-            raise ValueError(f"{self!r} of {type(expression).__name__}: expected an unknown or a sum; write it out")
+            raise ValueError(f"{self!r} of {type(expression).__name__}: expected a linear combination; write it out")
         for coordinate in self.fixed:
             expression = expression.differentiated(coordinate)
         return expression

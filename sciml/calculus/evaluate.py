@@ -87,6 +87,16 @@ def _partials(u: Function, x: Tensor, wanted: Sequence[Derivative]) -> dict[Any,
     return {VALUE: out.primal} | {each: out.derivative(index)[0] for each, index in indices.items()}
 
 
+def partial_derivative(function: Function, x: Tensor, along: tuple[int, ...]) -> Tensor:
+    """A partial derivative (b) of a known function of the points, zero where it is constant."""
+    coordinates = sorted(set(along))
+    index = tuple(along.count(c) for c in coordinates)
+    out = coordinate_jet(function, x, [torch.full((1,), c, device=x.device) for c in coordinates], downset(index))
+    if isinstance(out, Tensor):
+        return torch.zeros_like(out)
+    return checked(out, len(along)).derivative(index)[0]
+
+
 def _summed(u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
     """A sum of derivatives over coordinates, by all of its terms."""
     start, stop = derivative.over

@@ -5,8 +5,8 @@
     burgers = dt(u) + u * dx(u) - nu * dxx(u)
     burgers(net, points)  # (b,)
 
-An expression only says what is wanted. All derivatives in it are found together, by as few jets as there can be, when
-it is called with a function; or estimated from samples, where a sum over many coordinates would be too long (`stde`).
+An expression only says what is wanted. When it is called with a function, all partial derivatives in it come from one
+jet, and each sum over coordinates from one or a few; or from samples, where it would be too long (`stde`).
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,6 @@ from numbers import Number
 from operator import add, mul
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from sciml.calculus.derivative import VALUE, Derivative
@@ -50,6 +49,11 @@ class Expression(ABC):
 
         whole = self if draw is None else self.grouped(0)[0]
         return whole.value(derivatives(u, x, list(dict.fromkeys(whole.unknowns())), draw), x)
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is the same number everywhere."""
+        return False
 
     @abstractmethod
     def value(self, known: Mapping["Unknown", Tensor], x: Tensor) -> Tensor:
@@ -105,12 +109,28 @@ class Expression(ABC):
         return as_expression(other) * self**-1
 
     def __pow__(self, exponent: float) -> "Expression":
-        return Power(self, exponent)
+        if not isinstance(exponent, Number):
+            raise TypeError(f"exponent: expected a number, got {type(exponent).__name__}")
+        return Power(self, exponent)  # pyrefly: ignore[bad-argument-type]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Expression":
-        """Functions of torch that act pointwise, as ``torch.sin(u)``."""
+        """Functions of torch that act pointwise, as ``torch.sin(u)``, and operators with a tensor on their left."""
+        operator = OPERATORS.get(func.__name__.strip("_"))
+        if operator is not None and not kwargs:
+            return operator(*map(as_expression, args))
         return Applied(func, tuple(map(as_expression, args)), tuple(sorted((kwargs or {}).items())))
+
+
+OPERATORS: dict[str, Callable[..., Expression]] = {
+    **dict.fromkeys(("add", "radd"), lambda a, b: Total((a, b))),
+    **dict.fromkeys(("mul", "multiply", "rmul"), lambda a, b: Product((a, b))),
+    **dict.fromkeys(("sub", "subtract"), lambda a, b: Total((a, -b))),
+    **dict.fromkeys(("div", "divide", "true_divide", "truediv"), lambda a, b: Product((a, b**-1))),
+    **dict.fromkeys(("rsub",), lambda a, b: Total((b, -a))),
+    **dict.fromkeys(("rdiv", "rtruediv"), lambda a, b: Product((b, a**-1))),
+    **dict.fromkeys(("neg", "negative"), lambda a: -a),
+}
 
 
 def as_expression(value: Any) -> Expression:
@@ -143,7 +163,9 @@ class Unknown(Expression):
     group: int = 0
 
     def __getitem__(self, component: int) -> "Unknown":
-        return Unknown(component)
+        if self.component is not None or not isinstance(component, int) or component < 0:
+            raise ValueError(f"component: expected one number, 0 or more, of an unknown without one, got {component!r}")
+        return replace(self, component=component)
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("the components of an unknown have no number of their own; write u[0], u[1], ..")
@@ -171,6 +193,11 @@ class Constant(Expression):
 
     number: Any
 
+    @property
+    def constant(self) -> bool:
+        """Whether it is not a tensor of values."""
+        return not isinstance(self.number, Tensor) or self.number.numel() == 1
+
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Any:
         """See `Expression.value`."""
         return self.number
@@ -181,7 +208,7 @@ class Constant(Expression):
 
     def differentiated(self, coordinate: int) -> Expression:
         """See `Expression.differentiated`."""
-        if isinstance(self.number, Tensor) and self.number.numel() > 1:
+        if not self.constant:
             raise ValueError("differentiation of a tensor of values: give the coefficient as a function of points")
         return Constant(0.0)
 
@@ -192,13 +219,21 @@ class Constant(Expression):
 
 @dataclass(frozen=True, eq=False)
 class Coefficient(Expression):
-    """A known function of the points: (b, d) -> (b)."""
+    """A known function of the points, (b, d) -> (b), or a partial derivative of it.
+
+    Args:
+        function: the function.
+        along: coordinates, each as often as is differentiated along it.
+    """
 
     function: Function
+    along: tuple[int, ...] = ()
 
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
         """See `Expression.value`."""
-        found = self.function(x)
+        from sciml.calculus.evaluate import partial_derivative
+
+        found = partial_derivative(self.function, x, self.along) if self.along else self.function(x)
         if found.shape != x.shape[:1]:
             raise ValueError(f"coefficient: expected values {tuple(x.shape[:1])}, got {tuple(found.shape)}")
         return found
@@ -209,12 +244,7 @@ class Coefficient(Expression):
 
     def differentiated(self, coordinate: int) -> Expression:
         """See `Expression.differentiated`."""
-        from sciml.calculus.jet import coordinate_jet
-
-        def slope(x: Tensor) -> Tensor:
-            return coordinate_jet(self.function, x, torch.tensor([coordinate], device=x.device), 1).derivative(1)[0]
-
-        return Coefficient(slope)
+        return replace(self, along=(*self.along, coordinate))
 
     def grouped(self, group: int) -> tuple[Expression, int]:
         """See `Expression.grouped`."""
@@ -251,6 +281,11 @@ class Product(Expression):
 
     factors: tuple[Expression, ...]
 
+    @property
+    def constant(self) -> bool:
+        """See `Expression.constant`."""
+        return all(factor.constant for factor in self.factors)
+
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
         """See `Expression.value`."""
         return reduce(mul, [factor.value(known, x) for factor in self.factors])
@@ -285,6 +320,11 @@ class Power(Expression):
     base: Expression
     exponent: float
 
+    @property
+    def constant(self) -> bool:
+        """See `Expression.constant`."""
+        return self.base.constant
+
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
         """See `Expression.value`."""
         return self.base.value(known, x) ** self.exponent
@@ -295,7 +335,10 @@ class Power(Expression):
 
     def differentiated(self, coordinate: int) -> Expression:
         """See `Expression.differentiated`."""
-        return self.exponent * self.base ** (self.exponent - 1) * self.base.differentiated(coordinate)
+        slope = self.base.differentiated(coordinate)
+        if self.exponent in (0, 1):  # else a power of zero would stand beside a factor of zero
+            return slope if self.exponent else Constant(0.0)
+        return self.exponent * self.base ** (self.exponent - 1) * slope
 
     def grouped(self, group: int) -> tuple[Expression, int]:
         """See `Expression.grouped`."""

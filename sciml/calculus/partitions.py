@@ -58,12 +58,21 @@ def prove(index: Index) -> None:
         AssertionError: if it is not.
     """
     variables = range(len(index))
-    for coordinates in product(variables, repeat=len(index)):
+    for coordinates in _labels(len(index)):
         curve = {tuple(int(i == k) for i in variables): {c: 1} for k, c in enumerate(coordinates)}
         wanted = tuple(sorted((c for c, n in zip(coordinates, index, strict=True) for _ in range(n)), key=repr))
         found = contents(curve, index)
         if found != {wanted: Fraction(1, prod(map(factorial, index)))}:
             raise AssertionError(f"the coefficient of {index} along {coordinates} is contaminated: {found}")
+
+
+def _labels(count: int) -> Iterator[tuple[int, ...]]:
+    """Every way in which some variables may be the same: one for each partition of their set."""
+    if not count:
+        yield ()
+        return
+    for rest in _labels(count - 1):
+        yield from ((*rest, label) for label in range(len(set(rest)) + 1))
 
 
 def _partitions(index: Index, parts: Sequence[Index]) -> Iterator[tuple[Index, ...]]:

@@ -95,6 +95,8 @@ class Sparse(Estimator):
     def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Numbers of terms (R) or (R, b)."""
         count = _count(derivative, x)
+        if count > 2**53:
+            raise ValueError(f"{derivative!r}: its {count:.1e} terms cannot be numbered; expected at most 2^53")
         shape = () if self.shared else x.shape[:1]
         return subset(count, min(self.samples, count), shape, x.device, generator)
 

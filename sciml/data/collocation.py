@@ -28,8 +28,9 @@ class Block(NamedTuple):
 class Blocks(Dataset[Block]):
     """The blocks of one part."""
 
-    def __init__(self, part: str, count: int, interior: int, boundary: int, hold: int = 1):
-        self.part, self.count, self.interior, self.boundary, self.hold = part, count, interior, boundary, hold
+    def __init__(self, part: str, count: int, interior: int, boundary: int, hold: int = 1, points: int = 0):
+        self.part, self.count, self.interior, self.boundary = part, count, interior, boundary
+        self.hold, self.points = hold, points  # of all blocks together; 0: each is full
 
     def __len__(self) -> int:
         """How many there are."""
@@ -37,7 +38,8 @@ class Blocks(Dataset[Block]):
 
     def __getitem__(self, index: list[int]) -> Block:
         """The block of a batch of one."""
-        return Block(self.part, index[0] // self.hold, self.interior, self.boundary)
+        interior = min(self.interior, self.points - index[0] * self.interior) if self.points else self.interior
+        return Block(self.part, index[0] // self.hold, interior, self.boundary)
 
 
 class Collocation(lightning.LightningDataModule):
@@ -82,7 +84,7 @@ class Collocation(lightning.LightningDataModule):
             return Blocks(part, self.steps, self.points, self.boundary, self.hold)
         count, size = {"val": self.val, "test": self.test}[part], self.block
         size = min(size, count)
-        return Blocks(part, -(-count // size), size, min(self.boundary, size))
+        return Blocks(part, -(-count // size), size, min(self.boundary, size), points=count)
 
     def train_dataloader(self) -> Loader:
         """One block for each step."""
@@ -101,5 +103,5 @@ class Collocation(lightning.LightningDataModule):
         return self._loader("test")
 
     def _loader(self, part: str) -> Loader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Loader(self.blocks(part), 1, seed=run_seed(), rank=rank, world_size=world_size)
+        """All blocks, in every process: training points differ by rank, others are to be the same."""
+        return Loader(self.blocks(part), 1, seed=run_seed())

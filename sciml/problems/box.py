@@ -58,7 +58,10 @@ class Box(Equation):
         return Side(self, coordinate, end)
 
     def plane(self, count: int = 101) -> Plane:
-        """The last two coordinates, where the others are at their upper ends."""
+        """The last two coordinates, where the others are at their upper ends; a line where there is one only."""
+        if self.dim == 1:
+            line = torch.linspace(self.lower.item(), self.upper.item(), count)
+            return Plane(line[:, None], (line,), self._names)
         lower, upper = self.lower.tolist(), self.upper.tolist()
         origin = torch.cat([self.upper[:-2].cpu(), torch.zeros(2)])
         first, second = zip(lower[-2:], upper[-2:], strict=True)

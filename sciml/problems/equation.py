@@ -20,10 +20,10 @@ class Condition(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """A grid of points on a plane, to draw a solution on."""
+    """A grid of points on a plane or on a line, to draw a solution on."""
 
     points: Tensor  # (n * m, d), the second axis of the grid is the faster one
-    axes: tuple[Tensor, Tensor]  # (n) and (m)
+    axes: tuple[Tensor, ...]  # (n) and (m)
     labels: tuple[str, ...]
 
     @classmethod

@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from sciml.data.atomic import replacing
 from sciml.training.metrics import MetricsLogger
+from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
 
 
@@ -103,7 +104,7 @@ class Checkpoints(Checkpoint):
         """Save what is due, between two steps."""
         # Lightning clears this flag only at the end of the resumed epoch, and leaves out a step of ReduceLROnPlateau.
         trainer.fit_loop._restarting = False
-        self._save_best(trainer)
+        self._save_best(trainer, pl_module)
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return  # gradients are not part of a checkpoint
         if not trainer.strategy.reduce_boolean_decision(self._signal is not None or self._due(trainer), all=False):
@@ -123,7 +124,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the end of the run."""
-        self._save_best(trainer)
+        self._save_best(trainer, pl_module)
         self._finished = True
         self._save_last(trainer)
 
@@ -146,9 +147,13 @@ class Checkpoints(Checkpoint):
             self.every_seconds is not None and seconds >= self.every_seconds
         )
 
-    def _save_best(self, trainer: lightning.Trainer) -> None:
+    def _save_best(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._improved:
+            modes = isinstance(pl_module, TrainingModule)
+            switch = pl_module.switch_optimizers if modes else lambda mode: None
+            switch("eval")
             trainer.save_checkpoint(self.run.best)
+            switch("train")
             self._improved = False
 
     def _save_last(self, trainer: lightning.Trainer) -> None:

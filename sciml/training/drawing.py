@@ -75,7 +75,7 @@ def draw_plane(plane: Plane, prediction: Tensor, exact: Tensor | None, inside: T
     """A solution on a plane, beside the exact one and the difference where that is known.
 
     Args:
-        plane: the grid (n, m).
+        plane: the grid (n, m), or (n).
         prediction: values (n * m).
         exact: likewise, or None.
         inside: which points lie in the domain (n * m); others are left white.
@@ -83,6 +83,13 @@ def draw_plane(plane: Plane, prediction: Tensor, exact: Tensor | None, inside: T
     panels = {"prediction": prediction}
     if exact is not None:
         panels = {"exact": exact, "prediction": prediction, "prediction - exact": prediction - exact}
+    if len(plane.axes) == 1:
+        figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+        axes = figure.add_subplot(xlabel=plane.labels[0])
+        for title, values in panels.items():
+            axes.plot(plane.axes[0], values, "--" if title == "prediction" else "-", label=title)
+        axes.legend()
+        return figure
     shown = (prediction if exact is None else exact)[inside]
     figure = Figure(figsize=(0.5 + 4.5 * len(panels), 3.8), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False)[0]

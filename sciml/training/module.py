@@ -70,19 +70,20 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Put optimisers that have modes, as schedule-free ones, into that of training."""
-        self._switch("train")
+        self.switch_optimizers("train")
 
     def on_validation_model_eval(self) -> None:
-        """Validate, and save the best checkpoint, with the weights that such optimisers are to be judged by."""
+        """Validate with the weights that such optimisers are to be judged by; the best checkpoint holds these."""
         super().on_validation_model_eval()
-        self._switch("eval")
+        self.switch_optimizers("eval")
 
     def on_validation_model_train(self) -> None:
         """Go on training."""
         super().on_validation_model_train()
-        self._switch("train")
+        self.switch_optimizers("train")
 
-    def _switch(self, mode: Literal["train", "eval"]) -> None:
+    def switch_optimizers(self, mode: Literal["train", "eval"]) -> None:
+        """Into a mode, those that have any."""
         for optimizer in self.trainer.optimizers:
             getattr(optimizer, mode, lambda: None)()
 

@@ -1,6 +1,7 @@
 """Training a network on an equation: physics-informed neural networks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Stage = Literal["train", "val", "test"]
+RESERVED = ("residual", "loss", "relative_l2", "baseline")
+ENTRIES = 2**27  # of the points of a picture
 SHOWN = 1000  # coordinates up to which predictions come with their points
 
 
@@ -73,7 +76,8 @@ class PINNModule(TrainingModule):
     loss = mean r^2 (+ gradient_weight mean |grad r|^2) + sum over conditions of weight mean r_condition^2.
 
     With an estimator, sums over coordinates in the residual are estimated (STDE); two ``draws`` make the loss and its
-    gradient unbiased, one is cheaper and as in the paper. Logs `train_loss`, `train_residual` (the mean square), each
+    gradient unbiased, one is cheaper and as in the paper. What is logged of the residual then contains the variance of
+    the estimates. Logs `train_loss`, `train_residual` (the mean square), each
     condition's loss, and for validation and test the same and, where the solution is known, `relative_l2` over all
     points and what the best constant net reaches, `baseline`.
 
@@ -127,6 +131,9 @@ class PINNModule(TrainingModule):
         unknown = [name for name in self.weights if name not in self.solution.soft]
         if unknown:
             raise ValueError(f"weights: expected names among {list(self.solution.soft)}, got {', '.join(unknown)}")
+        reserved = [name for name in self.solution.soft if name in RESERVED]
+        if reserved:
+            raise ValueError(f"equation: a condition cannot be named {reserved[0]!r}, as a metric is; expected another")
         if candidates < 1:
             raise ValueError(f"candidates: expected at least 1, got {candidates}")
         self.gradient_weight, self.candidates, self.compile_loss = gradient_weight, candidates, compile
@@ -203,7 +210,7 @@ class PINNModule(TrainingModule):
         """The solution on a plane through the domain, beside the exact one where it is known."""
         from sciml.training.drawing import draw_plane
 
-        plane = self.equation.plane()
+        plane = self.equation.plane(max(11, min(101, int((ENTRIES / self.equation.dim) ** 0.5))))
         x = self._cast(plane.points.to(self.device))
         with torch.no_grad():
             prediction, exact = self(x)[:, 0].cpu(), self.equation.exact(x)
@@ -215,12 +222,33 @@ class PINNModule(TrainingModule):
         made = super().configure_optimizers()
         optimizer = made["optimizer"] if isinstance(made, dict) else made
         if isinstance(optimizer, LevenbergMarquardt):
-            if self.estimator is not None or self.gradient_weight:
+            if self.estimator is not None or self.gradient_weight or list(self.equation.parameters()):
                 raise ValueError(
-                    "optimizer: LevenbergMarquardt takes plain residuals, no estimator, no gradient_weight"
+                    "optimizer: LevenbergMarquardt takes plain residuals: no estimator, no gradient_weight, "
+                    "no parameters of the equation"
                 )
             optimizer.residuals = Residuals(self._residuals, self._jacobian)
+        elif self.compile_loss and "hessian" in signature(optimizer.step).parameters:
+            raise ValueError(f"compile: {type(optimizer).__name__} differentiates the gradient; expected False")
         return made
+
+    def on_fit_start(self) -> None:
+        """Refuse what would go wrong silently.
+
+        Raises:
+            ValueError: if several processes, or several batches for a step, cannot work with the other arguments.
+        """
+        if self.candidates > 1 and self.trainer.world_size > 1:
+            raise ValueError(f"candidates: expected 1 with several processes, got {self.candidates}")
+        settings = {
+            "devices": self.trainer.world_size > 1,
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches > 1,
+            "gradient_clip_val": bool(self.trainer.gradient_clip_val),
+        }
+        if any(isinstance(optimizer, LevenbergMarquardt) for optimizer in self.trainer.optimizers):
+            for name, given in settings.items():
+                if given:
+                    raise ValueError(f"trainer.{name}: LevenbergMarquardt solves for one whole batch in one process")
 
     def _step(self, stage: Stage, block: Block) -> Tensor:
         with torch.inference_mode(False), torch.set_grad_enabled(stage == "train" or self.gradient_weight > 0):
@@ -243,11 +271,7 @@ class PINNModule(TrainingModule):
     def _boundary(self, block: Block) -> Iterator["Part"]:
         """The conditions among the losses, at a block's points."""
         for name, condition in self.solution.soft.items():
-            x = self._cast(
-                condition.sample(
-                    block.boundary, block.generator(self.current_epoch, self.device, name, self.global_rank)
-                )
-            )
+            x = self._cast(condition.sample(block.boundary, self._generator(block, f"condition {name}")))
             yield Part(name, condition.residual, x, self.weights.get(name, 1.0))
 
     def _residuals(self) -> Tensor:
@@ -269,23 +293,28 @@ class PINNModule(TrainingModule):
 
     def _sample(self, block: Block, draws: int = 1) -> tuple[Any, ...]:
         """Points of a block, and samples for estimates."""
-        generator = block.generator(self.current_epoch, self.device, rank=self.global_rank)
         many = self.candidates if block.part == "train" else 1
-        x = self._cast(self.equation.sample(many * block.interior, generator))
+        x = self._cast(self.equation.sample(many * block.interior, self._generator(block, "domain")))
         if many > 1:
-            x = x[self._chosen(x, block, generator)]
-        if self.estimator is None:
-            return x, *[None] * draws
-        return x, *(self.estimator.draw(self.residual, x, generator) for _ in range(draws))
+            x = x[self._chosen(x, block)]
+        return x, *self._draws(x, self._generator(block, "estimate"), draws)
 
-    def _chosen(self, x: Tensor, block: Block, generator: torch.Generator) -> Tensor:
+    def _draws(self, x: Tensor, generator: torch.Generator, count: int = 1) -> list[Draw | None]:
+        if self.estimator is None:
+            return [None] * count
+        return [self.estimator.draw(self.residual, x, generator) for _ in range(count)]
+
+    def _generator(self, block: Block, purpose: str) -> torch.Generator:
+        return block.generator(self.current_epoch, self.device, purpose, self.global_rank)
+
+    def _chosen(self, x: Tensor, block: Block) -> Tensor:
         """Which of many points to train on, by their residuals when the block is met first."""
         place = [self.current_epoch, block.number]
         if self._choice is None or self._choice[0] != place:
-            draw = None if self.estimator is None else self.estimator.draw(self.residual, x, generator)
+            generator = self._generator(block, "choice")
             with torch.no_grad():
-                size = self.residual(self.solution, x, draw).abs()
-            weight = size / size.mean() + 1
+                size = self.residual(self.solution, x, *self._draws(x, generator)).abs()
+            weight = size / size.mean().clamp_min(torch.finfo(size.dtype).tiny) + 1
             if not bool(weight.isfinite().all()):
                 raise RuntimeError(
                     "residual: it is not finite, training has diverged; expected a smaller learning rate"
@@ -295,11 +324,11 @@ class PINNModule(TrainingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which points were chosen: a resumed run may be in the middle of their block."""
-        checkpoint["choice"] = self._choice
+        checkpoint["sciml_pinn"] = self._choice
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
-        self._choice = checkpoint["choice"]
+        self._choice = checkpoint.get("sciml_pinn")
 
     def _cast(self, x: Tensor) -> Tensor:
         """Points in the dtype of the net."""
@@ -319,10 +348,12 @@ class PINNModule(TrainingModule):
         exact = self.equation.exact(x)
         if exact is None:
             return
-        ones = torch.ones_like(exact)
+        found, ones = self(x), torch.ones_like(exact)
+        if found.shape != exact.shape:
+            raise ValueError(f"equation.exact: expected values {tuple(found.shape)}, got {tuple(exact.shape)}")
         base = self.equation.output(x, 0 * ones) if self.solution.hard else 0 * ones
         slope = (self.equation.output(x, ones) if self.solution.hard else ones) - base
-        pairs = ((self(x) - exact,) * 2, (exact,) * 2, (exact - base,) * 2, (exact - base, slope), (slope,) * 2)
+        pairs = ((found - exact,) * 2, (exact,) * 2, (exact - base,) * 2, (exact - base, slope), (slope,) * 2)
         sums = torch.stack([(a.double() * b.double()).sum() for a, b in pairs])
         self._sums = sums if self._sums is None else self._sums + sums
 
@@ -335,7 +366,7 @@ class PINNModule(TrainingModule):
         for name, point in self.equation.landmarks().items():
             x = self._cast(point.to(self.device))
             exact: Any = self.equation.exact(x)
-            self.log(f"{stage}_{name}_error", (self(x) - exact).abs().max() / exact.abs().max())
+            self.log(f"{stage}_{name}_error", (self(x) - exact).abs().max() / exact.abs().max(), sync_dist=True)
         error, whole, shifted, along, slope = sums.unbind()
-        self.log(f"{stage}_relative_l2", (error / whole).sqrt(), prog_bar=True)
-        self.log(f"{stage}_baseline", ((shifted - along**2 / slope).clamp_min(0) / whole).sqrt())
+        self.log(f"{stage}_relative_l2", (error / whole).sqrt(), prog_bar=True, sync_dist=True)
+        self.log(f"{stage}_baseline", ((shifted - along**2 / slope).clamp_min(0) / whole).sqrt(), sync_dist=True)

@@ -88,6 +88,12 @@ def test_algebra_of_expressions():
         (lambda x: x[:, 0]) * u: x[:, 0] * value,
         dx((lambda x: x[:, 0] * x[:, 1] ** 2) * u): 2 * x[:, 0] * x[:, 1] * value + x[:, 0] * x[:, 1] ** 2 * ux,
         u + torch.arange(6.0): value + torch.arange(6.0),
+        torch.tensor(0.5) * dx(u) - torch.tensor(2.0): 0.5 * ux - 2,
+        dx(torch.tensor(0.5) * u): 0.5 * ux,
+        dx((lambda x: torch.ones(len(x))) * u): ux,
+        dx(dx((lambda x: x[:, 1] ** 2) * u)): 2 * value + 4 * x[:, 1] * ux + x[:, 1] ** 2 * uxx,
+        Laplacian(start=1)(-u / 2): -uxx / 2,
+        Laplacian(start=1)(2 * u - u): uxx,
     }
     for expression, by_hand in cases.items():
         torch.testing.assert_close(expression(f, x), by_hand, rtol=ROUND_OFF, atol=ROUND_OFF)
@@ -100,6 +106,21 @@ def test_systems_are_read_by_component():
     torch.testing.assert_close(
         divergence(f, x), jacobian.diagonal(dim1=1, dim2=2).sum(1), rtol=ROUND_OFF, atol=ROUND_OFF
     )
+
+
+def test_components_and_derivatives_may_be_taken_in_any_order():
+    u = Unknown()
+    assert Partial(0)(u)[1] == Partial(0)(u[1])
+    assert Laplacian()(u)[1] != u[1]
+
+
+def test_powers_have_derivatives_where_their_base_vanishes():
+    x, u = torch.tensor([[0.0], [1.0]]), Unknown()
+    f = lambda x: x[:, 0] * (1 - x[:, 0])  # noqa: E731
+    dx = Partial(0)
+    torch.testing.assert_close(dx(dx(dx(u**2)))(f, x), torch.tensor([-12.0, 12.0]))
+    torch.testing.assert_close(dx(dx(u**1))(f, x), torch.tensor([-2.0, -2.0]))
+    torch.testing.assert_close((u + dx(u**0))(f, x), torch.zeros(2))
 
 
 def test_gradient_of_a_residual_to_parameters():
@@ -133,8 +154,9 @@ def mistakes() -> dict[str, tuple[object, str]]:
         "no such component": (lambda: Partial(0)(u[2])(net(2, 2), points(3, 2)), r"u\[2\]: expected values of more"),
         "not per point": (lambda: Partial(0)(u)(lambda x: f(x).sum(), points(3, 2)), r"u: expected values \(3\)"),
         "chain rule": (lambda: Partial(0)(torch.sin(u)), r"sin\(\.\.\) .* chain rule"),
-        "sum of a product": (lambda: Laplacian()(u * u), r"expected an unknown or a sum; write it out"),
+        "sum of a product": (lambda: Laplacian()(u * u), r"expected a linear combination; write it out"),
         "two ranges": (lambda: Laplacian()(Laplacian(start=1)(u)), r"expected the same ones"),
+        "component of a component": (lambda: u[0][1], r"component: expected one number, 0 or more"),
         "no coordinate": (lambda: Partial(), r"coordinates: expected at least one"),
         "negative": (lambda: Partial(-1), r"coordinates: expected whole numbers, 0 or more"),
         "no order": (lambda: PowerSum(0), r"orders: expected whole numbers, 1 or more"),
@@ -153,3 +175,5 @@ def test_mistakes_are_named(case: str):
         call()
     with pytest.raises(TypeError, match="expected an expression, a number"):
         Unknown() + "x"
+    with pytest.raises(TypeError, match="exponent: expected a number, got Unknown"):
+        Unknown() ** Unknown()

@@ -4,7 +4,7 @@ from math import factorial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sciml.calculus.partitions import contents
+from sciml.calculus.partitions import contents, prove
 
 
 def slots(**powers: int) -> dict[tuple[int, ...], dict[str, Fraction]]:
@@ -33,6 +33,11 @@ def test_terms_that_cancel_are_left_out():
     cancelling = contents({(1,): {"x": 1, "y": 1}, (2,): {"x": 1}, (3,): {"x": -1}}, (3,))
     assert ("x",) in cancelling  # D u[w_3] = -u_x stays: nothing else has it
     assert all(cancelling.values())
+
+
+def test_one_line_per_variable_is_clean_also_where_lines_are_the_same():
+    for index in ((4,), (3, 1), (2, 2), (2, 1, 1), (1, 1, 1, 1, 1, 1)):
+        prove(index)
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.data())

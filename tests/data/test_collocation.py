@@ -38,7 +38,7 @@ def test_blocks_of_each_part():
     assert list(data.train_dataloader()) == [Block("train", i, 50, 7) for i in range(3)]
     held = Collocation(points=50, boundary=7, steps=5, hold=2).train_dataloader()
     assert [block.number for block in held] == [0, 0, 1, 1, 2]
-    assert list(data.val_dataloader()) == [Block("val", i, 100, 7) for i in range(3)]
+    assert list(data.val_dataloader()) == [Block("val", i, n, 7) for i, n in enumerate((100, 100, 50))]
     assert list(data.test_dataloader()) == list(data.predict_dataloader()) == [Block("test", 0, 90, 7)]
 
 

@@ -87,6 +87,18 @@ def test_jacobian_is_that_of_the_residuals(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches: LevenbergMarquardt solves for one"),
+        ({"gradient_clip_val": 1.0}, "trainer.gradient_clip_val: LevenbergMarquardt solves for one"),
+    ],
+)
+def test_what_changes_gradients_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(burgers(), tmp_path, Collocation(steps=2, val=1, test=1), **options)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: minimise(rosenbrock, [0.0, 0.0], damping=0.0), "damping: expected more than 0, got 0"),

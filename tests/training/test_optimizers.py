@@ -66,6 +66,14 @@ def test_optimisers_with_modes_validate_in_theirs(tmp_path):
     assert modes == [False]
 
 
+def test_best_checkpoint_of_an_optimiser_with_modes_holds_the_weights_that_were_validated(sciml, fit):
+    variant = ("--model.optimizer=pytorch_optimizer.ScheduleFreeAdamW", "--model.optimizer.lr=0.01")
+    printed = fit("run", *variant, "--data.steps=30", config=PINN)
+    best = float(printed.partition("best val_relative_l2: ")[2].split()[0])
+    validated = sciml("validate", "run")
+    assert float(validated.partition("val_relative_l2: ")[2].split()[0]) == pytest.approx(best, rel=1e-5)
+
+
 def test_missing_packages_are_named_with_what_brings_them():
     message = explain("No module named 'pytorch_optimizer'", ArgumentParser())
     assert message == 'pytorch_optimizer is not installed: pip install "sciml-torch[optim]" brings it'
