@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", choices=names)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument("--cases", default="", help="only those whose name holds this")
     args = parser.parse_args(argv)
 
     torch.set_num_threads(args.threads)
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     origin = {"command": command, "commit": commit(), "seed": str(args.seed), "machine": machine()}
     done = [tuple(row[column] for column in KEY) for row in _read().get(args.name, [])]
 
-    for case in bench.cases():
+    for case in (case for case in bench.cases() if args.cases in case):
         row = {"case": cell(case), **origin}
         if not origin["commit"].endswith("+dirty") and tuple(row[column] for column in KEY) in done:
             print(f"{case}: has its row")

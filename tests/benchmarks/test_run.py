@@ -88,6 +88,11 @@ def test_same_commit_and_seed_run_once(runner, capsys):
     assert len(ran()) == len(rows(runner)) == 6
 
 
+def test_some_cases_may_be_run_alone(runner):
+    runner.main(["toy", "--cases", "half"])
+    assert [row["case"] for row in rows(runner)] == [r"second\|half"]
+
+
 @pytest.mark.parametrize("change", ["bench_toy.py", "new.py"])
 def test_dirty_tree_is_marked_and_never_skipped(runner, change):
     path = runner.HERE / change
