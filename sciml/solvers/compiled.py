@@ -220,6 +220,8 @@ def _compiled(function: FunctionType, what: str, options: dict[str, Any]) -> Cal
     call = Direct(own, options, _guards)
 
     def announced(*args: Any) -> Any:
+        if _say not in callback_handler.start_callbacks:  # `torch._dynamo.reset` drops it
+            callback_handler.register_start_callback(_say)
         _speech.append(what)
         try:
             return call(*args)
@@ -235,9 +237,6 @@ _speech: list[str] = []  # what the calls that run now are about
 def _say(*args: Any) -> None:
     if _speech:
         print(f"sciml: compiling {_speech[-1]} ...", file=sys.stderr, flush=True)
-
-
-callback_handler.register_start_callback(_say)
 
 
 def _guards(entries: Sequence[Any]) -> list[bool]:

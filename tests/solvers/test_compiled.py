@@ -76,6 +76,7 @@ def test_loop_gives_what_an_eager_march_gives_for_joint_lanes():
 
 
 def test_loop_serves_lanes_that_step_by_themselves_any_batch_and_any_tolerance(capsys: pytest.CaptureFixture[str]):
+    torch._dynamo.reset()  # also drops all callbacks of compilations
     ts = torch.linspace(0, 2, 5, dtype=DTYPE)
     for b, rtol, t1 in ((3, 1e-6, 2.0), (2, 1e-6, 2.0), (5, 1e-8, 3.0), (4, 1e-4, 2.5)):
         ends = torch.linspace(2, t1, b, dtype=DTYPE)
