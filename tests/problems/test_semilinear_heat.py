@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sciml.problems import SemilinearHeat
+from sciml.problems import SemilinearHeat, semilinear_heat
 from sciml.problems.semilinear_heat import T1
 
 
@@ -36,6 +36,17 @@ def test_solution_is_that_of_duhamels_formula(space):
     error = samples.std() / count**0.5
     assert error < 3e-4 * found
     assert abs(samples.mean() - found) < 5 * error
+
+
+@pytest.mark.parametrize("space", [1, 10, 100])
+def test_solution_is_resolved(space, monkeypatch):
+    equation = SemilinearHeat(space)
+    x = equation.sample(1000, torch.Generator().manual_seed(0)).double()
+    coarse = equation.exact(x)
+    monkeypatch.setattr(semilinear_heat, "NODES", 65)
+    monkeypatch.setattr(semilinear_heat, "TIMES", 49)
+    monkeypatch.setattr(semilinear_heat, "radial", semilinear_heat.radial.__wrapped__)
+    assert (equation.exact(x) - coarse).abs().max() < 1e-9
 
 
 def test_solution_starts_at_the_initial_values_and_so_does_the_output():

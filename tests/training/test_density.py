@@ -1,5 +1,4 @@
 import h5py
-import lightning
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,8 +7,8 @@ from sciml import Grid, Solver, load
 from sciml.data import Moons
 from sciml.models import CNF, MLP, TimeDependent
 from sciml.solvers import RK4
-from sciml.training import DensityModule, MetricsLogger
-from sciml.training.trainer_cli import quiet
+from sciml.training import DensityModule
+from tests.training.running import train
 
 
 def module(**options):
@@ -17,23 +16,6 @@ def module(**options):
     field = TimeDependent(MLP(3, 2, width=32, depth=3, activation="tanh"))
     flow = CNF(field, 2, Solver(RK4(), Grid(n=4)), **options)
     return DensityModule(flow, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
-
-
-def train(model, data, folder, epochs=1):
-    with quiet():
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=MetricsLogger(folder / "metrics.csv"),
-            log_every_n_steps=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(model, data)
-        (metrics,) = trainer.test(model, data, verbose=False)
-    return metrics, MetricsLogger(folder / "metrics.csv").rows()
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])

@@ -1,5 +1,4 @@
 import h5py
-import lightning
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,8 +8,8 @@ from sciml.data import Observed, Trajectories
 from sciml.data.split import SplitData
 from sciml.models import MLP, Autonomous, Chain, NeuralODE
 from sciml.solvers import RK4
-from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
-from sciml.training.trainer_cli import quiet
+from sciml.training import NeuralODEModule, ODEClassifierModule
+from tests.training.running import train
 from tests.training.tiny.tiny import Rotations
 
 
@@ -21,23 +20,6 @@ def small(lanes="joint", controller=None):
 def module(**options):
     torch.manual_seed(0)
     return NeuralODEModule(small(), optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), **options)
-
-
-def train(module, data, folder, epochs=1):
-    with quiet():
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=MetricsLogger(folder / "metrics.csv"),
-            log_every_n_steps=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(module, data)
-        (metrics,) = trainer.test(module, data, verbose=False)
-    return metrics, MetricsLogger(folder / "metrics.csv").rows()
 
 
 def test_training_learns_a_rotation_and_logs_its_work(tmp_path):

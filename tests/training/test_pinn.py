@@ -1,4 +1,3 @@
-import lightning
 import pytest
 import torch
 from pytorch_optimizer import AdaHessian
@@ -9,28 +8,16 @@ from sciml.data import Collocation
 from sciml.models import MLP
 from sciml.problems import Box, BurgersDirichlet, Condition, Poisson, SineGordon
 from sciml.problems.equation import Ansatz, Equation
-from sciml.training import LevenbergMarquardt, MetricsLogger, PINNModule
+from sciml.training import LevenbergMarquardt, PINNModule
 from sciml.training.pinn import Squared
 from sciml.training.trainer_cli import quiet
+from tests.training.running import trainer
 
 
 def module(equation, width=16, **options):
     torch.manual_seed(0)
     options.setdefault("optimizer", lambda p: torch.optim.Adam(p, lr=3e-3))
     return PINNModule(equation, MLP(equation.dim, 1, width=width, depth=2), **options)
-
-
-def trainer(folder, **options):
-    return lightning.Trainer(
-        accelerator="cpu",
-        logger=MetricsLogger(folder / "metrics.csv"),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
 
 
 def fit(model, folder, data=None, **options):
