@@ -11,6 +11,7 @@ from sciml.calculus import Expression, Laplacian, Unknown
 from sciml.problems.equation import Equation, Plane, uniform_ball
 
 ENTRIES = 2**24  # of points whose solution is found at a time, in some fifteen arrays as large
+SIZED = 2**20  # entries of the points that tell how large a solution is
 
 
 class BallEquation(Equation):
@@ -56,6 +57,7 @@ class BallEquation(Equation):
         normal = np.random.default_rng(seed).standard_normal(dim)[: dim - bodies[family] + 1]
         c = torch.from_numpy(normal.astype(np.float32))
         self.register_buffer("c", c / torch.arange(1, len(c) + 1) if varied else c, persistent=False)
+        self.size = self._size()
 
     @property
     def dim(self) -> int:
@@ -89,8 +91,18 @@ class BallEquation(Equation):
         return ("sphere",)
 
     def output(self, x: Tensor, raw: Tensor) -> Tensor:
-        """(1 - |x|^2) times the net."""
-        return (1 - (x * x).sum(-1, keepdim=True)) * raw
+        """(1 - |x|^2) times the net, in units of ``size``.
+
+        On the sphere lap u = f, and for u = (1 - |x|^2) N it is -2 d N - 4 x . grad N there. So f says how large N is:
+        of the size sqrt(d), which a net would need thousands of steps to reach.
+        """
+        return (1 - (x * x).sum(-1, keepdim=True)) * (self.size * raw)
+
+    def _size(self) -> float:
+        """The root mean square of f / (2 d) on the sphere."""
+        x = torch.randn(min(1000, max(4, SIZED // self.dim)), self.dim, generator=Generator().manual_seed(0))
+        f = self.forcing(x / torch.linalg.vector_norm(x, dim=1, keepdim=True))
+        return f.square().mean().sqrt().item() / (2 * self.dim)
 
     def plane(self, count: int = 101) -> Plane:
         """The unit square around the centre along two random directions."""

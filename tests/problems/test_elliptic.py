@@ -72,3 +72,13 @@ def test_points_outside_and_of_other_dimensions_are_refused():
 def test_wrong_families_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Poisson(*arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_net_of_a_solution_is_of_the_size_one_at_every_dimension(kind):
+    """With numbers c whose sum is not almost zero, its mean is near 1 or -1 then."""
+    for dim in (10, 1000, 100_000):
+        equation = kind(dim, seed=1)
+        x = points(equation, 100)
+        net = equation.exact(x) / equation.output(x, torch.ones(len(x), 1))
+        assert 0.5 < net.square().mean().sqrt() < 1.5
