@@ -27,7 +27,7 @@ class Landmark(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """A grid of points on a plane or on a line, to draw a solution on."""
+    """A grid of points on a plane, another surface or a line, to draw a solution on."""
 
     points: Tensor  # (n * m, d), the second axis of the grid is the faster one
     axes: tuple[Tensor, ...]  # (n) and (m)

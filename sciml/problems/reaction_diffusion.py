@@ -79,8 +79,13 @@ class ReactionDiffusion(Equation):
         return {"centre": Landmark(torch.tensor([[T1, *[0.0] * self.space]]))}
 
     def plane(self, count: int = 101) -> Plane:
-        """Time and the first coordinate of space."""
-        return Plane.spanned(torch.zeros(self.dim), torch.eye(self.dim)[:2], (0.0, T1), (-3.0, 3.0), ("t", "x0"), count)
+        """Time, and the angle on a circle of places that are as likely as others where that diffusion is."""
+        t, angle = torch.linspace(0, T1, count), torch.linspace(0, 2 * torch.pi, count)
+        z = torch.randn(2, self.space, generator=torch.Generator().manual_seed(0))
+        circle = angle.cos()[:, None] * z[0] + angle.sin()[:, None] * z[1]  # (m, d)
+        x = (2 * (T1 - t)).sqrt()[:, None, None] * circle  # (n, m, d)
+        points = torch.cat([t[:, None, None].expand(count, count, 1), x], 2)
+        return Plane(points.flatten(0, 1), (t, angle), ("t", "angle"))
 
     def _start(self, count: int, generator: Generator) -> Tensor:
         x = torch.randn(count, self.dim, generator=generator, device=generator.device)

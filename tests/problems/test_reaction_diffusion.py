@@ -40,6 +40,17 @@ def test_points_are_those_of_a_diffusion_that_gets_to_the_centre(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_picture_is_of_places_where_points_are(kind):
+    """|x|^2 / (2 (T - t)) is that of 100 normal numbers, within five standard deviations, but for t = T."""
+    equation = kind(100)
+    points = equation.plane(11).points
+    equation.check(points)
+    assert not points[-11:, 1:].any()
+    scaled = points[:-11, 1:].square().sum(1) / (2 * (T1 - points[:-11, 0]))
+    assert (scaled - 100).abs().max() < 5 * 200**0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_mistakes_are_named(kind):
     with pytest.raises(ValueError, match="space: expected at least one dimension, got 0"):
         kind(0)
