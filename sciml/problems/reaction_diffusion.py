@@ -16,7 +16,8 @@ class ReactionDiffusion(Equation):
     """u_t = lap u + f(u) from u(0, x) = g(x), for 0 < t < .3 and all x of d dimensions.
 
     Wanted is u at (.3, 0), the landmark ``centre``. That is the mean of g, and of f(u) over time, at places X of the
-    diffusion that gets there (Feynman and Kac), X ~ N(0, 2 (.3 - t) I). So points (t, x) are drawn from it, t uniform.
+    diffusion that gets there (Feynman and Kac), X ~ N(0, 2 (.3 - t) I). So points (t, x) are drawn from it, t uniform
+    (the text of the STDE paper has half of that variance).
 
     Args:
         space: the number d of dimensions of space.
