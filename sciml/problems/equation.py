@@ -19,8 +19,15 @@ class Condition(NamedTuple):
     sample: Callable[[int, Generator], Tensor]  # so many random points (n, d) of that part, on the generator's device
 
 
+class Landmark(NamedTuple):
+    """A single point at which the error is told apart."""
+
+    point: Tensor  # (1, d)
+    value: Tensor | None = None  # the solution (1, c) there, where `Equation.exact` does not know it
+
+
 class Plane(NamedTuple):
-    """A grid of points on a plane or on a line, to draw a solution on."""
+    """A grid of points on a plane, another surface or a line, to draw a solution on."""
 
     points: Tensor  # (n * m, d), the second axis of the grid is the faster one
     axes: tuple[Tensor, ...]  # (n) and (m)
@@ -92,8 +99,8 @@ class Equation(nn.Module, ABC):
         """The solution (b, c) where it is known."""
         return None
 
-    def landmarks(self) -> dict[str, Tensor]:
-        """Single points (1, d) by name, at which errors are told apart."""
+    def landmarks(self) -> dict[str, Landmark]:
+        """Single points by name, at which errors are told apart."""
         return {}
 
     @abstractmethod

@@ -79,7 +79,7 @@ class PINNModule(TrainingModule):
     gradient unbiased, one is cheaper and as in the paper. What is logged of the residual then contains the variance of
     the estimates. Logs `train_loss`, `train_residual` (the mean square), each
     condition's loss, and for validation and test the same and, where the solution is known, `relative_l2` over all
-    points and what the best constant net reaches, `baseline`.
+    points and what the best constant net reaches, `baseline`; where it is known at a landmark, that error by its name.
 
     Args:
         equation: the equation, its domain and its conditions.
@@ -358,15 +358,16 @@ class PINNModule(TrainingModule):
         self._sums = sums if self._sums is None else self._sums + sums
 
     def _log_error(self, stage: Stage) -> None:
-        """Log the error relative to the solution, and that of the best constant in the place of the net."""
+        """Log errors relative to the solution: at landmarks, over all points, and that of the best constant net."""
+        for name, landmark in self.equation.landmarks().items():
+            x = self._cast(landmark.point.to(self.device))
+            exact = self.equation.exact(x) if landmark.value is None else landmark.value.to(x)
+            if exact is not None:
+                self.log(f"{stage}_{name}_error", (self(x) - exact).abs().max() / exact.abs().max(), sync_dist=True)
         if self._sums is None:
             return
         gathered: Any = self.all_gather(self._sums)
         sums, self._sums = gathered.reshape(-1, 5).sum(0), None
-        for name, point in self.equation.landmarks().items():
-            x = self._cast(point.to(self.device))
-            exact: Any = self.equation.exact(x)
-            self.log(f"{stage}_{name}_error", (self(x) - exact).abs().max() / exact.abs().max(), sync_dist=True)
         error, whole, shifted, along, slope = sums.unbind()
         self.log(f"{stage}_relative_l2", (error / whole).sqrt(), prog_bar=True, sync_dist=True)
         self.log(f"{stage}_baseline", ((shifted - along**2 / slope).clamp_min(0) / whole).sqrt(), sync_dist=True)

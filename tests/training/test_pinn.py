@@ -7,7 +7,7 @@ from sciml.calculus import Laplacian, Sparse, Unknown
 from sciml.data import Collocation
 from sciml.models import MLP
 from sciml.problems import Box, BurgersDirichlet, Condition, Poisson, SineGordon
-from sciml.problems.equation import Ansatz, Equation
+from sciml.problems.equation import Ansatz, Equation, Landmark
 from sciml.training import LevenbergMarquardt, PINNModule
 from sciml.training.pinn import Squared
 from sciml.training.trainer_cli import quiet
@@ -65,6 +65,15 @@ def test_soft_conditions_are_losses_and_hard_ones_are_not(tmp_path):
     hard, *_ = fit(module(equation), tmp_path)
     assert not {f"test_{name}" for name in names} & set(hard)
     assert hard["test_relative_l2"] < soft["test_relative_l2"] < 1
+
+
+def test_error_at_a_landmark_is_told_also_where_the_solution_is_known_nowhere_else(tmp_path):
+    model = module(Known(), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    metrics, *_ = fit(model, tmp_path, Collocation(points=10, steps=1, test=50, val=10))
+    expected = abs(model(torch.tensor([[0.5]])).item() - 2) / 2
+    torch.testing.assert_close(metrics["test_middle_error"], expected, rtol=1e-5, atol=0)
+    assert not {"test_relative_l2", "test_baseline", "test_edge_error"} & set(metrics)
+    assert model.monitor == "val_loss"
 
 
 def test_runs_of_one_seed_are_equal_and_others_are_not(tmp_path, monkeypatch):
@@ -230,6 +239,17 @@ class Open(Equation):
 
 class Wide(Open):
     boundary = ()
+
+
+class Known(Wide):
+    def sample(self, count, generator):
+        return torch.rand(count, 1, generator=generator, device=generator.device)
+
+    def landmarks(self):
+        return {
+            "middle": Landmark(torch.tensor([[0.5]]), torch.tensor([[2.0]])),
+            "edge": Landmark(torch.tensor([[0.0]])),
+        }
 
 
 class Vector(Wide):
