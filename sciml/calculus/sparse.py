@@ -268,7 +268,9 @@ class FirstLayer(torch.autograd.Function):
     """The affine map of points, and the columns of its weight at some coordinates.
 
     Its own backward pass adds what comes from the columns into the gradient of the map, so that there is one buffer as
-    large as the weight, in the weight's own layout, where autograd would fill three.
+    large as the weight, in the weight's own layout, where autograd would fill three. A compiler of code with
+    ``torch.func.grad`` loses a part of the gradient of such functions without a word (torch 2.13), so that there it is
+    to see the plain `forward`.
     """
 
     generate_vmap_rule = True
@@ -304,7 +306,9 @@ class FirstLayer(torch.autograd.Function):
 
 def _first_layer(x: SparseJet, weight: Tensor, bias: Tensor | None) -> Jet:
     """The affine map x W^T + b; of the other coefficients with the columns of W at the support only."""
-    value, columns = FirstLayer.apply(x.primal, weight, bias, x.support.reshape(-1))
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    both = FirstLayer.forward if torch.compiler.is_compiling() and transformed else FirstLayer.apply
+    value, columns = both(x.primal, weight, bias, x.support.reshape(-1))
     columns = columns.reshape(*x.support.shape, -1)  # (R, m, h) or (R, ..., m, h)
     shared = columns.ndim == 3
     parts = []

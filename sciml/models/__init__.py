@@ -14,6 +14,7 @@ _WHERE = {
     "MLP": "mlp",
     "NeuralODE": "neural_ode",
     "SharedInput": "shared_input",
+    "TaylorRegularizer": "taylor_regularizer",
     "TimeDependent": "neural_ode",
 }
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sciml.models.taylor_regularizer import TaylorRegularizer
 from sciml.models.unrolled import unrolled
 from sciml.solvers.solve import Solver, SolveStats, solve
 
@@ -48,9 +49,11 @@ class NeuralODE(nn.Module):
         field: maps (t, y) to dy/dt, e.g. `Autonomous` or `TimeDependent`.
         solver: how to integrate; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         t1: the final time.
+        regularizer: keeps derivatives of the solution small in training, so that solves take fewer steps.
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first.
+        penalty: what the regulariser adds to the loss after a solve in train mode; else None.
 
     Reference:
         R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018,
@@ -67,10 +70,17 @@ class NeuralODE(nn.Module):
     """
 
     stats: SolveStats | None = None
+    penalty: Tensor | None = None
 
-    def __init__(self, field: nn.Module, solver: Solver | None = None, t1: float = 1.0):
+    def __init__(
+        self,
+        field: nn.Module,
+        solver: Solver | None = None,
+        t1: float = 1.0,
+        regularizer: TaylorRegularizer | None = None,
+    ):
         super().__init__()
-        self.field, self.solver, self.t1 = field, solver or Solver(), t1
+        self.field, self.solver, self.t1, self.regularizer = field, solver or Solver(), t1, regularizer
 
     def forward(self, y0: Tensor, ts: Tensor | None = None) -> Tensor:
         """Solves.
@@ -95,6 +105,9 @@ class NeuralODE(nn.Module):
             saved = unrolled(self.field, y0, t0, t1, self.solver, ts)
             return saved if ts is None or each else saved.transpose(0, 1)
         t0, t1 = (0.0, self.t1) if ts is None else (ts[..., 0], ts[..., -1])
-        solution = solve(self.field, y0, t0, t1, self.solver, save_at=ts)
+        used = self.regularizer if self.training else None
+        folds = {"penalty": used.fold(self.field)} if used else {}
+        solution = solve(self.field, y0, t0, t1, self.solver, save_at=ts, folds=folds)
         self.stats = solution.stats
+        self.penalty = used.penalty(solution.folds["penalty"]) if used else None
         return solution.ys if ts is None or each else solution.ys.transpose(0, 1)

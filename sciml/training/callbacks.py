@@ -75,7 +75,7 @@ def draw_run(run: RunFolder, module: lightning.LightningModule, data: Any) -> li
     """Draw the learning curves and, where there is a data module, what the module has to show; returns the files."""
     figures = {}
     if rows := MetricsLogger(run.metrics).rows():
-        figures["learning_curve"] = draw_metrics(rows)
+        figures["learning_curve"] = draw_metrics(rows, getattr(module, "monitor", ""))
     if isinstance(module, TrainingModule) and data is not None:
         training = module.training
         figures.update(module.eval().pictures(data))

@@ -13,28 +13,46 @@ from sciml.problems.equation import Plane
 STAGES = {"train": "C0", "val": "C1", "test": "C2"}  # prefixes of metrics, with the colours of their curves
 
 
-def draw_metrics(rows: Sequence[dict[str, str]]) -> Figure:
+def draw_metrics(rows: Sequence[dict[str, str]], monitor: str = "") -> Figure:
     """Metrics against the step: a panel for each kind, with a curve for training, validation and test.
 
-    An axis is logarithmic where its values are positive and more than a factor of ten apart.
+    A baseline is drawn beside the relative error, dashed. An axis is logarithmic where its values are positive and more
+    than a factor of ten apart.
+
+    Args:
+        rows: of metrics.csv.
+        monitor: the metric of validation that is also drawn against the seconds of training.
     """
-    kinds: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    panels: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for name in rows[0]:
-        points = [(int(row["step"]) + 1, float(row[name])) for row in rows if row[name]]
-        if name not in ("epoch", "step") and points:
-            kinds.setdefault(re.sub(f"^({'|'.join(STAGES)})_", "", name), {})[name] = points
-    columns = min(len(kinds), 3)
-    lines = math.ceil(len(kinds) / 3)
+        kept = [row for row in rows if row[name]]
+        if name in ("epoch", "step", "seconds") or not kept:
+            continue
+        kind = re.sub(f"^({'|'.join(STAGES)})_", "", name)
+        kind = "relative_l2" if kind == "baseline" else kind
+        values = [float(row[name]) for row in kept]
+        steps = [int(row["step"]) + 1 for row in kept]
+        panels.setdefault((kind, "step"), {})[name] = list(zip(steps, values, strict=True))
+        if name in (monitor, monitor.replace("relative_l2", "baseline")):
+            seconds = [float(row["seconds"]) for row in kept]
+            panels.setdefault((kind, "seconds"), {})[name] = list(zip(seconds, values, strict=True))
+    columns = min(len(panels), 3)
+    lines = math.ceil(len(panels) / 3)
     figure = Figure(figsize=(1 + 4 * columns, 1 + 2.5 * lines), layout="constrained")
-    for number, (kind, curves) in enumerate(kinds.items(), start=1):
+    for number, ((kind, axis), curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, number)
         for name, points in curves.items():
-            color = STAGES.get(name.partition("_")[0])
-            axes.plot(*zip(*points, strict=True), label=name, color=color, marker="." if len(points) < 50 else "")
+            axes.plot(
+                *zip(*points, strict=True),
+                label=name,
+                color=STAGES.get(name.partition("_")[0]),
+                linestyle="--" if name.endswith("baseline") else "-",
+                marker="." if len(points) < 50 else "",
+            )
         values = [value for points in curves.values() for _, value in points if math.isfinite(value)]
         if values and 0 < 10 * min(values) < max(values):
             axes.set_yscale("log")
-        axes.set(xlabel="step", ylabel=kind)
+        axes.set(xlabel=axis, ylabel=kind)
         axes.legend()
     return figure
 

@@ -1,6 +1,7 @@
 """Metrics as a table that a resumed run goes on with."""
 
 import csv
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,7 +12,10 @@ from sciml.data.atomic import replacing
 
 
 class MetricsLogger(Logger):
-    """Logs to a CSV file: `epoch`, `step` (from 0) and a column for each metric, empty where it was not logged.
+    """Logs to a CSV file: `epoch`, `step` (from 0), `seconds` and a column for each metric, empty if it was not logged.
+
+    The seconds are those since the run began, behind its set-up, validation and compilation included; a resumed run
+    counts on from its last row.
 
     A row is appended in one write; a new column rewrites the file, in one step. A file that is already there is
     replaced with the first row, unless `rewind` keeps a part of it.
@@ -24,6 +28,7 @@ class MetricsLogger(Logger):
         super().__init__()
         self.path = Path(path)
         self._columns: list[str] = []
+        self._began: float | None = None
 
     @property
     def name(self) -> str:
@@ -48,9 +53,21 @@ class MetricsLogger(Logger):
             return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
     @rank_zero_only
+    def log_graph(self, *args: Any, **kwargs: Any) -> None:
+        """Start the clock: Lightning calls this right before its loops."""
+        self._elapsed()
+
+    def _elapsed(self) -> float:
+        """Seconds since the run began, which it does when this is called first."""
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        return now - self._began
+
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append a row."""
-        row: dict[str, Any] = {"epoch": metrics.get("epoch"), "step": step, **metrics}
+        place = {"epoch": metrics.get("epoch"), "step": step, "seconds": f"{self._elapsed():.3f}"}
+        row: dict[str, Any] = {**place, **metrics}
         if new := [name for name in row if name not in self._columns]:
             kept = self.rows() if self._columns else []
             self._columns += new
@@ -64,7 +81,9 @@ class MetricsLogger(Logger):
         """Keep the file's rows before this step, and go on behind them."""
         if rows := self.rows():
             self._columns = list(rows[0])
-            self._write([row for row in rows if int(row["step"]) < step])
+            kept = [row for row in rows if int(row["step"]) < step]
+            self._began = time.monotonic() - float(kept[-1]["seconds"] if kept else 0.0)
+            self._write(kept)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

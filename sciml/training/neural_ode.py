@@ -28,6 +28,14 @@ def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
     return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
 
 
+def regularized(stage: Stage, loss: Tensor, ode: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss with what the last solve's regulariser adds to it, and the two parts as metrics."""
+    if not isinstance(ode, NeuralODE) or ode.penalty is None:
+        return loss, {f"{stage}_loss": loss}
+    penalty, ode.penalty = ode.penalty, None  # the graph behind it is kept no longer than that of the loss
+    return loss + penalty, {f"{stage}_loss": loss, f"{stage}_penalty": penalty}
+
+
 class NormalizedODE(nn.Module):
     """A neural ODE of normalised states and times, as a map in their own units."""
 
@@ -45,7 +53,8 @@ class NeuralODEModule(TrainingModule):
 
     States and times are normalised with mean and deviation of the training part; the loss sees normalised states.
     What is missing takes no part. Logs `train_loss`, `val_loss`, `val_relative_l2`, the same of the test, and for each
-    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...
+    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a
+    regulariser of the ODE adds to the loss.
 
     Args:
         ode: maps states (b, c) and times to (b, t, c).
@@ -124,19 +133,20 @@ class NeuralODEModule(TrainingModule):
         prediction = self(ys[:, 0], ts)
         normalized = self.flow.state
         loss = self.loss(normalized(prediction)[mask], normalized(ys)[mask])
-        metrics = {f"{stage}_loss": loss}
+        total, metrics = regularized(stage, loss, self.flow.ode)
         if stage != "train":
             metrics[f"{stage}_relative_l2"] = relative_l2(prediction.where(mask, 0), ys).mean()
         self.log_dict(metrics, prog_bar=True, batch_size=len(ys), sync_dist=stage != "train")
         self.log_dict(work(stage, self.flow.ode), batch_size=len(ys), sync_dist=stage != "train")
-        return loss
+        return total
 
 
 class ODEClassifierModule(TrainingModule):
     """Trains a classifier of which a part is a neural ODE: head(ode(encoder(x))).
 
     Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what
-    the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...
+    the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a regulariser of
+    the ODE adds to the loss.
 
     Args:
         encoder: maps inputs (b, ..) to states.
@@ -206,7 +216,8 @@ class ODEClassifierModule(TrainingModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = self.loss(logits, labels)
-        metrics = {f"{stage}_loss": loss, f"{stage}_accuracy": (logits.argmax(1) == labels).float().mean()}
+        total, metrics = regularized(stage, loss, self.ode)
+        metrics[f"{stage}_accuracy"] = (logits.argmax(1) == labels).float().mean()
         self.log_dict(metrics, prog_bar=True, batch_size=len(labels), sync_dist=stage != "train")
         self.log_dict(work(stage, self.ode), batch_size=len(labels), sync_dist=stage != "train")
-        return loss
+        return total

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad, grad_and_value, vmap
 
 from sciml.calculus import Draw, Estimator, Expression
 from sciml.data.collocation import Block, Collocation
@@ -58,16 +58,20 @@ class Squared(nn.Module):
             x: points (b, d).
             draws: one for a plain square, two for an unbiased one; None computes all terms.
         """
-        x = x.requires_grad_() if self.gradient else x
-        found = [self.residual(self.u, x, draw) for draw in draws]
-        for r in found:
-            if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
-                raise ValueError(f"residual: expected a number per point, ({len(x)}), got {tuple(r.shape)}")
-        loss = square = (found[0] * found[-1]).mean()
-        if self.gradient:
-            slopes = [torch.autograd.grad(r.sum(), x, create_graph=True)[0] for r in found]
-            loss = loss + self.gradient * (slopes[0] * slopes[-1]).sum(1).mean()
-        return loss, square.detach()
+        if not self.gradient:
+            found = [self._summed(x, draw)[1] for draw in draws]
+            loss = (found[0] * found[-1]).mean()
+            return loss, loss.detach()
+        slopes, found = zip(*(grad(self._summed, has_aux=True)(x, draw) for draw in draws), strict=True)
+        square = (found[0] * found[-1]).mean()
+        return square + self.gradient * (slopes[0] * slopes[-1]).sum(1).mean(), square.detach()
+
+    def _summed(self, x: Tensor, draw: Draw | None) -> tuple[Tensor, Tensor]:
+        """The sum of the residual over the points, and the residual (b)."""
+        r = self.residual(self.u, x, draw)
+        if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
+            raise ValueError(f"residual: expected a number per point, ({len(x)}), got {tuple(r.shape)}")
+        return r.sum(), r
 
 
 class PINNModule(TrainingModule):
@@ -123,8 +127,6 @@ class PINNModule(TrainingModule):
         super().__init__(optimizer, scheduler, scheduler_interval)
         if draws not in (1, 2):
             raise ValueError(f"draws: expected 1 or 2, got {draws!r}")
-        if compile and gradient_weight:
-            raise ValueError("compile: a loss with the residual's gradient cannot be compiled; expected False")
         self.solution, self.estimator, self.draws = Ansatz(equation, net, hard), estimator, draws
         self.residual = equation.residual()
         self.weights = weights or {}
@@ -251,7 +253,7 @@ class PINNModule(TrainingModule):
                     raise ValueError(f"trainer.{name}: LevenbergMarquardt solves for one whole batch in one process")
 
     def _step(self, stage: Stage, block: Block) -> Tensor:
-        with torch.inference_mode(False), torch.set_grad_enabled(stage == "train" or self.gradient_weight > 0):
+        with torch.inference_mode(False), torch.set_grad_enabled(stage == "train"):
             x, *draws = self._sample(block, self.draws)
             self._parts = [Part("residual", self.residual, x, 1.0), *self._boundary(block)]
             total, metrics = torch.zeros((), dtype=x.dtype, device=x.device), {}

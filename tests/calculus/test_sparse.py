@@ -153,18 +153,47 @@ def kept_bytes(d, coordinates):
     return sum(kept.values())
 
 
-def test_compiled_with_its_gradients():
+@pytest.mark.parametrize("slopes", [False, True], ids=["values", "slopes"])
+def test_compiled_with_its_gradients(slopes):
     u, x = net(Ball, 5), points(4, 5)
     coordinates = torch.tensor([[0, 2, 4, 1], [3, 3, 0, 1]])
 
     def value(x, coordinates):
         return coordinate_jet(u, x, coordinates, 2, collapsed=True).derivative(2).square().sum()
 
-    got, expected = torch.compile(value, fullgraph=True)(x, coordinates), value(x, coordinates)
+    f = (lambda *inputs: torch.func.grad(value)(*inputs).square().sum()) if slopes else value
+    got, expected = torch.compile(f, fullgraph=True)(x, coordinates), f(x, coordinates)
     assert worst(got, expected) < ROUND_OFF
     gradients = [torch.autograd.grad(y, list(u.parameters())[:-1]) for y in (got, expected)]
     for a, b in zip(*gradients, strict=True):
         assert worst(a, b) < ROUND_OFF
+
+
+class Times(torch.autograd.Function):
+    """A product whose backward pass is written out."""
+
+    @staticmethod
+    def forward(x, w):
+        return x * w
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors
+        return grad * w, grad * x
+
+
+def test_torch_still_loses_gradients_of_gradients_of_such_functions_when_it_compiles():
+    w = torch.tensor(3.0, requires_grad=True)
+
+    def slope(x):  # w
+        return torch.func.grad(lambda x: Times.apply(x, w))(x)
+
+    assert slope(torch.tensor(2.0)).requires_grad
+    assert not torch.compile(slope, fullgraph=True, backend="aot_eager")(torch.tensor(2.0)).requires_grad
 
 
 def test_ensemble_of_weights_under_vmap():

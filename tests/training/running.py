@@ -1,4 +1,4 @@
-"""Runs of a training module without the command line."""
+"""Runs of a training module without the command line, and what they logged."""
 
 from pathlib import Path
 from typing import Any
@@ -30,3 +30,8 @@ def train(module: Any, data: Any, folder: Path, epochs: int = 1) -> tuple[Any, l
         run.fit(module, data)
         (metrics,) = run.test(module, data, verbose=False)
     return metrics, MetricsLogger(folder / "metrics.csv").rows()
+
+
+def logged(path: Path | str) -> list[dict[str, str]]:
+    """The rows of a metrics.csv without the seconds, which are never the same twice."""
+    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in MetricsLogger(Path(path)).rows()]

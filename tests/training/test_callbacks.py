@@ -65,6 +65,33 @@ def test_each_kind_of_metric_has_a_panel_of_its_own():
     }
 
 
+def test_the_monitored_error_stands_beside_its_baseline_and_against_the_seconds_too():
+    rows = [
+        {
+            "epoch": "0",
+            "step": step,
+            "seconds": seconds,
+            "val_loss": "3.0",
+            "val_relative_l2": error,
+            "val_baseline": "0.9",
+        }
+        for step, seconds, error in (("9", "2.5", "0.8"), ("19", "4.0", "0.1"))
+    ]
+    panels = draw_metrics(rows, "val_relative_l2").axes
+    curves = {
+        (axes.get_ylabel(), axes.get_xlabel()): {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        for axes in panels
+    }
+    assert curves == {
+        ("loss", "step"): {"val_loss": [[10, 3.0], [20, 3.0]]},
+        ("relative_l2", "step"): {"val_relative_l2": [[10, 0.8], [20, 0.1]], "val_baseline": [[10, 0.9], [20, 0.9]]},
+        ("relative_l2", "seconds"): {
+            "val_relative_l2": [[2.5, 0.8], [4.0, 0.1]],
+            "val_baseline": [[2.5, 0.9], [4.0, 0.9]],
+        },
+    }
+
+
 def test_fields_are_drawn_over_their_coordinates():
     x = torch.linspace(0, 1, 9)[:-1]
     field = torch.sin(6 * x)[None]

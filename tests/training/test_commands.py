@@ -14,6 +14,7 @@ from sciml.data.generate import content
 from sciml.training import MetricsLogger, RunFolder
 from sciml.training.load import trusted
 from tests.training.conftest import TINY
+from tests.training.running import logged
 
 LOAD_WITHOUT_SCIML = """
 import sys, torch
@@ -253,7 +254,7 @@ def test_every_validation_meets_all_samples(fit):
     small = ("--data.val=8", "--data.batch_size=2", "--trainer.max_epochs=1")
     for checks in (0, 2):
         fit(f"run{checks}", f"--trainer.num_sanity_val_steps={checks}", *small)
-    assert Path("run0/metrics.csv").read_text() == Path("run2/metrics.csv").read_text()
+    assert logged("run0/metrics.csv") == logged("run2/metrics.csv")
 
 
 def test_fit_ends_with_the_best_metric_and_the_folder(fit):

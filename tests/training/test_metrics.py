@@ -8,16 +8,40 @@ def logger(tmp_path):
     return MetricsLogger(tmp_path / "metrics.csv")
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
 def log(logger, *steps):
     for step in steps:
         logger.log_metrics({"epoch": 0, "loss": step / 10}, step)
 
 
-def test_rows_have_a_cell_for_every_metric_logged_so_far(logger):
+def test_rows_have_a_cell_for_every_metric_logged_so_far(logger, clock):
     log(logger, 0, 1)
     logger.log_metrics({"epoch": 0, "error": 0.5}, 1)
     log(logger, 2)
-    assert logger.path.read_text() == "epoch,step,loss,error\n0,0,0.0,\n0,1,0.1,\n0,1,,0.5\n0,2,0.2,\n"
+    lines = ("epoch,step,seconds,loss,error", "0,0,0.000,0.0,", "0,1,0.000,0.1,", "0,1,0.000,,0.5", "0,2,0.000,0.2,")
+    assert logger.path.read_text().splitlines() == list(lines)
+
+
+def test_seconds_of_a_resumed_run_go_on_from_its_last_row(logger, clock):
+    logger.log_graph()
+    for step in range(3):
+        clock[0] += 2.5
+        log(logger, step)
+    clock[0] += 1000
+    resumed = MetricsLogger(logger.path)
+    resumed.log_graph()
+    clock[0] += 3
+    resumed.rewind(2)
+    clock[0] += 0.25
+    log(resumed, 2)
+    assert [row["seconds"] for row in logger.rows()] == ["2.500", "5.000", "5.250"]
 
 
 def test_numbers_are_kept_to_the_last_bit(logger):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import h5py
 import pytest
 import torch
@@ -8,7 +10,8 @@ from sciml.data import Observed, Trajectories
 from sciml.data.split import SplitData
 from sciml.models import MLP, Autonomous, Chain, NeuralODE
 from sciml.solvers import RK4
-from sciml.training import NeuralODEModule, ODEClassifierModule
+from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
+from tests.training.conftest import TINY
 from tests.training.running import train
 from tests.training.tiny.tiny import Rotations
 
@@ -139,6 +142,19 @@ def test_csv_goes_through_the_command_line(sciml, tmp_path):
     with h5py.File(tmp_path / "run" / "predictions.h5") as file:
         ts, ys, expected = (torch.from_numpy(file[name][...]) for name in ("ts", "targets", "predictions"))
     assert_close(program(ys[:, 0], ts), expected, rtol=1e-6, atol=1e-6)  # float32 round-off
+
+
+def test_regularized_training_from_the_command_line(fit):
+    integrals = []
+    for weight in (1e-9, 1.0):
+        regularizer = f"{{class_path: sciml.models.TaylorRegularizer, init_args: {{order: 2, weight: {weight}}}}}"
+        fit(f"run{weight}", f"--model.ode.regularizer={regularizer}", config=TINY.with_name("ode.yaml"))
+        rows = MetricsLogger(Path(f"run{weight}/metrics.csv")).rows()
+        integrals.append([float(row["train_penalty"]) / weight for row in rows if row["train_penalty"]])
+        assert "val_penalty" not in rows[0]
+    (first, *_, free), (again, *_, small) = integrals
+    assert_close(again, first, rtol=1e-5, atol=0)  # float32
+    assert 0 < small < 0.5 * free
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sciml.training import MetricsLogger, RunFolder
+from tests.training.running import logged
 
 PINN = Path(__file__).parent / "tiny" / "pinn.yaml"
 STEPS = 15  # of the tiny configuration: 3 epochs of 5 batches
@@ -38,7 +39,7 @@ def state(run):
     folder = RunFolder(run)
     last, best = (torch.load(path, weights_only=True) for path in (folder.last, folder.best))
     names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "callbacks", "sciml")
-    return {name: last[name] for name in names}, best["state_dict"], MetricsLogger(folder.metrics).rows()
+    return {name: last[name] for name in names}, best["state_dict"], logged(folder.metrics)
 
 
 def equal(a, b):

@@ -7,9 +7,13 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from sciml.calculus import Unknown
 from sciml.data import FieldData, Observed
 from sciml.data.trajectories import ObservedData
+from sciml.problems import Condition, SineGordon
+from sciml.training import PINNModule
 
 
 class Net(nn.Module):
@@ -50,6 +54,29 @@ class Adversaries(lightning.LightningModule):
     def validation_step(self, batch, batch_idx):
         inputs, targets = batch
         self.log("val_relative_l2", (self.nets[1](inputs) - targets).square().mean(), batch_size=len(inputs))
+
+
+class Ball(SineGordon):
+    """Its condition on the sphere may be among the losses."""
+
+    def conditions(self):
+        return {"sphere": Condition(Unknown() + 0.0, lambda n, g: normalize(torch.randn(n, self.dim, generator=g)))}
+
+
+class Both(PINNModule):
+    """Trains in one process on the points of two."""
+
+    rank = 0
+
+    @property
+    def global_rank(self) -> int:
+        return self.rank
+
+    def training_step(self, batch, batch_idx):
+        losses = []
+        for self.rank in (1, 0):
+            losses.append(super().training_step(batch, batch_idx))
+        return sum(losses) / 2
 
 
 class Data(FieldData):
@@ -97,6 +124,13 @@ class Stop(Callback):
             if self.signal is None:
                 raise RuntimeError("stopped")
             os.kill(os.getpid(), getattr(signal, self.signal))
+
+
+class Weights(Callback):
+    """Writes what the net of each process has come to."""
+
+    def on_train_end(self, trainer, module):
+        torch.save(module.solution.net.state_dict(), f"{trainer.default_root_dir}/weights{trainer.global_rank}.pt")
 
 
 class End(Callback):

@@ -1,0 +1,57 @@
+"""A penalty on high derivatives of a solution, which are what makes it costly to integrate."""
+
+from math import factorial
+
+from torch import Tensor, nn
+
+from sciml.calculus.taylor import solution_coefficients
+from sciml.solvers.fold import Quadrature
+from sciml.typing import Args
+
+NODES = 2  # in a step, of the integral
+
+
+class TaylorRegularizer:
+    """lambda int |d^K y / dt^K|^2 dt along a solution, a mean over the batch, as a part of a training loss.
+
+    A solver of order K takes fewer steps where this is small. The derivatives come from jets, so that the field has to
+    be smooth, as tanh, gelu, silu. States of several axes are taken as one vector. Compiled marches take it in chunks,
+    not as one loop.
+
+    Args:
+        order: K.
+        weight: lambda.
+
+    Raises:
+        ValueError: if the order is none.
+
+    Reference:
+        J. Kelly, J. Bettencourt, M. J. Johnson, D. Duvenaud, Learning differential equations that are easy to solve,
+        NeurIPS 2020, arXiv:2007.04504.
+    """
+
+    def __init__(self, order: int = 3, weight: float = 0.01):
+        if not isinstance(order, int) or order < 1:
+            raise ValueError(f"order: expected a whole number, 1 or more, got {order!r}")
+        self.order, self.weight = order, weight
+
+    def fold(self, field: nn.Module) -> Quadrature:
+        """The integral (b), to be read of a solve with this field (t, y)."""
+        return Quadrature(SquaredDerivative(field, self.order), NODES)
+
+    def penalty(self, integral: Tensor) -> Tensor:
+        """What is added to the loss."""
+        return self.weight * integral.mean()
+
+
+class SquaredDerivative(nn.Module):
+    """|d^K y / dt^K|^2 (b) of the solution through states (b, ..)."""
+
+    def __init__(self, field: nn.Module, order: int):
+        super().__init__()
+        self.field, self.order = field, order
+
+    def forward(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The square of the norm, for each sample."""
+        last = solution_coefficients(self.field, t, y, self.order)[-1]
+        return (factorial(self.order) * last).square().flatten(1).sum(1)
