@@ -77,8 +77,8 @@ def test_wrong_families_are_refused(arguments, message):
 @pytest.mark.parametrize("kind", KINDS)
 def test_net_of_a_solution_is_of_the_size_one_at_every_dimension(kind):
     """With numbers c whose sum is not almost zero, its mean is near 1 or -1 then."""
-    for dim in (10, 1000, 100_000):
+    for dim in (10, 1000, 10_000):
         equation = kind(dim, seed=1)
-        x = points(equation, 100)
+        x = points(equation, 50)
         net = equation.exact(x) / equation.output(x, torch.ones(len(x), 1))
         assert 0.5 < net.square().mean().sqrt() < 1.5
