@@ -10,7 +10,7 @@ from sciml.training.config import examples
 
 @pytest.fixture
 def few(tmp_path, monkeypatch):
-    """An empty folder with an empty cache, and what makes a configuration's data few; the process is put back."""
+    """An empty folder with an empty cache, what makes a configuration's data few and compiles nothing; all put back."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
@@ -19,10 +19,10 @@ def few(tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def overrides(path):
-        settings = yaml.safe_load(path.read_text())["data"].get("init_args", {})
-        return [
-            f"--data.init_args.{part}=8" for part in ("train", "val", "test") if isinstance(settings.get(part), int)
-        ]
+        config = yaml.safe_load(path.read_text())
+        data, model = (config[part].get("init_args", {}) for part in ("data", "model"))
+        small = [f"--data.init_args.{part}=8" for part in ("train", "val", "test") if isinstance(data.get(part), int)]
+        return small + ["--model.init_args.compile=false"] * (model.get("compile") is True)
 
     yield overrides
     for number, handler in handlers.items():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["train", "val", "test"]
 RESERVED = ("residual", "loss", "relative_l2", "baseline")
-ENTRIES = 2**27  # of the points of a picture
+ENTRIES = 2**25  # of the points of a picture
 SHOWN = 1000  # coordinates up to which predictions come with their points
 
 
@@ -79,11 +79,15 @@ class PINNModule(TrainingModule):
 
     loss = mean r^2 (+ gradient_weight mean |grad r|^2) + sum over conditions of weight mean r_condition^2.
 
-    With an estimator, sums over coordinates in the residual are estimated (STDE); two ``draws`` make the loss and its
-    gradient unbiased, one is cheaper and as in the paper. What is logged of the residual then contains the variance of
-    the estimates. Logs `train_loss`, `train_residual` (the mean square), each
-    condition's loss, and for validation and test the same and, where the solution is known, `relative_l2` over all
-    points and what the best constant net reaches, `baseline`; where it is known at a landmark, that error by its name.
+    With an estimator, sums over coordinates in the residual are estimated (STDE). Two ``draws`` make the loss and its
+    gradient unbiased. One is cheaper and as in the paper, but adds the variance of the estimate to the loss: where the
+    terms of a solution's sum differ much, `Sparse` samples then train a net whose terms are equal, and `Dense` ones,
+    whose variance comes from mixed derivatives, or two draws are needed. What is logged of the residual contains that
+    variance too.
+
+    Logs `train_loss`, `train_residual` (the mean square), each condition's loss, and for validation and test the same
+    and, where the solution is known, `relative_l2` over all points and what the best constant net reaches, `baseline`;
+    where it is known at a landmark, that error by its name.
 
     Args:
         equation: the equation, its domain and its conditions.
