@@ -1,5 +1,7 @@
 """Neural ordinary differential equations: a vector field with weights and a solver, as a map of states."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ class NeuralODE(nn.Module):
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first.
-        penalty: what the regulariser adds to the loss after a solve in train mode; else None.
+        penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
 
     Reference:
         R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018,
@@ -111,3 +113,12 @@ class NeuralODE(nn.Module):
         self.stats = solution.stats
         self.penalty = used.penalty(solution.folds["penalty"]) if used else None
         return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
+
+    def take_penalty(self) -> Tensor | None:
+        """The penalty of the last solve, once: its graph is kept no longer than that of the loss."""
+        penalty, self.penalty = self.penalty, None
+        return penalty
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies have: all but a graph."""
+        return {**self.__dict__, "penalty": None}

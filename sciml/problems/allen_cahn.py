@@ -61,20 +61,25 @@ class AllenCahnHeat(ReactionDiffusion):
 
         w = u - 1 obeys w_t = lap w - 2 w - 3 w^2 - w^3. So it is the mean of (-2)^k times the product of w(0, X) over
         the leaves X of a random tree with k nodes: particles diffuse as of lap, live for a time of rate 2, and leave
-        two others in their place with probability 3/4, else three. A tree with a 12th generation counts as zero; a
-        particle gets that far with probability 1e-12.
+        two others in their place with probability 3/4, else three. A tree with a 12th generation counts as zero; less
+        than one in 2e7 gets that far.
 
         Where all coordinates are negative, w < -1, products explode. Such places are common in one or two dimensions,
         where estimates are of no use; in 10 the largest product of 2e6 is 14 and their standard deviation .19.
 
         Args:
-            trees: how many.
+            trees: how many, at least 2.
             generator: of the random numbers, on the CPU.
+
+        Raises:
+            ValueError: if there are fewer.
 
         Reference:
             P. Henry-Labordere et al., Branching diffusion representation of semilinear PDEs and Monte Carlo
             approximation, Ann. Inst. H. Poincare 55 (2019), doi:10.1214/17-AIHP880.
         """
+        if trees < 2:
+            raise ValueError(f"trees: expected at least 2, got {trees}")
         block = max(1, BLOCK // self.space)
         sizes = [min(block, trees - first) for first in range(0, trees, block)]
         values = torch.cat([self._grow(size, generator) for size in sizes])

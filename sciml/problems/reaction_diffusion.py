@@ -69,7 +69,7 @@ class ReactionDiffusion(Equation):
 
     def inside(self, x: Tensor) -> Tensor:
         """Which points lie between t = 0 and .3."""
-        return (x[:, 0] >= 0) & (x[:, 0] <= T1)
+        return (x[:, 0] >= 0) & (x[:, 0] <= T1 * (1 + 1e-6))  # the end in float32
 
     def conditions(self) -> dict[str, Condition]:
         """The initial values as a loss, at places where that diffusion starts."""
@@ -82,7 +82,7 @@ class ReactionDiffusion(Equation):
     def plane(self, count: int = 101) -> Plane:
         """Time, and the angle on a circle of places that are as likely as others where that diffusion is."""
         t, angle = torch.linspace(0, T1, count), torch.linspace(0, 2 * torch.pi, count)
-        z = torch.randn(2, self.space, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(2, self.space, generator=torch.Generator().manual_seed(0), device="cpu")
         circle = angle.cos()[:, None] * z[0] + angle.sin()[:, None] * z[1]  # (m, d)
         x = (2 * (T1 - t)).sqrt()[:, None, None] * circle  # (n, m, d)
         points = torch.cat([t[:, None, None].expand(count, count, 1), x], 2)

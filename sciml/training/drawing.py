@@ -29,13 +29,13 @@ def draw_metrics(rows: Sequence[dict[str, str]], monitor: str = "") -> Figure:
         if name in ("epoch", "step", "seconds") or not kept:
             continue
         kind = re.sub(f"^({'|'.join(STAGES)})_", "", name)
-        kind = "relative_l2" if kind == "baseline" else kind
+        kind = "relative_l2" if kind == "baseline" and name.replace(kind, "relative_l2") in rows[0] else kind
         values = [float(row[name]) for row in kept]
         steps = [int(row["step"]) + 1 for row in kept]
         panels.setdefault((kind, "step"), {})[name] = list(zip(steps, values, strict=True))
-        if name in (monitor, monitor.replace("relative_l2", "baseline")):
-            seconds = [float(row["seconds"]) for row in kept]
-            panels.setdefault((kind, "seconds"), {})[name] = list(zip(seconds, values, strict=True))
+        timed = [float(row["seconds"]) for row in kept if row.get("seconds")]
+        if name in (monitor, monitor.replace("relative_l2", "baseline")) and len(timed) == len(kept):
+            panels.setdefault((kind, "seconds"), {})[name] = list(zip(timed, values, strict=True))
     columns = min(len(panels), 3)
     lines = math.ceil(len(panels) / 3)
     figure = Figure(figsize=(1 + 4 * columns, 1 + 2.5 * lines), layout="constrained")

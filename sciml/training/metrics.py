@@ -15,7 +15,7 @@ class MetricsLogger(Logger):
     """Logs to a CSV file: `epoch`, `step` (from 0), `seconds` and a column for each metric, empty if it was not logged.
 
     The seconds are those since the run began, behind its set-up, validation and compilation included; a resumed run
-    counts on from its last row.
+    counts on from its last row, without what came between that and the checkpoint.
 
     A row is appended in one write; a new column rewrites the file, in one step. A file that is already there is
     replaced with the first row, unless `rewind` keeps a part of it.
@@ -82,7 +82,8 @@ class MetricsLogger(Logger):
         if rows := self.rows():
             self._columns = list(rows[0])
             kept = [row for row in rows if int(row["step"]) < step]
-            self._began = time.monotonic() - float(kept[-1]["seconds"] if kept else 0.0)
+            last = kept[-1].get("seconds") if kept else None  # an older version wrote none
+            self._began = time.monotonic() - float(last or 0.0)
             self._write(kept)
 
     @rank_zero_only

@@ -28,11 +28,13 @@ def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
     return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
 
 
-def regularized(stage: Stage, loss: Tensor, ode: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss with what the last solve's regulariser adds to it, and the two parts as metrics."""
-    if not isinstance(ode, NeuralODE) or ode.penalty is None:
+def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss with what regularisers of all neural ODEs in a module add to it, and the two parts as metrics."""
+    parts = [part.take_penalty() for part in module.modules() if isinstance(part, NeuralODE)]
+    found = [part for part in parts if part is not None]
+    if not found:
         return loss, {f"{stage}_loss": loss}
-    penalty, ode.penalty = ode.penalty, None  # the graph behind it is kept no longer than that of the loss
+    penalty = torch.stack(found).sum()
     return loss + penalty, {f"{stage}_loss": loss, f"{stage}_penalty": penalty}
 
 
@@ -216,7 +218,7 @@ class ODEClassifierModule(TrainingModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = self.loss(logits, labels)
-        total, metrics = regularized(stage, loss, self.ode)
+        total, metrics = regularized(stage, loss, self)
         metrics[f"{stage}_accuracy"] = (logits.argmax(1) == labels).float().mean()
         self.log_dict(metrics, prog_bar=True, batch_size=len(labels), sync_dist=stage != "train")
         self.log_dict(work(stage, self.ode), batch_size=len(labels), sync_dist=stage != "train")

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from scipy.fft import dctn, idctn
@@ -64,6 +66,24 @@ def test_trees_find_the_solution_of_a_grid():
     found = Mild(2).estimate(400_000, seeded(0))
     assert found.error < 1e-3
     assert abs(found.mean - exact) < 5 * found.error
+
+
+def test_trees_find_the_solution_without_space():
+    """Within five standard errors of u' = u - u^3 from .4; without the cube of w it would be off by 60 of them."""
+
+    class Flat(AllenCahnHeat):
+        def initial(self, x):
+            return torch.full((len(x),), 0.4)
+
+    exact = (1 + (1 / 0.4**2 - 1) * math.exp(-2 * T1)) ** -0.5
+    found = Flat(1).estimate(200_000, seeded(0))
+    assert found.error < 2e-3
+    assert abs(found.mean - exact) < 5 * found.error
+
+
+def test_one_tree_is_refused():
+    with pytest.raises(ValueError, match="trees: expected at least 2, got 1"):
+        AllenCahnHeat(10).estimate(1, seeded(0))
 
 
 @pytest.mark.parametrize("space", [10, 100])

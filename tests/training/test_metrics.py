@@ -1,6 +1,7 @@
 import pytest
 
 from sciml.training import MetricsLogger
+from sciml.training.drawing import draw_metrics
 
 
 @pytest.fixture
@@ -42,6 +43,18 @@ def test_seconds_of_a_resumed_run_go_on_from_its_last_row(logger, clock):
     clock[0] += 0.25
     log(resumed, 2)
     assert [row["seconds"] for row in logger.rows()] == ["2.500", "5.000", "5.250"]
+
+
+def test_a_run_without_seconds_is_resumed_and_drawn(logger, clock):
+    """One of an older version."""
+    logger.path.write_text("epoch,step,val_loss\n0,0,3.0\n0,1,2.0\n")
+    logger.rewind(2)
+    clock[0] += 2
+    logger.log_metrics({"epoch": 0, "val_loss": 1.0}, 2)
+    rows = logger.rows()
+    assert [row["seconds"] for row in rows] == ["", "", "2.000"]
+    (panel,) = draw_metrics(rows, "val_loss").axes
+    assert panel.get_xlabel() == "step"
 
 
 def test_numbers_are_kept_to_the_last_bit(logger):

@@ -8,9 +8,10 @@ from torch.testing import assert_close
 from sciml import Grid, Solver
 from sciml.data import Observed, Trajectories
 from sciml.data.split import SplitData
-from sciml.models import MLP, Autonomous, Chain, NeuralODE
+from sciml.models import MLP, Autonomous, Chain, NeuralODE, TaylorRegularizer
 from sciml.solvers import RK4
 from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
+from sciml.training.neural_ode import regularized
 from tests.training.conftest import TINY
 from tests.training.running import train
 from tests.training.tiny.tiny import Rotations
@@ -155,6 +156,17 @@ def test_regularized_training_from_the_command_line(fit):
     (first, *_, free), (again, *_, small) = integrals
     assert_close(again, first, rtol=1e-5, atol=0)  # float32
     assert 0 < small < 0.5 * free
+
+
+def test_every_neural_ode_of_a_module_takes_part_in_the_loss():
+    odes = [NeuralODE(Autonomous(MLP(2, 2)), regularizer=TaylorRegularizer(2, 100.0)) for _ in range(2)]
+    Chain([odes[0], torch.nn.Sequential(odes[1])])(torch.randn(4, 2))
+    first, second = (ode.penalty for ode in odes)
+    assert first > 1e-3 < second
+    total, metrics = regularized("train", torch.ones(()), Chain(odes))
+    assert_close(total, 1.0 + first + second)
+    assert set(metrics) == {"train_loss", "train_penalty"}
+    assert regularized("train", total, Chain(odes))[0] is total
 
 
 @pytest.mark.parametrize(
