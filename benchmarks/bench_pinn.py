@@ -7,7 +7,7 @@ In a million dimensions a fresh process takes a few steps, plain or with a first
 blocks of 50 coordinates: the peak of its resident memory, and CPU seconds of the last step.
 
 "gPINN" trains in 100 dimensions with .1 |grad r|^2 in the loss, compiled, beside plain training with as many steps and
-with twice as many, which take about the same time: steps per CPU second without compilation, and the relative L2 error
+with twice as many, which take a little more time: steps per CPU second without compilation, and the relative L2 error
 at 20,000 points. The learning rate falls linearly from 1e-3 to 0.
 """
 
