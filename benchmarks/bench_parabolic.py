@@ -6,9 +6,10 @@ the error in Shi et al. (NeurIPS 2024, arXiv:2412.00088) after 10,000 steps with
 "reference" the relative (standard) error of the solution that ours is measured against. The paper measures against
 0.47006, 0.31674, 0.89060 and 1.04510 (Beck, E and Jentzen 2019), which are 1.1e-3, 3.5e-4, 1.6e-4 and 8.5e-4 off ours.
 Other differences: points are drawn with the variance 2 (T - t) of the diffusion, as the authors' code does, and the
-output for the semilinear heat equation starts from initial values that diffusion has flattened. "no space" is the error of the
-equation without diffusion, u' = f(u), from the mean of the initial values where the diffusion starts: a network that
-has no smaller one has gained nothing from solving in space.
+output for the semilinear heat equation starts from initial values that diffusion has flattened.
+
+"no space" is the error of the equation without diffusion, u' = f(u), from the mean of the initial values where the
+diffusion starts: a network that has no smaller one has gained nothing from solving in space.
 """
 
 import time
