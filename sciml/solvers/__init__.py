@@ -15,6 +15,7 @@ _HOMES = {
     "adjoint": ("Discrete",),
     "auto": ("Auto",),
     "backsolve": ("Backsolve",),
+    "brownian": ("Brownian",),
     "control": ("PID", "Controller", "Grid"),
     "event": ("Crossings", "Event"),
     "explicit": (

@@ -268,6 +268,7 @@ class _Task:
         check_args(args)
         controller.fits(y0)
         frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at)
+        path = path and path.within(stepper, controller, frame.t0, frame.t1, y0, solver.lanes)
         named = check_folds(folds)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
