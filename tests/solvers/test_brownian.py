@@ -19,7 +19,7 @@ from sciml.solvers import PID, Brownian, Euler, Grid
 from sciml.solvers.hashed import halved_normals, mixed, signed
 from tests.solvers.systems import DTYPE
 
-PATHS = 40_000
+PATHS = 20_000
 ONE = torch.ones((), dtype=DTYPE)
 # Sums of up to 50 terms of size at most 1 in float64, and of 2^-24 in float32.
 ROUND_OFF = {torch.float64: 1e-14, torch.float32: 5e-6}
@@ -107,7 +107,7 @@ def test_seeds_samples_and_entries_have_paths_of_their_own():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_increment_of_a_whole_is_the_sum_of_its_parts(dtype: torch.dtype, cells: int):
     path = Brownian((50,), 1, cells=cells, dtype=dtype)
-    ends = torch.rand(200, 3, generator=torch.Generator().manual_seed(3), dtype=DTYPE).sort(1).values
+    ends = torch.rand(80, 3, generator=torch.Generator().manual_seed(3), dtype=DTYPE).sort(1).values
     ends[-20:] = ends[-20:, :1] + times(0.0, 1e-6, 2e-6)  # short steps too
     for s, t, u in ends:
         parts, whole = path(s, t) + path(t, u), path(s, u)
@@ -136,7 +136,7 @@ def march(path: Brownian, nodes: list[float]) -> list[Tensor]:
     return [path.increment(tensors, a, b, ONE) for a, b in itertools.pairwise(nodes)]
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (5, 3), (300, 7, 11)], ids=str)
+@pytest.mark.parametrize("shape", [(), (3,), (5, 3), (300, 7, 2)], ids=str)
 @pytest.mark.parametrize("cells", [1, 100, 128])
 @pytest.mark.parametrize("by", ["tree", "step"])
 def test_marching_on_the_host_meets_the_same_path(by: Any, cells: int, shape: tuple[int, ...]):
@@ -234,7 +234,7 @@ def questions(path: Brownian, count: int) -> int:
 
 def test_memory_does_not_grow_with_the_number_of_questions():
     questions(Brownian((1, 2), cells=128), 128)  # what is kept for all paths
-    few, many = (questions(Brownian((1, 2), cells=count), count) for count in (2**10, 2**14))
+    few, many = (questions(Brownian((1, 2), cells=count), count) for count in (2**10, 2**13))
     assert many < few + 60_000  # bytes, of wider matrices; a tensor kept for each question would be a million
 
 
