@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BITS = 48  # of a time: the root of the tree has 2^BITS ticks, as fine as the smallest step of a march
 FINEST = 2**20  # cells where no grid says how many
 MOST = 2**30
-AT_ONCE = 16  # rows of normal numbers that are added up together; part of what a path is, to the last bit
+AT_ONCE = 24  # rows of normal numbers that are added up together; part of what a path is, to the last bit
 BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^10 numbers
 
 
@@ -268,7 +268,8 @@ def _descend(start: Tensor, end: Tensor, shifts: Tensor, scales: Tensor) -> tupl
 
     Weights are differences that are taken before any rounding, so that short steps lose nothing.
     """
-    (node0, weight0), (node1, weight1) = (_path(tick, shifts, scales) for tick in (start, end))
+    nodes, weights = _path(torch.stack([start, end]), shifts, scales)
+    (node0, node1), (weight0, weight1) = nodes.unbind(), weights.unbind()
     same = node0 == node1
     root = (end - start)[..., None] * (scales[0] * 2.0**-BITS)
     nodes = torch.cat([torch.zeros_like(start)[..., None], node1, node0], -1)
@@ -277,13 +278,13 @@ def _descend(start: Tensor, end: Tensor, shifts: Tensor, scales: Tensor) -> tupl
 
 
 def _path(tick: Tensor, shifts: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """The nodes that hold a tick (l), from the root to its cell, and how far their numbers move it: (l, levels)."""
-    tick = tick[..., None]
-    place = tick >> shifts
-    x = (tick - (place << shifts)).to(torch.float64) / (torch.ones_like(shifts) << shifts)
-    hats, bridge = torch.minimum(x, 1 - x), (x * (1 - x)).sqrt()
-    within = torch.cat([hats[..., :-1], bridge[..., -1:]], -1)
-    return place + (1 << (BITS - shifts)), within * scales
+    """The nodes that hold ticks (..), from root to cells, and how far their numbers move W there: (.., levels)."""
+    tick, width = tick[..., None], torch.ones_like(shifts) << shifts
+    x = (tick & (width - 1)).to(torch.float64) / width  # a node's width is a power of two
+    rest = 1 - x
+    within = torch.minimum(x, rest)
+    within[..., -1] = (x[..., -1] * rest[..., -1]).sqrt()
+    return (tick >> shifts) + (1 << (BITS - shifts)), within * scales
 
 
 def _subtree(block: int, below: int, depth: int, root: float) -> tuple[np.ndarray, np.ndarray]:
@@ -318,7 +319,8 @@ def _summed(rows: Tensor) -> Tensor:
     """The sum over the first axis by halves: in one order for every entry, whatever the shape."""
     while len(rows) > 1:
         half = len(rows) // 2
-        rows = torch.cat([rows[:half] + rows[half : 2 * half], rows[2 * half :]])
+        odd, rows = rows[2 * half :], rows[:half] + rows[half : 2 * half]
+        rows[: len(odd)] += odd
     return rows[0]
 
 
