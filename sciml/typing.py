@@ -11,6 +11,12 @@ Lanes = Literal["joint", "each"]
 Number = Any
 """A tensor (l) over the lanes, or a plain number where joint lanes are marched on the host."""
 
+NoiseType = Literal["diagonal", "additive", "scalar", "general"]
+"""How the diffusion of a stochastic equation acts on the noise."""
+
+Calculus = Literal["ito", "stratonovich"]
+"""Whose integral a stochastic equation means."""
+
 Args = tuple[Tensor, ...]
 Time = float | Tensor
 State = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]

@@ -15,6 +15,7 @@ _HOMES = {
     "adjoint": ("Discrete",),
     "auto": ("Auto",),
     "backsolve": ("Backsolve",),
+    "brownian": ("Brownian",),
     "control": ("PID", "Controller", "Grid"),
     "event": ("Crossings", "Event"),
     "explicit": (
@@ -55,9 +56,10 @@ _HOMES = {
     "reversible": ("ReversibleHeun",),
     "rosenbrock": ("Rodas5P",),
     "stepper": ("Stepper",),
+    "stochastic": ("EulerHeun", "EulerMaruyama", "Milstein", "StratonovichHeun"),
     "symplectic": ("VelocityVerlet", "Yoshida4"),
     "taylor": ("Taylor",),
-    "term": ("Semilinear", "Separable", "Term"),
+    "term": ("Diffusive", "Semilinear", "Separable", "Term"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -339,7 +339,7 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
         frozen = c.with_leaves([x.detach() for x in c.leaves()])
         y = y0.detach().requires_grad_()
         roots = [march.field(frozen).checked(frozen.t0, y)]
-        if march.events or march.jumps or any(fold.reduce != "write" for fold in march.folds):
+        if march.path is not None or march.events or march.jumps or any(fold.reduce != "write" for fold in march.folds):
             zero = torch.zeros_like(c.t0)
             fired = zero.long() + (1 << len(march.events)) - 1 if march.events else None
             roots += values(march, frozen, frozen.t0, y)

@@ -118,8 +118,7 @@ class March:
         elif isinstance(edge, Tensor):
             carry = tuple(_where(edge, self.stepper.init(field, interval.t, y, interval.h), carry))
         if self.path is not None:
-            start, end = (torch.as_tensor(theta, dtype=c.t0.dtype, device=c.t0.device) for theta in (theta0, theta1))
-            dx = self.path.increment(c.path, start, end, c.t1 - c.t0)
+            dx = self.path.increment(c.path, theta0, theta1, c.t1 - c.t0)
         step = self.stepper.step(field, interval, y, carry, dx, full)
         segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
         after, carry = step.y, step.carry

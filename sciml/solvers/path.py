@@ -1,9 +1,15 @@
 """Paths: what drives a differential equation, dy = sum_k f_k(t, y) dx_k(t)."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from sciml.typing import Lanes, Number
+
+if TYPE_CHECKING:
+    from sciml.solvers.control import Controller
+    from sciml.solvers.stepper import Stepper
 
 
 class Path(ABC):
@@ -17,13 +23,24 @@ class Path(ABC):
         """The tensors that the path is a function of; differentiable inputs of a solve."""
         return ()
 
+    def within(
+        self, stepper: "Stepper", controller: "Controller", t0: Tensor, t1: Tensor, y0: Tensor, lanes: Lanes
+    ) -> "Path":
+        """The same path, told what it wants to know of the solve that it drives.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        return self
+
     @abstractmethod
-    def increment(self, tensors: tuple[Tensor, ...], theta0: Tensor, theta1: Tensor, span: Tensor) -> Any:
+    def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
         """The increment over a step.
 
         Args:
             tensors: as returned by `tensors`.
-            theta0: start of the step as a fraction of the span (l), float64.
-            theta1: its end (l).
+            theta0: start of the step as a fraction of the span (l), float64; a plain number where joint lanes are
+                marched on the host.
+            theta1: its end, likewise.
             span: t1 - t0 (l).
         """

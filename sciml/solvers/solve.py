@@ -34,6 +34,7 @@ from sciml.solvers.path import Path
 from sciml.solvers.progress import progress_bar
 from sciml.solvers.state import Const, State
 from sciml.solvers.stepper import Stepper
+from sciml.solvers.stochastic import check_noise
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import as_term, declared_parameters, expand, refuse_changing
 from sciml.typing import Lanes, Time
@@ -255,6 +256,7 @@ class _Task:
         stepper = (solver.stepper or Tsit5()).within(controller)
         bound = as_term(term)
         refuse_changing(bound)
+        check_noise(bound, stepper, path, y0)
         layout = None
         if not isinstance(y0, Tensor):
             layout = Layout.of(y0, solver.lanes)
@@ -268,6 +270,7 @@ class _Task:
         check_args(args)
         controller.fits(y0)
         frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at)
+        path = path and path.within(stepper, controller, frame.t0, frame.t1, y0, solver.lanes)
         named = check_folds(folds)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):

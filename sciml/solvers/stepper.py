@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.term import Term, expand, real_dtype
-from sciml.typing import Args, Lanes, Number
+from sciml.typing import Args, Lanes, NoiseType, Number
 
 if TYPE_CHECKING:
     from sciml.solvers.control import Controller
@@ -73,11 +73,18 @@ class Field(NamedTuple):
 
     def fitting(self, dy: Tensor, y: Tensor) -> Tensor:
         """A slope as it is; refused where it would change the state's shape, dtype or device."""
+        return self._fitting(dy, y, "drift")
+
+    def diffused(self, t: Tensor, y: Tensor, dw: Tensor) -> Tensor:
+        """What the diffusion makes of an increment; refused where it does not fit the state."""
+        return self._fitting(self.term.diffuse(t, y, dw, self.args), y, "diffusion")
+
+    def _fitting(self, dy: Tensor, y: Tensor, kind: str) -> Tensor:
         for what in ("shape", "dtype", "device"):
             found, expected = getattr(dy, what, type(dy).__name__), getattr(y, what)
             if found != expected:
                 raise ValueError(
-                    f"term: expected a drift of the state's {what} {_plain(expected)}, got {_plain(found)}"
+                    f"term: expected a {kind} of the state's {what} {_plain(expected)}, got {_plain(found)}"
                 )
         return dy
 
@@ -129,6 +136,7 @@ class Stepper(ABC):
         masses: whether it integrates terms with a mass.
         reversible: whether the step over the reversed interval, from (y1, carry), gives (y0, carry) to round-off.
         history: whether the carry is more than a cache, so that a step cannot be taken again from (t, y) alone.
+        noise_types: those of the stochastic equations that it integrates; none for a method of ordinary ones.
     """
 
     order: ClassVar[int]
@@ -140,6 +148,7 @@ class Stepper(ABC):
     masses: ClassVar[bool] = False
     reversible: ClassVar[bool] = False
     history: ClassVar[bool] = False
+    noise_types: ClassVar[tuple[NoiseType, ...]] = ()
     starts: ClassVar[int] = 1  # evaluations of `init`
     lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from sciml.typing import Args, Lanes
+from sciml.typing import Args, Calculus, Lanes, NoiseType
 
 
 class Term(ABC):
@@ -75,6 +75,45 @@ class Separable(Term):
         """Both together, of y's shape."""
         q, p = y.chunk(2, -1)
         return torch.cat([self.velocity(t, p, args), self.force(t, q, args)], -1)
+
+
+class Diffusive(Term):
+    """dy = f(t, y) dt + g(t, y) dW, a stochastic equation: the drift f, and g as what it makes of an increment of W.
+
+    Attributes:
+        noise_type: ``"diagonal"``: entry i of g dW is g_i(t, y_i) dW_i, with a number of W for each of the state;
+            ``"additive"``: g does not depend on y; ``"scalar"``: all entries see one number; ``"general"``: anything
+            linear in dW. Steppers say which ones they integrate, and trust it.
+        calculus: ``"ito"`` or ``"stratonovich"``: the integral that is meant.
+
+    Example:
+        >>> import torch
+        >>> from sciml import Solver, solve
+        >>> from sciml.solvers import Brownian, Diffusive, EulerMaruyama, Grid
+        >>> class Growth(Diffusive):
+        ...     noise_type = "diagonal"
+        ...     def drift(self, t, y, args):
+        ...         return 0.1 * y
+        ...     def diffuse(self, t, y, dw, args):
+        ...         return 0.5 * y * dw
+        >>> solver = Solver(EulerMaruyama(), Grid(n=100))
+        >>> solve(Growth(), torch.ones(1000), 0.0, 1.0, solver, path=Brownian(seed=1)).ys.shape
+        torch.Size([1000])
+    """
+
+    noise_type: NoiseType = "general"
+    calculus: Calculus = "ito"
+
+    @abstractmethod
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
+        """The product g(t, y) dw, of y's shape.
+
+        Args:
+            t: time; as in `drift`.
+            y: state.
+            dw: an increment of the path, of the path's shape.
+            args: the tensors given to `solve` as ``args``.
+        """
 
 
 class FunctionTerm(Term):

@@ -36,8 +36,9 @@ class Waves(Path):
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.weights,)
 
-    def increment(self, tensors: tuple[Tensor, ...], theta0: Tensor, theta1: Tensor, span: Tensor) -> Tensor:
+    def increment(self, tensors: tuple[Tensor, ...], theta0: Any, theta1: Any, span: Tensor) -> Tensor:
         (weights,) = tensors
+        theta0, theta1 = (torch.as_tensor(theta, dtype=DTYPE) for theta in (theta0, theta1))
         pitch = (torch.arange(len(weights), dtype=DTYPE) + 0.5) * torch.pi
         at = lambda theta: (pitch * theta[..., None]).sin() / pitch  # noqa: E731
         rise = at(theta1) - at(theta0)  # (l, m)

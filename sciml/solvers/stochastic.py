@@ -1,0 +1,166 @@
+"""Steppers of stochastic equations dy = f(t, y) dt + g(t, y) dW."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.brownian import Brownian
+from sciml.solvers.path import Path
+from sciml.solvers.stepper import Field, Interval, Step, Stepper
+from sciml.solvers.term import Diffusive, Term
+from sciml.typing import Calculus, NoiseType, Number
+
+
+class Stochastic(Stepper):
+    """A method for `Diffusive` terms, driven by `Brownian` motion.
+
+    Attributes:
+        order: weak order: of the error of expectations.
+        strong: strong order, of the mean over paths of the error, where the noise is diagonal, scalar or additive.
+        calculus: whose integral it approximates; that of additive noise is the same in both.
+    """
+
+    needs: ClassVar[type[Term]] = Diffusive
+    order: ClassVar[int] = 1
+    strong: ClassVar[float] = 1.0
+    calculus: ClassVar[Calculus]
+    starts: ClassVar[int] = 0
+
+    def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
+        """Nothing is carried from step to step."""
+        return ()
+
+    def step(
+        self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
+    ) -> Step:
+        """One step over the increment ``dx`` of the path."""
+        return Step(self.end(field, interval, y, dx), None, (), ())
+
+    @abstractmethod
+    def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
+        """The state at the end of the step."""
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Stochastic):
+    """The method of Euler and Maruyama for Ito equations: y + f h + g dW.
+
+    Its strong order is 1/2, and 1 for additive noise; its weak order is 1.
+    """
+
+    strong: ClassVar[float] = 0.5
+    evaluations: ClassVar[int] = 1
+    calculus: ClassVar[Calculus] = "ito"
+    noise_types: ClassVar[tuple[NoiseType, ...]] = ("diagonal", "additive", "scalar", "general")
+
+    def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
+        """The state at the end of the step."""
+        t = field.clock(interval.t, y)
+        return y + (interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw))
+
+
+@dataclass(frozen=True)
+class Milstein(Stochastic):
+    r"""Milstein's method without derivatives for Ito equations, of strong order 1.
+
+    y + f h + g dW + (g(y + g sqrt h) - g) (dW^2 - h) / (2 sqrt h), for noise that is diagonal, scalar or additive.
+
+    Reference:
+        P. Kloeden, E. Platen, Numerical solution of stochastic differential equations (1992), section 11.1.
+    """
+
+    evaluations: ClassVar[int] = 1
+    calculus: ClassVar[Calculus] = "ito"
+    noise_types: ClassVar[tuple[NoiseType, ...]] = ("diagonal", "additive", "scalar")
+
+    def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
+        """The state at the end of the step."""
+        t, h = field.clock(interval.t, y), interval.scale
+        h, root = (h, sqrt(h)) if isinstance(h, float) else _with_root(h, dw)
+        support = y + field.diffused(t, y, torch.ones_like(dw) * root)
+        excess = (dw * dw - h) / (2 * root)
+        rise = field.diffused(t, support, excess) - field.diffused(t, y, excess)
+        return y + (interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw) + rise)
+
+
+def _with_root(h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
+    """Step sizes shaped for the path, and their roots, which are 1 for those of no length."""
+    h = h.reshape(h.shape[:1] + (1,) * (dw.ndim - 1)) if h.numel() > 1 else h.reshape(())
+    return h, torch.where(h > 0, h, 1.0).sqrt()
+
+
+@dataclass(frozen=True)
+class EulerHeun(Stochastic):
+    """Euler's method in the drift and Heun's in the diffusion, for Stratonovich equations.
+
+    y + f h + (g(y) + g(y + g dW)) dW / 2, of strong order 1; of general noise that does not commute 1/2.
+    """
+
+    evaluations: ClassVar[int] = 1
+    calculus: ClassVar[Calculus] = "stratonovich"
+    noise_types: ClassVar[tuple[NoiseType, ...]] = ("diagonal", "additive", "scalar", "general")
+
+    def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
+        """The state at the end of the step."""
+        t, end = (field.clock(at, y) for at in (interval.t, interval.t + interval.h))
+        rise = field.diffused(t, y, dw)
+        mean = 0.5 * (rise + field.diffused(end, y + rise, dw))
+        return y + (interval.scale * field.fitting(field(t, y), y) + mean)
+
+
+@dataclass(frozen=True)
+class StratonovichHeun(Stochastic):
+    """Heun's method for Stratonovich equations: the mean of the increments at both ends of Euler's step.
+
+    Its strong order is 1; of general noise that does not commute 1/2; without noise it is Heun's method, of order 2.
+    """
+
+    evaluations: ClassVar[int] = 2
+    calculus: ClassVar[Calculus] = "stratonovich"
+    noise_types: ClassVar[tuple[NoiseType, ...]] = ("diagonal", "additive", "scalar", "general")
+
+    def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
+        """The state at the end of the step."""
+        t, end = (field.clock(at, y) for at in (interval.t, interval.t + interval.h))
+        first = interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw)
+        guess = y + first
+        return y + 0.5 * (first + (interval.scale * field(end, guess) + field.diffused(end, guess, dw)))
+
+
+def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None:
+    """Refuse a stochastic equation that a stepper does not integrate, or a path that does not fit.
+
+    Raises:
+        ValueError: naming what is expected and what was found.
+    """
+    name = type(stepper).__name__
+    if not isinstance(term, Diffusive):
+        if isinstance(path, Brownian) and not stepper.noise_types:
+            raise ValueError(f"path: {name} reads no noise; expected EulerMaruyama with a Diffusive term, for example")
+        return
+    if not isinstance(y0, Tensor):
+        raise ValueError(f"y0: expected a tensor with a Diffusive term, got {type(y0).__name__}")
+    if not isinstance(stepper, Stochastic):
+        raise ValueError(f"term: {name} integrates no noise; expected EulerMaruyama or EulerHeun, for example")
+    noise, calculus = term.noise_type, term.calculus
+    if noise not in ("diagonal", "additive", "scalar", "general"):
+        raise ValueError(f"noise_type: expected 'diagonal', 'additive', 'scalar' or 'general', got {noise!r}")
+    if calculus not in ("ito", "stratonovich"):
+        raise ValueError(f"calculus: expected 'ito' or 'stratonovich', got {calculus!r}")
+    if noise not in stepper.noise_types:
+        *others, last = stepper.noise_types
+        raise ValueError(f"term: {name} expects {', '.join(others)} or {last} noise, found {noise}")
+    if calculus != stepper.calculus and noise != "additive":
+        instead = "EulerHeun" if calculus == "stratonovich" else "EulerMaruyama"
+        raise ValueError(
+            f"term: {name} expects an equation of {stepper.calculus} calculus, found {calculus}; "
+            f"take {instead}, for example"
+        )
+    if path is None:
+        raise ValueError(f"path: {name} expects one, as Brownian(seed=0), got None")
+    if isinstance(path, Brownian) and noise == "diagonal" and path.shape not in (None, tuple(y0.shape)):
+        raise ValueError(f"path: diagonal noise has the state's shape {tuple(y0.shape)}, got {path.shape}")
