@@ -25,7 +25,7 @@ BITS = 48  # of a time: the root of the tree has 2^BITS ticks, as fine as the sm
 FINEST = 2**20  # cells where no grid says how many
 MOST = 2**30
 AT_ONCE = 24  # rows of normal numbers that are added up together; part of what a path is, to the last bit
-BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^10 numbers
+BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^11 numbers
 
 
 class Brownian(Path):
@@ -144,11 +144,11 @@ class Brownian(Path):
 
     def _settle(self) -> None:
         """Work out what follows from the arguments, as far as they are known."""
-        self._drawn: dict[int, Tensor] = {}  # increments of the cells of the last blocks
+        self._drawn: dict[int, tuple[Tensor, ...]] = {}  # increments of the cells of the last blocks
         self._of: Tensor | None = None  # the streams that they were drawn from
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
-        most = max(8, min(BLOCK, 2**16 // max(1, prod(self.shape or ()))))
+        most = max(8, min(BLOCK, 2**17 // max(1, prod(self.shape or ()))))
         self._block = 1 << min(self._depth, most.bit_length() - 1)  # cells in a block
         self._width = 1 << (BITS - self._depth)  # ticks in a cell
         self._ticks = float((self.cells or 1) * self._width)  # in the span
@@ -235,9 +235,9 @@ class Brownian(Path):
         if cells is None:
             if len(self._drawn) == 2:
                 self._drawn.pop(next(iter(self._drawn)))
-            cells = self._drawn[block] = self._cells(streams, block)
+            cells = self._drawn[block] = self._cells(streams, block).unbind()
         count = last - first
-        return cells[at] if count == 1 else cells[at : at + count].sum(0)
+        return cells[at] if count == 1 else torch.stack(cells[at : at + count]).sum(0)
 
     def _cells(self, streams: Tensor, block: int) -> Tensor:
         """The increments of a block's cells (cells, *shape)."""

@@ -225,7 +225,7 @@ def questions(path: Brownian, count: int) -> int:
     tracemalloc.start()
     for j in range(count):
         path.increment(tensors, j / count, (j + 1) / count, ONE)
-        kept = max(kept, sum(block.numel() for block in path._drawn.values()))
+        kept = max(kept, sum(cell.numel() for block in path._drawn.values() for cell in block))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept <= 2 * 64 * math.prod(path.shape)
