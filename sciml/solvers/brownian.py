@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BITS = 48  # of a time: the root of the tree has 2^BITS ticks, as fine as the smallest step of a march
 FINEST = 2**20  # cells where no grid says how many
 MOST = 2**30
+SLACK = 1e-4  # of a cell, by which a step may be shorter: nodes of a grid in float32
 AT_ONCE = 24  # rows of normal numbers that are added up together; part of what a path is, to the last bit
 BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^11 numbers
 
@@ -31,12 +32,15 @@ BLOCK = 64  # cells that a march on the host draws at once, of a state of at mos
 class Brownian(Path):
     r"""Brownian motion W from a tree of normal numbers, each a hash of (seed, sample, entry, node).
 
+    A path belongs to a span and a number of cells: solves of another span, or of one that follows, take another seed,
+    and solves with other steps that are to see the same path take the same ``cells``.
+
     The span is cut into ``cells`` equal cells, which are leaves of a binary tree. W at their ends is found by halving:
     at the middle of a node of length w its value is the mean of those at the ends plus :math:`\sqrt{w} / 2` times the
     node's number. Within a cell a step's end is drawn from the bridge between the cell's ends with the cell's own
-    number, so that the law is exact for all times that are at least a cell apart, whatever they are; closer ones move
-    together more than they should. Nothing is stored and nothing remembered: the same ends give the same increment,
-    whatever was tried and rejected between, and a sample's path does not depend on its batch.
+    number, so that the law is exact for all times that are at least a cell apart, whatever they are; steps that are
+    shorter are refused. The same ends give the same increment, whatever was tried and rejected between, and a sample's
+    path does not depend on its batch. Joint lanes keep the cells that they are at: two blocks of at least 8 of them.
 
     Increments over a whole are the sums of those over parts to round-off, also in float32; joint lanes and lanes
     "each" see the same path to round-off.
@@ -122,25 +126,49 @@ class Brownian(Path):
         if lanes == "each" and found.shape[:1] != tuple(y0.shape[:1]):
             raise ValueError(f"path: expected a shape that starts with the {len(y0)} samples, got {found.shape}")
         found._check_samples()
-        for what, own in (("dtype", real_dtype(y0)), ("device", y0.device)):
-            given = getattr(self, what)
-            if given is not None and given != own:
-                raise ValueError(f"path: expected the state's {what} {own}, got {given}")
-            setattr(found, what, own)
-        grid = isinstance(controller, Grid) and not torch.equal(t0, t1)
-        if self.by == "step" and (not grid or controller.ts is not None or controller.count(t0, t1) != self.cells):
-            found = _described(controller, t0, t1)
-            raise ValueError(f"path: by='step' cannot be refined, expected Grid(n={self.cells}), got {found}")
-        if grid:
-            thetas = controller.thetas(t0, t1)
-            if thetas.requires_grad:
-                raise ValueError("controller: Brownian motion has no derivative in time, so ts cannot carry gradients")
-            if self.cells is None:
-                least = torch.cat([thetas[..., :1], thetas.diff(dim=-1)], -1).min().item()
-                found.cells = min(MOST, ceil((1 - 1e-9) / least))
-        found.cells = found.cells or FINEST
+        if self.dtype not in (None, real_dtype(y0)):
+            raise ValueError(f"path: expected the state's dtype {real_dtype(y0)}, got {self.dtype}")
+        bare = self.device is not None and self.device.index is None and self.device.type == y0.device.type
+        if self.device not in (None, y0.device) and not bare:
+            raise ValueError(f"path: expected the state's device {y0.device}, got {self.device}")
+        found.dtype, found.device = real_dtype(y0), y0.device
+        still = torch.equal(t0, t1)
+        grid = isinstance(controller, Grid) and not still
+        if self.by == "step" and not still and (not grid or controller.ts is not None):
+            raise ValueError(
+                f"path: by='step' cannot be refined, expected Grid(n={self.cells}), got {_described(controller)}"
+            )
+        thetas = controller.thetas(t0, t1) if grid else None
+        if thetas is not None and thetas.requires_grad:
+            raise ValueError(
+                "controller: Brownian motion has no derivative in time; expected Grid(n=..), or ts, t0 and t1 without "
+                "gradients"
+            )
+        if self.cells is None:
+            found.cells = FINEST if thetas is None else _enough(thetas)
         found._settle()
+        if thetas is not None:
+            found.admit(torch.cat([torch.zeros_like(thetas[..., :1]), thetas], -1).movedim(-1, 0))
         return found
+
+    def admit(self, theta: Tensor) -> None:
+        """Refuse steps that are shorter than a cell, whose law would be wrong, and by ``"step"`` all but cells."""
+        steps = theta.diff(dim=0)
+        least = steps[steps > 0].min().item() if bool((steps > 0).any()) else 1.0
+        cells = self.cells or 1
+        if least * cells < 1 - SLACK:
+            raise ValueError(
+                f"cells: expected at least {ceil((1 - SLACK) / least)} for a step of {least:g} of the span, got {cells}"
+            )
+        whole = (theta * cells).round() / cells
+        if self.by == "step" and not (
+            torch.allclose(theta, whole, rtol=0, atol=SLACK / cells) and bool((steps * cells < 1.5).all())
+        ):
+            raise ValueError(f"path: by='step' cannot be refined, expected the steps of Grid(n={cells})")
+
+    def repeats(self, other: Path | None) -> bool:
+        """Whether another path is made of the same numbers."""
+        return isinstance(other, Brownian) and other.seed == self.seed
 
     def _settle(self) -> None:
         """Work out what follows from the arguments, as far as they are known."""
@@ -175,6 +203,11 @@ class Brownian(Path):
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
         theta0, theta1 = (torch.as_tensor(theta, dtype=torch.float64) for theta in (theta0, theta1))
+        for name, theta in (("theta0", theta0), ("theta1", theta1)):
+            if not bool(((theta >= 0) & (theta <= 1)).all()):
+                raise ValueError(f"{name}: expected fractions of the span, from 0 to 1, got {theta.tolist()}")
+        if self.by == "step":
+            self.admit(torch.stack(torch.broadcast_tensors(theta0, theta1)))
         return self.increment(self.tensors(), theta0, theta1, torch.ones_like(theta0))
 
     def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Tensor:
@@ -254,7 +287,9 @@ class Brownian(Path):
         if weights is None:
             return self._shaped(drawn.mul_(sqrt(2 / (self.cells or 1))))
         weights = torch.from_numpy(weights).to(streams.device, self._dtype)
-        return self._shaped((weights @ drawn.flatten(1)).reshape(count, *drawn.shape[1:])).contiguous()
+        with torch.autocast(streams.device.type, enabled=False):
+            cells = weights @ drawn.flatten(1)
+        return self._shaped(cells.reshape(count, *drawn.shape[1:])).contiguous()
 
 
 def _root(span: Tensor) -> Tensor:
@@ -324,7 +359,14 @@ def _summed(rows: Tensor) -> Tensor:
     return rows[0]
 
 
-def _described(controller: Controller, t0: Tensor, t1: Tensor) -> str:
-    if isinstance(controller, Grid) and controller.ts is None and not torch.equal(t0, t1):
-        return f"{controller.count(t0, t1)} steps"
-    return type(controller).__name__
+def _described(controller: Controller) -> str:
+    return "Grid(ts=..)" if isinstance(controller, Grid) else type(controller).__name__
+
+
+def _enough(thetas: Tensor) -> int:
+    """The least number of cells that separates the nodes (.., n) of a grid."""
+    least = torch.cat([thetas[..., :1], thetas.diff(dim=-1)], -1).min().item()
+    cells = ceil((1 - SLACK) / max(least, 2.0**-BITS))
+    if cells > MOST:
+        raise ValueError(f"controller: Brownian motion tells steps of 2^-30 of the span apart, got one of {least:g}")
+    return cells

@@ -33,6 +33,16 @@ class Path(ABC):
         """
         return self
 
+    def admit(self, theta: Tensor) -> None:  # noqa: B027 - most paths can drive any steps
+        """Refuse steps that it cannot drive.
+
+        Args:
+            theta: their ends (n + 1) or, of each lane, (n + 1, b), from 0 on; lanes of fewer steps repeat the last.
+
+        Raises:
+            ValueError: there are some.
+        """
+
     @abstractmethod
     def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
         """The increment over a step.

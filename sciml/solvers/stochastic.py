@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -83,6 +83,7 @@ class Milstein(Stochastic):
         h, root = (h, sqrt(h)) if isinstance(h, float) else _with_root(h, dw)
         support = y + field.diffused(t, y, torch.ones_like(dw) * root)
         excess = (dw * dw - h) / (2 * root)
+        excess = torch.where(h > 0, excess, 0.0) if isinstance(h, Tensor) else excess
         rise = field.diffused(t, support, excess) - field.diffused(t, y, excess)
         return y + (interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw) + rise)
 
@@ -162,5 +163,10 @@ def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None
         )
     if path is None:
         raise ValueError(f"path: {name} expects one, as Brownian(seed=0), got None")
+    if isinstance(path, Brownian) and noise == "scalar" and (path.shape is None or prod(path.shape[1:]) != 1):
+        expected = (*y0.shape[:1], *(1 for _ in y0.shape[1:]))
+        raise ValueError(
+            f"path: scalar noise is one number for each sample, expected Brownian({expected}), got {path.shape}"
+        )
     if isinstance(path, Brownian) and noise == "diagonal" and path.shape not in (None, tuple(y0.shape)):
         raise ValueError(f"path: diagonal noise has the state's shape {tuple(y0.shape)}, got {path.shape}")

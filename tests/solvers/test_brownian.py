@@ -285,3 +285,20 @@ def test_path_by_step_refuses_other_steps():
     for ends in ((0.1, 0.3), (0.05, 0.15), (0.2, 0.1)):
         with pytest.raises(ValueError, match=r"path: by='step' knows the steps of Grid\(n=10\) only"):
             path.increment(path.tensors(), *ends, ONE)
+
+
+def test_places_outside_of_the_span_and_parts_of_cells_are_refused():
+    path = Brownian((2,), cells=8)
+    for bad in (math.nan, -0.1, 2.0):
+        with pytest.raises(ValueError, match="theta1: expected fractions of the span, from 0 to 1"):
+            path(0.0, bad)
+    stepped = Brownian((2,), cells=8, by="step")
+    for ends in ((0.0, 1.0), (0.03, 0.04), (0.0, 0.25)):
+        with pytest.raises(ValueError, match=r"expected the steps of Grid\(n=8\)|cells: expected at least"):
+            stepped(*ends)
+
+
+def test_grids_of_the_same_steps_have_the_same_path_however_they_are_given():
+    y0, t0, t1 = torch.zeros(3, 2), torch.zeros((), dtype=DTYPE), torch.ones((), dtype=DTYPE)
+    grids = Grid(n=100), Grid(ts=torch.linspace(0, 1, 101)), Grid(ts=torch.linspace(0, 1, 101, dtype=DTYPE))
+    assert {Brownian().within(Euler(), grid, t0, t1, y0, "joint").cells for grid in grids} == {100}

@@ -37,6 +37,7 @@ PAIRS = [(s, noise) for s, noise in itertools.product(STEPPERS, NOISES) if noise
 KINDS = ["joint", "each"]
 PATHS, END, FINEST = 800, 1.5, 1024
 STEPS = (16, 32, 64, 128)
+GRID = Solver(EulerMaruyama(), Grid(n=4))
 # Replay runs the same float64 operations as backpropagation and adds the steps' shares in another order.
 SAME = 1e-9
 # Central differences of 1e-6 in float64: truncation 1e-12 times third derivatives, round-off 1e-10 times the sum.
@@ -111,6 +112,51 @@ def test_strong_order(stepper: Stochastic, noise: str):
     order = 1.0 if noise == "additive" else stepper.strong
     assert 4 * error < 0.1  # the measurement is sharp
     assert order - 0.2 <= slope <= order + 0.5, (slope, error)
+
+
+class Arc(Diffusive):
+    """Stratonovich: dy = cos(y)^2 (cos t dt + dW), y = arctan(tan y0 + sin t + W); the same in Ito calculus."""
+
+    noise_type = "diagonal"
+
+    def __init__(self, calculus: Any):
+        self.calculus = calculus
+
+    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return y.cos() ** 2 * (torch.cos(t) - (y.cos() * y.sin() if self.calculus == "ito" else 0))
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return y.cos() ** 2 * dw
+
+
+@pytest.mark.parametrize("stepper", STEPPERS, ids=name)
+def test_strong_order_where_the_diffusion_is_no_line(stepper: Stochastic):
+    term, path = Arc(stepper.calculus), noise_of("diagonal", PATHS)
+    y0 = torch.full((PATHS, 2), 0.2, dtype=DTYPE)
+    right = torch.arctan(math.tan(0.2) + math.sin(END) + path(0.0, 1.0) * math.sqrt(END))
+    ends = [solve(term, y0, 0.0, END, Solver(stepper, Grid(n=n)), path=path).ys for n in STEPS]
+    slope, error = fitted(torch.stack([(end - right).norm(dim=1) for end in ends]))
+    assert 4 * error < 0.2
+    assert stepper.strong - 0.2 <= slope <= stepper.strong + 0.4, (slope, error)
+
+
+def test_heun_is_of_second_order_without_noise():
+    """y' = y cos t, the diffusion zero."""
+
+    class Still(Diffusive):
+        def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return y * torch.cos(t)
+
+        def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return 0 * dw
+
+    term = Still()
+    term.calculus = "stratonovich"
+    y0, missed = torch.ones(1, 1, dtype=DTYPE), []
+    for n in STEPS:
+        end = solve(term, y0, 0.0, END, Solver(StratonovichHeun(), Grid(n=n)), path=Brownian(seed=0)).ys
+        missed.append(abs(float(end) - math.exp(math.sin(END))))
+    assert 1.9 < -np.polyfit(np.log(STEPS), np.log(missed), 1)[0] < 2.1
 
 
 @pytest.mark.parametrize("stepper", STEPPERS[:3], ids=name)
@@ -372,7 +418,7 @@ def test_path_that_does_not_fit_is_refused():
         "path: Brownian motion is real, got a state of torch.complex128",
         y0=torch.ones(3, 2) + 0j * torch.ones(1, dtype=DTYPE),
     )
-    refused(r"path: by='step' cannot be refined, expected Grid\(n=8\), got 4 steps", path=Brownian(cells=8, by="step"))
+    refused(r"path: by='step' cannot be refined, expected the steps of Grid\(n=8\)", path=Brownian(cells=8, by="step"))
     ts = torch.tensor([0.0, 0.3, 1.0], dtype=DTYPE, requires_grad=True)
     refused("controller: Brownian motion has no derivative in time", solver=Solver(EulerMaruyama(), Grid(ts=ts)))
     refused("y0: expected a tensor with a Diffusive term, got tuple", y0=(torch.ones(3, 2, dtype=DTYPE),))
@@ -390,3 +436,49 @@ def test_diffusion_that_does_not_fit_the_state_is_refused():
 
 def test_fold_that_reads_within_steps_is_refused():
     refused("has no dense output", folds={"q": Quadrature(lambda t, y, args: y)})
+
+
+def test_steps_shorter_than_a_cell_are_refused():
+    refused("cells: expected at least 4 for a step of 0.25 of the span, got 2", path=Brownian(cells=2))
+    fine = solve(Linear("diagonal", "ito"), torch.ones(3, 2, dtype=DTYPE), 0.0, 1.0, GRID, args=ARGS, path=Brownian())
+    coarse = Solver(EulerMaruyama(), Grid(n=2))
+    refused("cells: expected at least 4 for a step of 0.25", solver=coarse, mesh=fine.mesh)
+    by = Brownian(cells=2, by="step")
+    refused("expected at least 4", solver=coarse, mesh=fine.mesh, path=by)
+    tiny = Solver(EulerMaruyama(), Grid(ts=[0.0, 1e-10, 1.0]))
+    refused("controller: Brownian motion tells steps of 2", solver=tiny)
+
+
+def test_a_solve_that_goes_on_takes_other_noise():
+    y0, term = torch.ones(3, 2, dtype=DTYPE), Linear("diagonal", "ito")
+    first = solve(term, y0, 0.0, 1.0, GRID, args=ARGS, path=Brownian(seed=1))
+    with pytest.raises(ValueError, match="path: expected another seed than 1, whose noise the resumed solve has used"):
+        solve(term, None, None, 2.0, GRID, args=ARGS, path=Brownian(seed=1), resume=first)
+    assert solve(term, None, None, 2.0, GRID, args=ARGS, path=Brownian(seed=2), resume=first).ys.shape == (3, 2)
+
+
+def test_scalar_noise_is_one_number_for_each_sample():
+    scalar = Linear("scalar", "ito")
+    refused(r"path: scalar noise is one number for each sample, expected Brownian\(\(3, 1\)\), got None", scalar)
+    refused("path: scalar noise is one number for each sample", scalar, path=Brownian((3, 2)))
+
+
+def test_nothing_moves_where_there_is_no_span():
+    """Of a lane of no length the derivative to its end is that of the drift."""
+    t1 = torch.tensor([1.0, 0.0], dtype=DTYPE, requires_grad=True)
+    y0 = torch.ones(2, 2, dtype=DTYPE)
+    solver = Solver(Milstein(), Grid(n=4), lanes="each")
+    solve(Linear("diagonal", "ito"), y0, 0.0, t1, solver, args=ARGS, path=Brownian()).ys.sum().backward()
+    assert t1.grad is not None
+    assert abs(float(t1.grad[1] - ARGS[0].sum())) < 1e-12
+    stay = solve(Linear("diagonal", "ito"), y0, 1.0, 1.0, GRID, args=ARGS, path=Brownian(cells=4, by="step"))
+    assert torch.equal(stay.ys, y0)
+
+
+def test_mixed_precision_leaves_the_noise_alone():
+    path = Brownian((3, 2), cells=4, dtype=torch.float32)
+    tensors, span = path.tensors(), torch.ones((), dtype=DTYPE)
+    right = path.increment(tensors, 0.25, 0.5, span)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = Brownian((3, 2), cells=4, dtype=torch.float32)
+        assert torch.equal(other.increment(other.tensors(), 0.25, 0.5, span), right)
