@@ -93,16 +93,18 @@ def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: T
     name = type(stepper).__name__
     if ts.requires_grad:
         raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
-    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1)
     length = (t1 - t0)[..., None]
     theta = (ts.to(torch.float64) - t0[..., None]) / length
-    nearest = nodes[(theta * (nodes.shape[-1] - 1)).round().long().clamp(0, nodes.shape[-1] - 1)]
+    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1).expand(*theta.shape[:-1], -1).contiguous()
+    after = torch.searchsorted(nodes, theta.contiguous()).clamp(1, nodes.shape[-1] - 1)
+    left, right = nodes.gather(-1, after - 1), nodes.gather(-1, after)
+    nearest = torch.where(theta - left < right - theta, left, right)
     rounding = 2.0**-50 * torch.maximum(t0.abs(), t1.abs())[..., None] / length.abs()
-    off = (theta - nearest).abs() > 1e-6 / (nodes.shape[-1] - 1) + rounding
+    off = (theta - nearest).abs() > 1e-6 * (right - left) + rounding
     if bool(off.any()):
-        step = (length / (nodes.shape[-1] - 1)).reshape(-1)[0].item()
+        below, above = ((t0[..., None] + length * node)[off][0].item() for node in (left, right))
         raise ValueError(
-            f"save_at: {name} has no dense output, so expected multiples of its step {step:g} after t0, "
-            f"got {ts.expand(theta.shape)[off][0].item():g}"
+            f"save_at: {name} has no dense output, so expected times at which its steps end, as {below:g} and "
+            f"{above:g}, got {ts.expand(theta.shape)[off][0].item():g}"
         )
     return t0[..., None] + length * nearest

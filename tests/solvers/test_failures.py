@@ -361,7 +361,7 @@ def test_fold_that_reads_within_steps_is_refused_without_dense_output(stepper):
     y0, solver = torch.ones(3, dtype=DTYPE), Solver(stepper, Grid(n=10))
     with pytest.raises(ValueError, match=r"folds\['q'\]: Quadrature reads the states within steps"):
         solve(Linked(), y0, 0.0, 1.0, solver, args=args, folds={"q": Quadrature(lambda t, y, args: y)})
-    with pytest.raises(ValueError, match="multiples of its step"):
+    with pytest.raises(ValueError, match="times at which its steps end"):
         solve(Linked(), y0, 0.0, 1.0, solver, args=args, folds={"s": SaveAt(torch.tensor([0.25]))})
 
 
@@ -386,7 +386,7 @@ def test_uniform_stepper_with_given_times_is_refused():
 def test_save_times_off_the_grid_of_an_exponential_stepper_are_refused():
     args = (torch.ones(3, dtype=DTYPE), torch.ones(3, dtype=DTYPE))
     solver = Solver(ETDRK4(), Grid(n=10))
-    with pytest.raises(ValueError, match=re.escape("multiples of its step 0.1 after t0, got 0.25")):
+    with pytest.raises(ValueError, match=re.escape("times at which its steps end, as 0.2 and 0.3, got 0.25")):
         solve(Linked(), torch.ones(3, dtype=DTYPE), 0.0, 1.0, solver, args=args, save_at=[0.1, 0.25])
     s = solve(Linked(), torch.ones(3, dtype=DTYPE), 0.0, 1.0, solver, args=args, save_at=torch.arange(11) * 0.1)
     nodes = solve(Linked(), torch.ones(3, dtype=DTYPE), 0.0, 1.0, solver, args=args, folds={"nodes": Steps()}).folds[

@@ -482,3 +482,17 @@ def test_mixed_precision_leaves_the_noise_alone():
     with torch.autocast("cpu", torch.bfloat16):
         other = Brownian((3, 2), cells=4, dtype=torch.float32)
         assert torch.equal(other.increment(other.tensors(), 0.25, 0.5, span), right)
+
+
+@pytest.mark.parametrize("lanes", KINDS)
+def test_saves_on_a_grid_of_unequal_steps_are_the_states_at_its_nodes(lanes: Any):
+    """Those of a solve that ends there after the same steps of the same size, to round-off."""
+    nodes = [0.0, 2e-6, 0.1, 0.75, 1.0]
+    term, y0, path = Linear("diagonal", "ito"), torch.ones(3, 2, dtype=DTYPE), Brownian(seed=4, cells=2**20)
+    solver = Solver(EulerMaruyama(), Grid(ts=nodes), lanes=lanes)
+    ys = solve(term, y0, 0.0, 1.0, solver, args=ARGS, path=path, save_at=nodes).ys
+    y, own = y0, Brownian((3, 2), seed=4, cells=2**20, dtype=DTYPE)
+    for k, (start, end) in enumerate(itertools.pairwise(nodes)):
+        y = y + term.drift(y, y, ARGS) * (end - start) + term.diffuse(y, y, own(start, end), ARGS)
+        assert torch.allclose(ys[:, k + 1] if lanes == "each" else ys[k + 1], y, rtol=1e-9, atol=0)
+    refused("times at which its steps end, as 0.1 and 0.75, got 0.2", solver=solver, save_at=[0.2])
