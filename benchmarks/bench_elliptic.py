@@ -7,8 +7,8 @@ per point, a perceptron d-128-128-128-1 of tanh. The paper takes 10,000 steps of
 but for its sign (`BallEquation.output`).
 
 Here SOAP takes its place up to 1000 dimensions. Adam's steps along the mean second derivative of the net, by which it
-follows |x|^2, drown in the noise of those along its slopes: it ends there with one and a half times the error after
-twice the steps. Above that the error is far below the bar with Adam, whose steps are cheaper.
+follows |x|^2, drown in the noise of those along its slopes: it ends there with 1.3 times the error after twice the
+steps. Above that the error is far below the bar with Adam, whose steps are cheaper.
 
 "varied" is the Sine-Gordon equation whose solution varies at every d. The second derivatives along its coordinates are
 so different that a loss with one draw of 16 of them is mostly the variance of the estimate, and training makes them

@@ -167,7 +167,7 @@ class Brownian(Path):
             raise ValueError(f"path: by='step' cannot be refined, expected the steps of Grid(n={cells})")
 
     def repeats(self, other: Path | None) -> bool:
-        """Whether another path is made of the same numbers."""
+        """Whether another path has the same seed."""
         return isinstance(other, Brownian) and other.seed == self.seed
 
     def _settle(self) -> None:

@@ -43,6 +43,10 @@ class Path(ABC):
             ValueError: there are some.
         """
 
+    def repeats(self, other: "Path | None") -> bool:
+        """Whether it is made of the same random numbers as the path of an earlier span."""
+        return False
+
     @abstractmethod
     def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
         """The increment over a step.

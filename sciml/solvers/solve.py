@@ -19,7 +19,6 @@ from sciml.solvers.arguments import check_args, check_folds, check_jumps, check_
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
-from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
@@ -209,8 +208,8 @@ def solve(
     if resume is not None:
         if y0 is not None or t0 is not None:
             raise ValueError("y0, t0: expected None with resume, since they are the end of the resumed solution")
-        if isinstance(path, Brownian) and path.repeats(resume._task.march.path):
-            raise ValueError(f"path: expected another seed than {path.seed}, whose noise the resumed solve has used up")
+        if path is not None and path.repeats(resume._task.march.path):
+            raise ValueError("path: expected one of another seed than that of the resumed solve, which has used it up")
         y0, t0 = resume._y, resume._t
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
