@@ -80,14 +80,27 @@ def span(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
     return ends[0], ends[1]
 
 
-def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
-    """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
+def _shaped(save_at: Any, lanes: Lanes, t0: Tensor) -> Tensor:
+    """Save times (t) or (b, t), on the control device."""
     ts = expect_times("save_at", save_at)
     batch = tuple(t0.shape)
     if ts.ndim == 0 or ts.ndim > 1 + t0.ndim or (ts.ndim == 2 and ts.shape[:1] != batch):
         each = f" or ({batch[0]}, t)" if lanes == "each" else ""
         raise ValueError(f"save_at: expected times of shape (t){each}, got shape {tuple(ts.shape)}")
-    ts = ts.to(t0.device)
+    return ts.to(t0.device)
+
+
+def stops_at(save_at: Any, lanes: Lanes, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
+    """The stops (s) or (l, s) of a controller with save times among them."""
+    ts, length = _shaped(save_at, lanes, t0).detach(), (t1 - t0).detach()[..., None]
+    theta = (ts.to(torch.float64) - t0.detach()[..., None]) / torch.where(length == 0, 1, length)
+    theta = theta.clamp(0, 1)  # those outside of the span are refused where they are prepared
+    return torch.cat([theta, grid.expand(*theta.shape[:-1], -1)], -1).sort(-1).values
+
+
+def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
+    """The save times, on the control device; those of a stepper without dense output must lie on its grid."""
+    ts = _shaped(save_at, lanes, t0)
     if stepper.dense:
         return ts
     name = type(stepper).__name__

@@ -25,6 +25,8 @@ class Arithmetic(NamedTuple):
     number: Callable[[Tensor, Any], Number]  # a tensor (l) as a number of this kind, like another one
     tensor: Callable[[Number, Tensor], Number]  # a number as steps and tapes take it, on the device of a tensor
     following: Callable[[Tensor], Callable[[Number], Number]]  # the first of increasing stops after a theta
+    whole: Callable[[Any], Any]  # a float without its fraction, as an integer
+    frexp: Callable[[Any], Any]  # the mantissa, in [1/2, 1), and the exponent of a float
 
 
 def _following(stops: Tensor) -> Callable[[Tensor], Tensor]:
@@ -40,7 +42,14 @@ def _following(stops: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 TENSORS = Arithmetic(
-    torch.where, torch.isfinite, torch.any, lambda x, like: x.to(like), lambda number, like: number, _following
+    torch.where,
+    torch.isfinite,
+    torch.any,
+    lambda x, like: x.to(like),
+    lambda number, like: number,
+    _following,
+    lambda x: x.to(torch.int64),
+    torch.frexp,
 )
 """Books of tensors (l)."""
 
@@ -57,6 +66,8 @@ NUMBERS = Arithmetic(
     lambda x, like: x.item(),
     lambda number, like: number,
     _following_number,
+    int,
+    math.frexp,
 )
 """Books of Python numbers, for joint lanes."""
 
@@ -82,5 +93,7 @@ ARRAYS = Arithmetic(
     _array,
     lambda number, like: torch.from_numpy(number).to(like.device),
     _following_array,
+    lambda x: x.astype(np.int64),
+    np.frexp,
 )
 """Books of arrays (b), for lanes that step by themselves."""

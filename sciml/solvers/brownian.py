@@ -2,26 +2,27 @@
 
 from collections.abc import Sequence
 from copy import copy
-from functools import cache
 from math import ceil, prod, sqrt
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers import dyadic
 from sciml.solvers.control import Controller, Grid
+from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, subtree, whole
 from sciml.solvers.expect import expect
-from sciml.solvers.hashed import GAMMA, halved_normals, mixed, signed
-from sciml.solvers.path import Path
+from sciml.solvers.hashed import GAMMA, halved_normals, mixed, mixed_number, signed
+from sciml.solvers.path import Levy, Path
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
+    from sciml.solvers.arithmetic import Arithmetic
     from sciml.solvers.stepper import Stepper
 
-BITS = 48  # of a time: the root of the tree has 2^BITS ticks, as fine as the smallest step of a march
 FINEST = 2**20  # cells where no grid says how many
 MOST = 2**30
 SLACK = 1e-4  # of a cell, by which a step may be shorter: nodes of a grid in float32
@@ -38,9 +39,13 @@ class Brownian(Path):
     The span is cut into ``cells`` equal cells, which are leaves of a binary tree. W at their ends is found by halving:
     at the middle of a node of length w its value is the mean of those at the ends plus :math:`\sqrt{w} / 2` times the
     node's number. Within a cell a step's end is drawn from the bridge between the cell's ends with the cell's own
-    number, so that the law is exact for all times that are at least a cell apart, whatever they are; steps that are
-    shorter are refused. The same ends give the same increment, whatever was tried and rejected between, and a sample's
-    path does not depend on its batch. Joint lanes keep the cells that they are at: two blocks of at least 8 of them.
+    number, so that the law is exact for any times of which no two lie within one cell; others are refused. The same
+    ends give the same increment, whatever was tried and rejected between, and a sample's path does not depend on its
+    batch. Joint lanes keep the cells that they are at, two blocks of at least 8 of them, and of the nodes that adaptive
+    steps are the last two of every level. Compiled marches keep nothing: on a CPU they are slower with adaptive steps.
+
+    Under a controller of step sizes steps are nodes of the tree, so that the ends of rejected trials are always ends of
+    steps: passed over, they would bias the noise.
 
     Increments over a whole are the sums of those over parts to round-off, also in float32; joint lanes and lanes
     "each" see the same path to round-off.
@@ -54,6 +59,8 @@ class Brownian(Path):
         by: ``"tree"``; or ``"step"``: every cell has a number of its own and W is their sum. A step then costs one
             normal number instead of up to twice the logarithm of ``cells``, and only `Grid` with just so many equal
             steps can ask for it. It is another path than that by ``"tree"``.
+        areas: whether the path has space-time Levy areas, and tells them as `Levy` where it is called. A solve adds
+            them where its stepper asks for them. A path with areas is another one than that without.
         dtype: of W, float32 or float64; None takes that of the state, alone torch's default.
         device: of W, likewise.
 
@@ -78,6 +85,7 @@ class Brownian(Path):
         samples: Tensor | Sequence[int] | None = None,
         cells: int | None = None,
         by: Literal["tree", "step"] = "tree",
+        areas: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
@@ -103,6 +111,8 @@ class Brownian(Path):
                 raise ValueError(f"samples: expected a vector of whole numbers, got {kind}")
         self.shape = None if shape is None else tuple(shape)
         self.seed, self.samples, self.cells, self.by, self.dtype = int(seed), samples, cells, by, dtype
+        self.areas, self._tells = areas, areas  # whether it has them, and whether it tells them
+        self._adaptive = False
         self.device = None if device is None else torch.device(device)
         if self.shape is not None:
             self._check_samples()
@@ -132,6 +142,8 @@ class Brownian(Path):
         if self.device not in (None, y0.device) and not bare:
             raise ValueError(f"path: expected the state's device {y0.device}, got {self.device}")
         found.dtype, found.device = real_dtype(y0), y0.device
+        found.areas, found._tells = self.areas or stepper.levy, stepper.levy
+        found._adaptive = controller.adaptive
         still = torch.equal(t0, t1)
         grid = isinstance(controller, Grid) and not still
         if self.by == "step" and not still and (not grid or controller.ts is not None):
@@ -146,23 +158,54 @@ class Brownian(Path):
             )
         if self.cells is None:
             found.cells = FINEST if thetas is None else _enough(thetas)
+        elif controller.adaptive and self.cells & (self.cells - 1):
+            raise ValueError(f"cells: expected a power of two under {_described(controller)}, got {self.cells}")
         found._settle()
-        if thetas is not None:
-            found.admit(torch.cat([torch.zeros_like(thetas[..., :1]), thetas], -1).movedim(-1, 0))
         return found
 
-    def admit(self, theta: Tensor) -> None:
-        """Refuse steps that are shorter than a cell, whose law would be wrong, and by ``"step"`` all but cells."""
-        steps = theta.diff(dim=0)
-        least = steps[steps > 0].min().item() if bool((steps > 0).any()) else 1.0
+    @property
+    def finest(self) -> float:
+        """A cell."""
+        return 1 / (self.cells or 1)
+
+    def end(self, theta: Number, size: Number, xp: "Arithmetic") -> Number:
+        """The end of the longest node of at most this size, and at least a cell, that starts at theta.
+
+        The end of a trial that is rejected is then the end of a later step, whatever is tried between: no part of the
+        path that a decision was made of is passed over, which would change what the solution converges to. From places
+        that are no end of a cell, where a stop was, steps go to the next end of a node.
+
+        Reference:
+            J. Foster, A. Jelincic, On the convergence of adaptive approximations for stochastic differential equations
+            (2023), arXiv:2311.14201.
+        """
         cells = self.cells or 1
-        if least * cells < 1 - SLACK:
+        size = xp.where(size < 1, size, 1.0)
+        size = xp.where(size > 1 / cells, size, 1 / cells)
+        mantissa, _ = xp.frexp(size)
+        size = size / (2 * mantissa)  # a power of two, as all that follow
+        place = theta * cells
+        cell = xp.whole(place)
+        longest = (cell & -cell) / cells
+        size = xp.where((cell == place) & (cell > 0) & (longest < size), longest, size)
+        return (xp.whole(theta / size) + 1) * size
+
+    def admit(self, theta: Tensor) -> None:
+        """Refuse two ends within one cell, whose joint law would be wrong, and by ``"step"`` all but cells."""
+        cells = self.cells or 1
+        steps = theta.diff(dim=0)
+        place = theta * cells
+        cell = place.floor()
+        inside = (place - cell > SLACK) & (place - cell < 1 - SLACK)
+        close = (cell[1:] == cell[:-1]) & inside[1:] & inside[:-1] & (steps > 0)
+        if bool(close.any()):
+            least = steps[close].min().item()
             raise ValueError(
                 f"cells: expected at least {ceil((1 - SLACK) / least)} for a step of {least:g} of the span, got {cells}"
             )
-        whole = (theta * cells).round() / cells
+        whole = place.round()
         if self.by == "step" and not (
-            torch.allclose(theta, whole, rtol=0, atol=SLACK / cells) and bool((steps * cells < 1.5).all())
+            torch.allclose(place, whole, rtol=0, atol=SLACK) and bool((steps * cells < 1.5).all())
         ):
             raise ValueError(f"path: by='step' cannot be refined, expected the steps of Grid(n={cells})")
 
@@ -172,7 +215,8 @@ class Brownian(Path):
 
     def _settle(self) -> None:
         """Work out what follows from the arguments, as far as they are known."""
-        self._drawn: dict[int, tuple[Tensor, ...]] = {}  # increments of the cells of the last blocks
+        self._drawn: dict[int, list[Values]] = {}  # values over the cells of the last blocks
+        self._halves: dict[int, tuple[int, tuple[Values, ...]]] = {}  # of each level the last node and its halves
         self._of: Tensor | None = None  # the streams that they were drawn from
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
@@ -191,14 +235,14 @@ class Brownian(Path):
         return mixed(mixed(seed + samples * GAMMA)[:, None] + pairs * GAMMA).to(self.device or "cpu")
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The streams (b, p); of each level and of the cells the bits of a place within a node, and its scale."""
+        """The streams (b, p); of each level, from root to cells, the bits of a place within a node and its length."""
         if self.shape is None or self.cells is None:
             missing = "shape" if self.shape is None else "cells"
             raise ValueError(f"{missing}: expected it for a path outside of a solve, which would fill it in; got None")
         streams, levels = self._streams(), range(self._depth + 1)
         shifts = torch.tensor([BITS - level for level in levels], device=streams.device)
-        scales = [sqrt(2 * self._root * 2.0**-level) for level in levels]  # the root of 2 is left out of the normals
-        return streams, shifts, torch.tensor(scales, dtype=torch.float64, device=streams.device)
+        lengths = [self._root * 2.0**-level for level in levels]
+        return streams, shifts, torch.tensor(lengths, dtype=torch.float64, device=streams.device)
 
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
@@ -210,40 +254,64 @@ class Brownian(Path):
             self.admit(torch.stack(torch.broadcast_tensors(theta0, theta1)))
         return self.increment(self.tensors(), theta0, theta1, torch.ones_like(theta0))
 
-    def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Tensor:
-        """W(theta1) - W(theta0), of the path's shape, times the root of the span."""
+    def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
+        """W(theta1) - W(theta0), of the path's shape, times the root of the span; `Levy` where areas are asked for."""
         if isinstance(theta0, float):
-            found = self._on_host(tensors, theta0, theta1)
-            return found * (_root(span).to(self._dtype) if span.requires_grad else sqrt(span.item()))
-        start, end = (
-            (theta.detach() * self._ticks).round().to(tensors[0].device, torch.int64) for theta in (theta0, theta1)
-        )
-        found = self._between(tensors, start, end)
-        return found * expand(_root(span).to(found.device, found.dtype), found)
+            values = self._on_host(tensors, theta0, theta1)
+            root: Any = _root(span).to(self._dtype) if span.requires_grad else sqrt(span.item())
+        else:
+            start, end = (
+                (theta.detach() * self._ticks).round().to(tensors[0].device, torch.int64) for theta in (theta0, theta1)
+            )
+            values = self._between(tensors, start, end)
+            root = expand(_root(span).to(values[0].device, values[0].dtype), values[0])
+        found = [value * root for value in values]
+        return Levy(*found) if self._tells else found[0]
 
     @property
     def _dtype(self) -> torch.dtype:
         return self.dtype or torch.get_default_dtype()
 
-    def _between(self, tensors: tuple[Tensor, ...], start: Tensor, end: Tensor) -> Tensor:
-        """The increment between ticks (l), from all nodes that hold either of them."""
-        streams, shifts, scales = tensors
-        nodes, weights = self._steps(start, end) if self.by == "step" else _descend(start, end, shifts, scales)
-        nodes = mixed(nodes.movedim(-1, 0) * GAMMA)  # (rows, l)
-        weights = weights.movedim(-1, 0).to(self._dtype)
-        if start.ndim == 0:
-            nodes, weights = nodes[:, None], weights[:, None]
-        total = None
-        for some, weight in zip(nodes.split(AT_ONCE), weights.split(AT_ONCE), strict=True):
-            drawn = halved_normals(mixed(some[..., None] + streams), self._dtype)  # (rows, b, 2 p)
-            part = _summed(drawn.mul_(weight[..., None]))
-            total = part if total is None else total + part
-        return self._shaped(total)  # pyrefly: ignore[bad-argument-type]
+    def _between(self, tensors: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
+        """The values between ticks (l), from all nodes that hold either of them; of lanes at rest they are 0."""
+        streams, shifts, lengths = tensors
+        moving = (end > start).nonzero()[:, 0] if start.ndim and dyadic.reads(start) else None
+        some = moving is not None and 2 * len(moving) < len(start)
+        if some:
+            streams, start, end = streams[moving], start[moving], end[moving]
+        groups = []
+        if len(streams):
+            groups = (
+                [self._steps(start, end)] if self.by == "step" else descend(start, end, shifts, lengths, self.areas)
+            )
+        total: list[Any] = [streams.new_zeros((), dtype=self._dtype)] * (1 + self.areas)
+        for keys, weights in groups:
+            weights = weights.to(self._dtype)
+            if start.ndim == 0:
+                keys, weights = keys[:, None], weights[:, None]
+            for key, weight in zip(keys.split(AT_ONCE), weights.split(AT_ONCE), strict=True):
+                drawn = halved_normals(mixed(mixed(key * GAMMA)[..., None] + streams), self._dtype)  # (rows, b, 2 p)
+                for k, share in enumerate(weight.unbind(-1)):
+                    total[k] = total[k] + _summed(drawn * share[..., None])
+        if some:
+            width = 2 * streams.shape[-1]
+            total = [
+                x.new_zeros(len(tensors[0]), width).index_copy_(0, moving, x.expand(len(moving), width)) for x in total
+            ]
+        return [self._shaped(x) for x in total]
 
     def _steps(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of the step's cell, (l, 1), and its weight, 0 for a step of no length."""
-        weight = (end > start).to(torch.float64) * sqrt(2 / (self.cells or 1))
-        return start.div(self._width, rounding_mode="floor")[..., None], weight[..., None]
+        """The keys (count, l) of a step's cell and their weights (count, l, count), 0 for a step of no length."""
+        count = 1 + self.areas
+        scales = [sqrt(2 / (self.cells or 1)), sqrt(1 / (6 * (self.cells or 1)))][:count]
+        weight = (end > start).to(torch.float64)
+        none = torch.zeros_like(weight)
+        cell = start.div(self._width, rounding_mode="floor")
+        rows = [[scale * weight if k == j else none for k in range(count)] for j, scale in enumerate(scales)]
+        return (
+            torch.stack([cell + j * SECOND for j in range(count)]),
+            torch.stack([torch.stack(row, -1) for row in rows]),
+        )
 
     def _shaped(self, drawn: Tensor) -> Tensor:
         """Numbers (.., b, 2 p) as W (.., *shape); of an odd number of entries the last one is left out."""
@@ -251,45 +319,74 @@ class Brownian(Path):
         lead = drawn.shape[:-2]
         return drawn[..., : prod(shape[1:])].reshape(lead + shape)
 
-    def _on_host(self, tensors: tuple[Tensor, ...], theta0: float, theta1: float) -> Tensor:
-        """The increment between numbers, from the increments of all cells of a block, of which the last are kept."""
-        size, width = self._block, self._width
+    def _on_host(self, tensors: tuple[Tensor, ...], theta0: float, theta1: float) -> Sequence[Tensor]:
+        """The values between numbers: of a cell from those of all cells of a block, of a node from those above it."""
+        streams, width = tensors[0], self._width
         start, end = round(theta0 * self._ticks), round(theta1 * self._ticks)
-        if self.by == "step" and (start % width or end - start not in (0, width)):
+        length = end - start
+        if self.by == "step" and (start % width or length not in (0, width)):
             raise ValueError(f"path: by='step' knows the steps of Grid(n={self.cells}) only, got {theta0} to {theta1}")
-        (first, within), (last, rest) = divmod(start, width), divmod(end, width)
-        block, at = divmod(first, size)
-        if within or rest or last > (block + 1) * size or last <= first:
-            return self._between(tensors, *torch.tensor([start, end], device=tensors[0].device))
-        streams = tensors[0]
         if self._of is None or self._of.data_ptr() != streams.data_ptr():
-            self._drawn, self._of = {}, streams
+            self._drawn, self._halves, self._of = {}, {}, streams
+        if length > 0 and length & (length - 1) == 0 and start % length == 0 and (length > width or self._adaptive):
+            level = BITS + 1 - length.bit_length()
+            return self._node(streams, level, start >> (BITS - level))
+        (first, within), (last, rest) = divmod(start, width), divmod(end, width)
+        block, at = divmod(first, self._block)
+        count = last - first
+        if within or rest or last > (block + 1) * self._block or count < 1 or (count > 1 and self.areas):
+            return self._between(tensors, *torch.tensor([start, end], device=streams.device))
         cells = self._drawn.get(block)
         if cells is None:
             if len(self._drawn) == 2:
                 self._drawn.pop(next(iter(self._drawn)))
-            cells = self._drawn[block] = self._cells(streams, block).unbind()
-        count = last - first
-        return cells[at] if count == 1 else torch.stack(cells[at : at + count]).sum(0)
+            cells = list(zip(*(value.unbind() for value in self._cells(streams, block)), strict=True))
+            self._drawn[block] = cells
+        return cells[at] if count == 1 else [torch.stack([cell for (cell,) in cells[at : at + count]]).sum(0)]
 
-    def _cells(self, streams: Tensor, block: int) -> Tensor:
-        """The increments of a block's cells (cells, *shape)."""
-        size = self._block
+    def _node(self, streams: Tensor, level: int, index: int) -> Values:
+        """The values over a node, halved from those of the node that holds it; of each level the last two are kept."""
+        if level == 0:
+            kept = self._halves.get(0)
+            if kept is None:
+                kept = self._halves[0] = 0, (whole(self._numbers(streams, 0), self._root),)
+            return kept[1][0]
+        kept = self._halves.get(level)
+        if kept is None or kept[0] != index >> 1:
+            parent = self._node(streams, level - 1, index >> 1)
+            numbers = self._numbers(streams, (1 << (level - 1)) + (index >> 1))
+            kept = self._halves[level] = index >> 1, halved(parent, numbers, self._root * 2.0 ** (1 - level))
+        return kept[1][index & 1]
+
+    def _numbers(self, streams: Tensor, node: int) -> Values:
+        """A node's numbers, (*shape) each."""
+        keys = [mixed_number((node + k * SECOND) * GAMMA) for k in range(1 + self.areas)]
+        drawn = halved_normals(mixed(torch.stack([streams + key for key in keys])), self._dtype)
+        return self._shaped(drawn).unbind()
+
+    def _cells(self, streams: Tensor, block: int) -> list[Tensor]:
+        """The values over a block's cells (cells, *shape)."""
+        size, kinds = self._block, 1 + self.areas
         count = min(size, (self.cells or 1) - block * size)  # there may be no more
         if self.by == "step":
             nodes, weights = block * size + np.arange(count), None
         else:
-            nodes, weights = _subtree(block, size.bit_length() - 1, self._depth, self._root)
-            needed = weights[:count].any(0)
-            nodes, weights = nodes[needed], weights[:count, needed]
-        keys = mixed(torch.from_numpy(nodes).to(streams.device) * GAMMA)
-        drawn = halved_normals(mixed(keys[:, None, None] + streams), self._dtype)  # (nodes, b, 2 p)
+            nodes, weights = subtree(block, size.bit_length() - 1, self._depth, self._root, kinds)
+            weights = weights.reshape(kinds, size, -1)[:, :count]
+            needed = weights.reshape(kinds * count, -1, kinds).any((0, 2))
+            nodes, weights = (
+                nodes[needed],
+                weights.reshape(kinds * count, -1, kinds)[:, needed].reshape(kinds * count, -1),
+            )
+        found = mixed(torch.from_numpy(numbered(nodes, kinds)).to(streams.device) * GAMMA)
+        drawn = halved_normals(mixed(found[:, None, None] + streams), self._dtype)  # (kinds nodes, b, 2 p)
         if weights is None:
-            return self._shaped(drawn.mul_(sqrt(2 / (self.cells or 1))))
+            scales = (sqrt(2 / (self.cells or 1)), sqrt(1 / (6 * (self.cells or 1))))
+            return [self._shaped(drawn[k::kinds].mul(scales[k])) for k in range(kinds)]
         weights = torch.from_numpy(weights).to(streams.device, self._dtype)
         with torch.autocast(streams.device.type, enabled=False):
             cells = weights @ drawn.flatten(1)
-        return self._shaped(cells.reshape(count, *drawn.shape[1:])).contiguous()
+        return list(self._shaped(cells.reshape(kinds * count, *drawn.shape[1:])).contiguous().split(count))
 
 
 def _root(span: Tensor) -> Tensor:
@@ -298,64 +395,12 @@ def _root(span: Tensor) -> Tensor:
     return torch.where(some, torch.where(some, span, 1.0).sqrt(), 0.0)
 
 
-def _descend(start: Tensor, end: Tensor, shifts: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """The nodes whose numbers make the increment between ticks (l), and their weights: (l, rows) each.
-
-    Weights are differences that are taken before any rounding, so that short steps lose nothing.
-    """
-    nodes, weights = _path(torch.stack([start, end]), shifts, scales)
-    (node0, node1), (weight0, weight1) = nodes.unbind(), weights.unbind()
-    same = node0 == node1
-    root = (end - start)[..., None] * (scales[0] * 2.0**-BITS)
-    nodes = torch.cat([torch.zeros_like(start)[..., None], node1, node0], -1)
-    weights = torch.cat([root, weight1 - torch.where(same, weight0, 0), torch.where(same, 0, -weight0)], -1)
-    return nodes, weights
-
-
-def _path(tick: Tensor, shifts: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """The nodes that hold ticks (..), from root to cells, and how far their numbers move W there: (.., levels)."""
-    tick, width = tick[..., None], torch.ones_like(shifts) << shifts
-    x = (tick & (width - 1)).to(torch.float64) / width  # a node's width is a power of two
-    rest = 1 - x
-    within = torch.minimum(x, rest)
-    within[..., -1] = (x[..., -1] * rest[..., -1]).sqrt()
-    return (tick >> shifts) + (1 << (BITS - shifts)), within * scales
-
-
-def _subtree(block: int, below: int, depth: int, root: float) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes (n) that move the 2^below cells of a block, and their weights (cells, n) in the cells' increments."""
-    above = depth - below
-    levels = np.arange(above)
-    falls = (block >> (above - 1 - levels)) & 1  # whether the block lies in the right half of a node
-    slopes = np.exp2(levels / 2 - depth) * (1 - 2 * falls)
-    inside = np.arange(1, 1 << below)  # the nodes below the block, as if it were the root
-    nodes = inside + ((block + (1 << above) - 1) << _level(inside))
-    weights = np.broadcast_to(np.concatenate([[2.0**-depth], slopes]), (1 << below, above + 1))
-    nodes = np.concatenate([[0], (1 << levels) + (block >> (above - levels)), nodes])
-    return nodes, np.concatenate([weights, 2.0 ** (-depth / 2) * _rises(below)], 1) * sqrt(2 * root)
-
-
-@cache
-def _rises(below: int) -> np.ndarray:
-    """How the numbers of the nodes of the lowest levels move cells of length 1, (2^below, 2^below - 1)."""
-    columns = [np.zeros((1 << below, 0))]
-    for level in range(below):
-        slope = np.repeat([1.0, -1.0], 1 << (below - level - 1)) * 2.0 ** ((level - below) / 2)
-        columns.append(np.kron(np.eye(1 << level), slope[:, None]))
-    return np.concatenate(columns, 1)
-
-
-def _level(nodes: np.ndarray) -> np.ndarray:
-    """The level of nodes: the root, which is 1, has level 0."""
-    return np.frexp(nodes)[1] - 1
-
-
 def _summed(rows: Tensor) -> Tensor:
-    """The sum over the first axis by halves: in one order for every entry, whatever the shape."""
+    """The sum over the first axis by neighbours: in one order, which zeros at the end do not change."""
     while len(rows) > 1:
-        half = len(rows) // 2
-        odd, rows = rows[2 * half :], rows[:half] + rows[half : 2 * half]
-        rows[: len(odd)] += odd
+        even = len(rows) // 2 * 2
+        pairs = rows[0:even:2] + rows[1:even:2]
+        rows = torch.cat([pairs, rows[even:]]) if even < len(rows) else pairs
     return rows[0]
 
 

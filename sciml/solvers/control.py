@@ -51,8 +51,10 @@ class Controller(ABC):
     adaptive: ClassVar[bool]
 
     @abstractmethod
-    def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
-        """The first dtheta (l), from the field k at (t0, y)."""
+    def start(
+        self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor | None, order: int, xp: Arithmetic
+    ) -> Number:
+        """The first dtheta (l), from the field k at (t0, y) where a stepper knows it."""
 
     def fits(self, y0: Tensor) -> None:
         """Refuse a state that it cannot control.
@@ -80,7 +82,7 @@ class Controller(ABC):
 
     @abstractmethod
     def decide(
-        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: float, xp: Arithmetic
     ) -> Decision:
         """The verdict on a trial.
 
@@ -89,7 +91,7 @@ class Controller(ABC):
             dtheta: the size that the controller asked for (l).
             used: the size that was tried, smaller where a stop clipped it (l).
             memory: the controller's memory.
-            order: the stepper's order.
+            order: the power of the step size by which the stepper's error estimate shrinks.
             xp: the arithmetic of these numbers.
         """
 
@@ -183,8 +185,8 @@ class PID(Controller):
             expect_number(name, getattr(self, name))
             if not (isfinite(getattr(self, name)) or name == "factormax"):
                 raise ValueError(f"{name}: expected a finite number, got {getattr(self, name)}")
-        if not self.safety > 0:
-            raise ValueError(f"safety: expected a positive factor, got {self.safety}")
+        if not 0 < self.safety <= 1:  # a larger one would try a rejected step again
+            raise ValueError(f"safety: expected a positive factor of at most 1, got {self.safety}")
         if not 0 < self.factormin < 1 < self.factormax:
             raise ValueError(
                 "factormin, factormax: expected 0 < factormin < 1 < factormax, "
@@ -238,10 +240,15 @@ class PID(Controller):
         quotients = (error + (y1 - y1)) / unit if error.is_complex() else torch.addcdiv(y1 - y1, error, unit)
         return self._norm(quotients, lanes)
 
-    def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
-        """``dt0``, or a size found by one evaluation of the field."""
+    def start(
+        self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor | None, order: int, xp: Arithmetic
+    ) -> Number:
+        """``dt0``, or a size found by one evaluation of the field, or a sixteenth of the span where that is noisy."""
         length = abs(span)
-        dt = self._first(field, t0, span, y, k, order, xp) if self.dt0 is None else self.dt0 + 0 * length
+        if self.dt0 is not None:
+            dt = self.dt0 + 0 * length
+        else:
+            dt = length / 16 if k is None else self._first(field, t0, span, y, k, order, xp)
         dtheta = xp.where(dt < length, dt / (length + TINY), 1.0)
         return xp.where(dtheta > 2 * FLOOR, dtheta, 2 * FLOOR)
 
@@ -280,7 +287,7 @@ class PID(Controller):
         return (like * 0 + 1.0, like * 0 + 1.0)
 
     def decide(
-        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: float, xp: Arithmetic
     ) -> Decision:
         """Accept where the scaled error is at most 1.
 
@@ -372,12 +379,14 @@ class Grid(Controller):
             [inner, torch.ones_like(inner[..., :1]) if inner.shape[-1] else torch.ones_like(t0)[..., None]], -1
         )
 
-    def start(self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Arithmetic) -> Number:
+    def start(
+        self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor | None, order: int, xp: Arithmetic
+    ) -> Number:
         """Infinite: the stops do the rest."""
         return abs(span) + math.inf
 
     def decide(
-        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Arithmetic
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: float, xp: Arithmetic
     ) -> Decision:
         """Accept whatever is finite; what is not fails at once, since a grid cannot take a smaller step."""
         finite = xp.isfinite(error)

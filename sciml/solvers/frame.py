@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers.arguments import save_times, span
+from sciml.solvers.arguments import save_times, span, stops_at
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.stepper import Stepper
@@ -32,13 +32,25 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(
-        cls, solver: Any, stepper: Stepper, controller: Controller, t0: Time, t1: Time, y0: Tensor, at: Any
+        cls,
+        solver: Any,
+        stepper: Stepper,
+        controller: Controller,
+        t0: Time,
+        t1: Time,
+        y0: Tensor,
+        at: Any,
+        nodes: Tensor | None = None,
     ) -> "Frame":
-        """The frame of a solve, made or found.
+        """The frame of a solve, made or found; ``nodes`` (n) or (l, n) are those of a mesh that is given.
 
         Raises:
             ValueError: a time that is none, or a grid that does not fit.
         """
+        free = controller.adaptive and not stepper.dense  # steps end at save times
+        if free and nodes is not None:
+            bare = cls._made(solver, stepper, controller, t0, t1, y0, None)._replace(grid=nodes)
+            return bare if at is None else bare._saving(at, solver.lanes, stepper, y0)
         key = _key(solver, controller, t0, t1, y0, at)
         try:
             found = _kept.get(key)
@@ -65,12 +77,15 @@ class Frame(NamedTuple):
             if steps > solver.max_steps:
                 raise ValueError(f"max_steps: expected at least the grid's {steps}, got {solver.max_steps}")
             grid = controller.thetas(start, end)
+        if at is not None and controller.adaptive and not stepper.dense:
+            grid = stops_at(at, solver.lanes, grid, start, end)
         edges = controller.edges(start, end)
         bare = cls(start, end, grid, edges, stepper.constants(start, y0), None, (), empty)
-        if at is None:
-            return bare
-        saves = SaveAt(bare.save_times(at, solver.lanes, stepper))
-        return bare._replace(saves=saves, saved=saves.prepare(start, end, y0))
+        return bare if at is None else bare._saving(at, solver.lanes, stepper, y0)
+
+    def _saving(self, at: Any, lanes: Lanes, stepper: Stepper, y0: Tensor) -> "Frame":
+        saves = SaveAt(self.save_times(at, lanes, stepper))
+        return self._replace(saves=saves, saved=saves.prepare(self.t0, self.t1, y0))
 
     def save_times(self, save_at: Any, lanes: Lanes, stepper: Stepper) -> Tensor:
         """Save times on the control device; those of a stepper without dense output must lie on its grid."""

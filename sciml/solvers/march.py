@@ -87,7 +87,7 @@ class March:
             marks = just_after(self, c, c.t0, y) if self.events else ()
             marks = tuple(xp.number(mark, zero) for mark in marks)
             t0, t1, theta = (xp.number(x, zero) for x in (c.t0, c.t1, zero))
-            k = carry[0] if self.controller.adaptive else y
+            k = carry[0] if carry else None
             dtheta = self.controller.start(field, t0, t1 - t0, y, k, self.stepper.order, xp)
             none = torch.zeros_like(c.t0, dtype=torch.int64)
             none = xp.number(none, none)
@@ -138,21 +138,23 @@ class March:
         if limit is not None:
             size, most = xp.where(size < limit, size, limit), xp.where(most < limit, most, SLACK * limit)
         stop = following(s.theta)
-        wanted = xp.where(s.theta + most >= stop, stop, s.theta + size)
+        path = self.path if self.controller.adaptive else None
+        end, most = (s.theta + size, most) if path is None else (path.end(s.theta, size, xp), 0.0)
+        wanted = xp.where((s.theta + most >= stop) | (end >= stop), stop, end)
         return xp.where(s.status == RUNNING, wanted, s.theta)
 
     def judge(
         self, s: State, segment: Segment, theta1: Number, after: Tensor, error: Number, failure: Any, xp: Arithmetic
     ) -> State:
         """The books after a trial that ended at theta1: everything of the new state but y and the carry."""
-        verdict = self.controller.decide(error, s.dtheta, theta1 - s.theta, s.memory, self.stepper.order, xp)
-        running = s.status == RUNNING
+        verdict = self.controller.decide(error, s.dtheta, theta1 - s.theta, s.memory, self.stepper.error_order, xp)
+        running, floor = s.status == RUNNING, FLOOR if self.path is None else max(FLOOR, self.path.finest)
         accept, trials, marks = verdict.accept & running, s.trials + running, s.marks
         cause = xp.where(xp.isfinite(error), DT_UNDERFLOW, NON_FINITE)
         if failure is not None:
             cause = xp.where(failure == RUNNING, cause, failure)
         status = xp.where(running & (trials >= self.max_steps), MAX_STEPS, s.status)
-        status = xp.where(running & (verdict.dtheta < FLOOR), cause, status)
+        status = xp.where(running & (verdict.dtheta < floor), cause, status)
         status = xp.where(accept & (theta1 >= 1), DONE, status)
         if self.events:
             marks, halts, why = look(self, segment, after, s.marks, trials, error, xp)

@@ -1,15 +1,28 @@
 """Paths: what drives a differential equation, dy = sum_k f_k(t, y) dx_k(t)."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
+    from sciml.solvers.arithmetic import Arithmetic
     from sciml.solvers.control import Controller
     from sciml.solvers.stepper import Stepper
+
+
+class Levy(NamedTuple):
+    """What a path tells steppers of high order of a step of size h.
+
+    Attributes:
+        w: the increment, of variance h.
+        h: the space-time Levy area H, of variance h / 12: the mean over the step of the path above its chord.
+    """
+
+    w: Tensor
+    h: Tensor
 
 
 class Path(ABC):
@@ -32,6 +45,15 @@ class Path(ABC):
             ValueError: it does not fit.
         """
         return self
+
+    @property
+    def finest(self) -> float:
+        """The shortest step that it knows under a controller of step sizes, as a fraction of the span."""
+        return 0.0
+
+    def end(self, theta: Number, size: Number, xp: "Arithmetic") -> Number:
+        """Where a step from theta (l) of about this size may end, as a controller of step sizes proposes it."""
+        return theta + size
 
     def admit(self, theta: Tensor) -> None:  # noqa: B027 - most paths can drive any steps
         """Refuse steps that it cannot drive.

@@ -213,7 +213,7 @@ def solve(
         y0, t0 = resume._y, resume._t
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
-    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events))
+    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events), mesh)
     frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
@@ -252,6 +252,7 @@ class _Task:
         folds: Mapping[str, Fold] | None,
         jumps: Sequence[Any],
         events: dict[Any, Event],
+        mesh: Mesh | None,
     ) -> "_Task":
         """Check the arguments and pack them."""
         controller = solver.controller or PID()
@@ -271,8 +272,12 @@ class _Task:
         check_state(y0, solver.lanes)
         check_args(args)
         controller.fits(y0)
-        frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at)
-        path = path and path.within(stepper, controller, frame.t0, frame.t1, y0, solver.lanes)
+        nodes = None if mesh is None else mesh.theta.movedim(0, -1)
+        frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at, nodes)
+        if path is not None:
+            path = path.within(stepper, controller, frame.t0, frame.t1, y0, solver.lanes)
+        if path is not None and not frame.empty:
+            path.admit(torch.cat([torch.zeros_like(frame.grid[..., :1]), frame.grid], -1).movedim(-1, 0))
         named = check_folds(folds)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
@@ -441,7 +446,8 @@ class _Task:
         """What it took to get to the last state, on a mesh that was given (``frozen``) or chosen."""
         march, trials = self.march, end.trials
         controller, stepper = march.controller, march.stepper
-        first = int(isinstance(controller, PID) and controller.dt0 is None and not frozen)
+        probes = isinstance(controller, PID) and controller.dt0 is None and not stepper.noise_types
+        first = int(probes and not frozen)
         nfe = stepper.starts + first + trials * stepper.evaluations + event.evaluations(march, mesh, not frozen)
         nfe = nfe + jump.evaluations(march, self.const, mesh.theta, trials, not frozen)
         reads = any(fold.stages for fold in march.folds)

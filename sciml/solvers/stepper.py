@@ -137,6 +137,7 @@ class Stepper(ABC):
         reversible: whether the step over the reversed interval, from (y1, carry), gives (y0, carry) to round-off.
         history: whether the carry is more than a cache, so that a step cannot be taken again from (t, y) alone.
         noise_types: those of the stochastic equations that it integrates; none for a method of ordinary ones.
+        levy: whether it reads space-time Levy areas of the path, as `Levy`.
     """
 
     order: ClassVar[int]
@@ -149,8 +150,14 @@ class Stepper(ABC):
     reversible: ClassVar[bool] = False
     history: ClassVar[bool] = False
     noise_types: ClassVar[tuple[NoiseType, ...]] = ()
+    levy: ClassVar[bool] = False
     starts: ClassVar[int] = 1  # evaluations of `init`
     lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out
+
+    @property
+    def error_order(self) -> float:
+        """The power of the step size by which the error estimate shrinks."""
+        return self.order
 
     def within(self, controller: "Controller") -> "Stepper":
         """The same method, told what it wants to know of the controller that it runs under."""

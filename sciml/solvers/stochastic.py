@@ -34,6 +34,10 @@ class Stochastic(Stepper):
         """Nothing is carried from step to step."""
         return ()
 
+
+class Unjudged(Stochastic):
+    """A method that does not estimate its error."""
+
     def step(
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
     ) -> Step:
@@ -46,7 +50,7 @@ class Stochastic(Stepper):
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Stochastic):
+class EulerMaruyama(Unjudged):
     """The method of Euler and Maruyama for Ito equations: y + f h + g dW.
 
     Its strong order is 1/2, and 1 for additive noise; its weak order is 1.
@@ -64,7 +68,7 @@ class EulerMaruyama(Stochastic):
 
 
 @dataclass(frozen=True)
-class Milstein(Stochastic):
+class Milstein(Unjudged):
     r"""Milstein's method without derivatives for Ito equations, of strong order 1.
 
     y + f h + g dW + (g(y + g sqrt h) - g) (dW^2 - h) / (2 sqrt h), for noise that is diagonal, scalar or additive.
@@ -80,7 +84,7 @@ class Milstein(Stochastic):
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
         """The state at the end of the step."""
         t, h = field.clock(interval.t, y), interval.scale
-        h, root = (h, sqrt(h)) if isinstance(h, float) else _with_root(h, dw)
+        h, root = (h, sqrt(h)) if isinstance(h, float) else with_root(h, dw)
         support = y + field.diffused(t, y, torch.ones_like(dw) * root)
         excess = (dw * dw - h) / (2 * root)
         excess = torch.where(h > 0, excess, 0.0) if isinstance(h, Tensor) else excess
@@ -88,14 +92,14 @@ class Milstein(Stochastic):
         return y + (interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw) + rise)
 
 
-def _with_root(h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
+def with_root(h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
     """Step sizes shaped for the path, and their roots, which are 1 for those of no length."""
     h = h.reshape(h.shape[:1] + (1,) * (dw.ndim - 1)) if h.numel() > 1 else h.reshape(())
     return h, torch.where(h > 0, h, 1.0).sqrt()
 
 
 @dataclass(frozen=True)
-class EulerHeun(Stochastic):
+class EulerHeun(Unjudged):
     """Euler's method in the drift and Heun's in the diffusion, for Stratonovich equations.
 
     y + f h + (g(y) + g(y + g dW)) dW / 2, of strong order 1; of general noise that does not commute 1/2.
@@ -118,18 +122,28 @@ class StratonovichHeun(Stochastic):
     """Heun's method for Stratonovich equations: the mean of the increments at both ends of Euler's step.
 
     Its strong order is 1; of general noise that does not commute 1/2; without noise it is Heun's method, of order 2.
+    The error estimate is the difference to Euler's step, which makes it a method for any noise under `PID`.
     """
 
+    adaptive: ClassVar[bool] = True
     evaluations: ClassVar[int] = 2
     calculus: ClassVar[Calculus] = "stratonovich"
     noise_types: ClassVar[tuple[NoiseType, ...]] = ("diagonal", "additive", "scalar", "general")
 
-    def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
-        """The state at the end of the step."""
+    @property
+    def error_order(self) -> float:
+        """That of what Euler's step misses of a Stratonovich integral."""
+        return 1.0
+
+    def step(
+        self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
+    ) -> Step:
+        """One step over the increment ``dx`` of the path."""
         t, end = (field.clock(at, y) for at in (interval.t, interval.t + interval.h))
-        first = interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw)
+        first = interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dx)
         guess = y + first
-        return y + 0.5 * (first + (interval.scale * field(end, guess) + field.diffused(end, guess, dw)))
+        error = 0.5 * (interval.scale * field(end, guess) + field.diffused(end, guess, dx) - first)
+        return Step(y + (first + error), error, (), ())
 
 
 def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None:
@@ -153,8 +167,8 @@ def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None
     if calculus not in ("ito", "stratonovich"):
         raise ValueError(f"calculus: expected 'ito' or 'stratonovich', got {calculus!r}")
     if noise not in stepper.noise_types:
-        *others, last = stepper.noise_types
-        raise ValueError(f"term: {name} expects {', '.join(others)} or {last} noise, found {noise}")
+        expected = " or ".join(stepper.noise_types)
+        raise ValueError(f"term: {name} expects {expected} noise, found {noise}")
     if calculus != stepper.calculus and noise != "additive":
         instead = "EulerHeun" if calculus == "stratonovich" else "EulerMaruyama"
         raise ValueError(

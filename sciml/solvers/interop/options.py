@@ -146,13 +146,13 @@ class Floored(PID):
 
     least: float = 0.0
 
-    def start(self, field: Any, t0: Number, span: Number, y: Tensor, k: Tensor, order: int, xp: Any) -> Number:
+    def start(self, field: Any, t0: Number, span: Number, y: Tensor, k: Tensor | None, order: int, xp: Any) -> Number:
         """At least ``least``."""
         first = super().start(field, t0, span, y, k, order, xp)
         return xp.where(first < self.least, self.least, first)
 
     def decide(
-        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: int, xp: Any
+        self, error: Number, dtheta: Number, used: Number, memory: tuple[Number, ...], order: float, xp: Any
     ) -> Decision:
         """The verdict of PID but for small steps."""
         verdict, finite = super().decide(error, dtheta, used, memory, order, xp), xp.isfinite(error)

@@ -1,0 +1,221 @@
+"""Brownian motion by halving: how the values over an interval and normal numbers make those over its halves.
+
+The values over an interval of length l are the increment W and, of paths with areas, the space-time Levy area H, the
+mean of the path above its chord: independent, of variances l and l / 12. Given both, a path follows a parabola, and the
+numbers z, n of an interval of length l move its halves by
+
+    W: w / 2 +- (3/2 h + sqrt(l) / 4 z),   H: h / 4 - sqrt(l) / 8 z +- sqrt(l / 48) n.
+
+Without areas they are w / 2 +- sqrt(l) / 2 z. Numbers here have variance 1/2, which the weights make up for.
+
+References:
+    J. Foster, T. Lyons, H. Oberhauser, An optimal polynomial approximation of Brownian motion, SIAM J. Numer. Anal. 58
+    (2020), doi:10.1137/19M1261912. A. Jelincic, J. Foster, P. Kidger, Single-seed generation of Brownian paths and
+    integrals for adaptive and high order SDE solvers (2024), arXiv:2405.06464.
+"""
+
+from functools import cache
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BITS = 48  # of a time: the root of the tree has 2^BITS ticks, as fine as the smallest step of a march
+SECOND = 1 << 62  # what tells the second number of a node from its first
+
+Values = tuple[Any, ...]  # (w,) or (w, h), tensors or rows of weights
+
+
+def whole(numbers: Values, length: float) -> Values:
+    """The values over the root, made of its own numbers."""
+    scales = (sqrt(2 * length), sqrt(length / 6))
+    return tuple(scale * number for scale, number in zip(scales, numbers, strict=False))
+
+
+def halved(values: Values, numbers: Values, length: float) -> tuple[Values, Values]:
+    """The values over both halves of a node of a length, made of those over it and its numbers."""
+    if len(values) == 1:
+        (w,), (z,) = values, numbers
+        rise = sqrt(length / 2) * z
+        left = 0.5 * w + rise
+        return (left,), (w - left,)
+    (w, h), (z, n) = values, numbers
+    bend = sqrt(length / 8) * z
+    left = 0.5 * w + (1.5 * h + bend)
+    mean, odd = 0.25 * h - 0.5 * bend, sqrt(length / 24) * n
+    return (left, mean + odd), (w - left, mean - odd)
+
+
+def numbered(nodes: np.ndarray, count: int) -> np.ndarray:
+    """The keys (count n) of the numbers of nodes (n), those of a node together."""
+    return (nodes[:, None] + np.arange(count) * SECOND).reshape(-1)
+
+
+def subtree(block: int, below: int, depth: int, root: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes (n) that move the 2^below cells of a block, and the weights of their numbers in the cells' values.
+
+    Weights are (count 2^below, count n): of the increments of all cells, then of their areas.
+    """
+    above = depth - below
+    levels = np.arange(above)
+    nodes = np.concatenate([[0], (1 << levels) + (block >> (above - levels))])
+    unit = np.eye(count * (1 + above)).reshape(1 + above, count, -1)  # a row for each number
+    values, length = whole(tuple(unit[0]), root), root
+    for level in levels:
+        right = (block >> (above - 1 - level)) & 1
+        values = halved(values, tuple(unit[1 + level]), length)[right]
+        length /= 2
+    within, inner = _inside(below, count)
+    inside = np.arange(1, 1 << below)  # the nodes below the block, as if it were the root
+    inside = inside + ((block + (1 << above) - 1) << (np.frexp(inside)[1] - 1))
+    weights = np.concatenate([within @ np.stack(values), inner * sqrt(length)], 1)
+    return np.concatenate([nodes, inside]), weights
+
+
+@cache
+def _inside(below: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """How a block of length 1 makes its cells: of its own values (count cells, count), of its nodes' numbers."""
+    nodes = (1 << below) - 1
+    unit = np.eye(count * (1 + nodes)).reshape(1 + nodes, count, -1)
+    rows: list[Values] = [tuple(unit[0])]
+    for level in range(below):
+        pairs = [halved(row, tuple(unit[(1 << level) + i]), 2.0**-level) for i, row in enumerate(rows)]
+        rows = [half for pair in pairs for half in pair]
+    table = np.array(rows).swapaxes(0, 1).reshape(count << below, -1)
+    return table[:, :count], table[:, count:]
+
+
+def descend(start: Tensor, end: Tensor, shifts: Tensor, lengths: Tensor, areas: bool) -> list[tuple[Tensor, Tensor]]:
+    """The nodes whose numbers make the values between ticks (l), from the root and the cells that hold either end.
+
+    Two groups, of those that hold the end and of those that hold the start only: keys (rows, l) and the weights of
+    their numbers in the increment, and in the area, (rows, l, 1 or 2). Weights are differences that are taken before
+    any rounding, so that short steps lose nothing. Areas of steps that are no nodes lose the digits that 2^-52 of the
+    span leaves of (end - start)^1.5.
+    """
+    levels, whole_length = len(shifts), lengths[0]
+    root = _from_root(start, end, whole_length, areas)
+    if reads(start):
+        levels = min(levels, _inner_levels(start, end))
+    bottom, shifts, lengths = levels == len(shifts), shifts[:levels], lengths[:levels]
+    before, after = _holding(start, shifts, 0), _holding(end, shifts, 1)
+    weights, length = _over_nodes(start, end, shifts, lengths, areas), end - start
+    is_node = ((length & (length - 1)) | (start & (length - 1))) == 0
+    is_node = (is_node | (length == 0))[..., None, None, None]
+    groups = []
+    if not (reads(start) and bool(is_node.all())):
+        first, last = (_reached(tick, shifts, lengths, k, bottom, areas) for k, tick in enumerate((start, end)))
+        same, share = (before == after)[..., None, None], length[..., None, None] * (whole_length * 2.0**-BITS)
+        known, others = _differences(first, last, same, share)
+        weights = torch.where(is_node, weights, known)
+        groups = [(before, torch.where(is_node, 0.0, others))]
+    nodes = torch.cat([torch.zeros_like(start)[..., None], after], -1)
+    return [
+        (_numbered(nodes, 1 + areas).movedim(-1, 0), weights.flatten(-3, -2).movedim(-2, 0))
+        for nodes, weights in [(nodes, torch.cat([root, weights], -3)), *groups]
+    ]
+
+
+def reads(x: Tensor) -> bool:
+    """Whether it costs nothing to look at numbers."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _inner_levels(start: Tensor, end: Tensor) -> int:
+    """On how many levels, from the root, ticks (l) lie within nodes."""
+    both = start | end | (1 << BITS)
+    return BITS + 1 - int((both & -both).min()).bit_length()
+
+
+def _over_nodes(start: Tensor, end: Tensor, shifts: Tensor, lengths: Tensor, areas: bool) -> Tensor:
+    """The weights of the numbers of all levels in the values over nodes (l), without loss: (l, levels, count, 1 or 2).
+
+    On either half of a node both numbers bend the path to parabolas.
+    """
+    length, width = (end - start)[..., None], torch.ones_like(shifts) << shifts
+    middle = start[..., None] + (length >> 1)
+    x = (middle & (width - 1)).to(torch.float64) / width
+    share = torch.where(length < width, length.to(torch.float64) / width, 0.0)
+    side, v = torch.where(x < 0.5, share, -share), torch.minimum(x, 1 - x)
+    root = lengths.sqrt()
+    if not areas:
+        return (side * (root * 2.0**0.5))[..., None, None]
+    bends, odds = root / sqrt(8), root / sqrt(24)
+    first = torch.stack([side * (24 * v - 4) * bends, share * share * (-2 * bends)], -1)
+    second = torch.stack([share * (12 - 48 * v) * odds, share * side * (4 * odds)], -1)
+    return torch.stack([first, second], -2)
+
+
+def _differences(before: Tensor, after: Tensor, same: Tensor, share: Tensor) -> list[Tensor]:
+    """The weights of the nodes that hold the end, and of the others that hold the start, from what both reached."""
+    none = torch.zeros_like(before)
+    groups = []
+    for first, last in ((torch.where(same, before, none), after), (torch.where(same, none, before), none)):
+        rise = last[..., 0] - first[..., 0]  # (l, levels, count)
+        values = [rise]
+        if before.shape[-1] == 2:
+            mean = (last[..., 1] - first[..., 1]) / torch.where(share > 0, share, 1.0)
+            values.append(mean - 0.5 * (first[..., 0] + last[..., 0]))
+        groups.append(torch.stack(values, -1))
+    return groups
+
+
+def _numbered(nodes: Tensor, count: int) -> Tensor:
+    """The keys (l, count n) of the numbers of nodes (l, n)."""
+    return nodes if count == 1 else torch.stack([nodes, nodes + SECOND], -1).flatten(-2)
+
+
+def _holding(tick: Tensor, shifts: Tensor, ends: int) -> Tensor:
+    """The nodes (l, levels), from root to cells, in which ticks (l) lie, or that they end."""
+    return ((tick[..., None] - ends) >> shifts) + (1 << (BITS - shifts))
+
+
+def _reached(tick: Tensor, shifts: Tensor, lengths: Tensor, ends: int, bottom: bool, areas: bool) -> Tensor:
+    """What numbers of variance 1/2 of those nodes do to W, and to its integral, from their start to a tick.
+
+    (l, levels, count, 1 or 2), the integral in units of the span.
+    """
+    width = torch.ones_like(shifts) << shifts
+    x = (((tick[..., None] - ends) & (width - 1)) + ends).to(torch.float64) / width  # a width is a power of two
+    v, root = torch.minimum(x, 1 - x), lengths.sqrt()
+    if areas:
+        side = torch.where(x < 0.5, 1.0, -1.0)
+        rise = [(12 * v - 4) * v / sqrt(8), side * v * (1 - 2 * v) * (12 / sqrt(24))]
+        mean = [side * (4 * v - 2) * v * v / sqrt(8), (6 - 8 * v) * v * v / sqrt(24)]
+        pairs = [torch.stack(rise, -1) * root[..., None], torch.stack(mean, -1) * (root * lengths)[..., None]]
+        reached = torch.stack(pairs, -1)
+    else:
+        reached = (v * (root * 2.0**0.5))[..., None, None]
+    if bottom:
+        last = _within_cells(x[..., -1], lengths[-1], areas)
+        reached = torch.cat([reached[..., :-1, :, :], last[..., None, :, :]], -3)
+    return reached
+
+
+def _within_cells(x: Tensor, length: Tensor, areas: bool) -> Tensor:
+    """The same of the numbers of cells at fractions x (l) of them, given the values over the cells: (l, count, 1 or 2).
+
+    Of the bridge between the ends, or of what its parabola leaves of that, and of the integral.
+    """
+    p, scale = x * (1 - x), (2 * length).sqrt()
+    if not areas:
+        return (p.sqrt() * scale)[..., None, None]
+    left = (p * (1 - 3 * p)).sqrt()
+    slope = torch.where(left > 0, p * p * (0.5 - x) / torch.where(left > 0, left, 1.0), 0.0)
+    first = torch.stack([left * scale, slope * scale * length], -1)
+    odd = p * (p / (12 - 36 * p)).sqrt()
+    return torch.stack([first, torch.stack([torch.zeros_like(odd), odd * scale * length], -1)], -2)
+
+
+def _from_root(start: Tensor, end: Tensor, length: Tensor, areas: bool) -> Tensor:
+    """The weights of the root's numbers in the values between ticks (l): (l, 1, count, 1 or 2)."""
+    share, scale = (end - start).to(torch.float64) * 2.0**-BITS, (2 * length).sqrt()
+    if not areas:
+        return (share * scale)[..., None, None, None]
+    a, b = (tick.to(torch.float64) * 2.0**-BITS for tick in (start, end))
+    bend = scale / sqrt(12)
+    first = torch.stack([share * scale, torch.zeros_like(share)], -1)
+    second = torch.stack([6 * share * (1 - a - b) * bend, share * share * bend], -1)
+    return torch.stack([first, second], -2)[..., None, :, :]
