@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.solvers import dyadic
 from sciml.solvers.control import Controller, Grid
-from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, subtree, whole
+from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, over_nodes, subtree, whole
 from sciml.solvers.expect import expect
 from sciml.solvers.hashed import GAMMA, halved_normals, mixed, mixed_number, signed
 from sciml.solvers.path import Levy, Path
@@ -273,32 +272,53 @@ class Brownian(Path):
         return self.dtype or torch.get_default_dtype()
 
     def _between(self, tensors: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
-        """The values between ticks (l), from all nodes that hold either of them; of lanes at rest they are 0."""
-        streams, shifts, lengths = tensors
-        moving = (end > start).nonzero()[:, 0] if start.ndim and dyadic.reads(start) else None
-        some = moving is not None and 2 * len(moving) < len(start)
-        if some:
-            streams, start, end = streams[moving], start[moving], end[moving]
-        groups = []
-        if len(streams):
-            groups = (
-                [self._steps(start, end)] if self.by == "step" else descend(start, end, shifts, lengths, self.areas)
-            )
-        total: list[Any] = [streams.new_zeros((), dtype=self._dtype)] * (1 + self.areas)
+        """The values between ticks (l), from all nodes that hold either of them."""
+        streams, rest = tensors[0], tensors[1:]
+        if self.by == "step":
+            found = self._sums(streams, [self._steps(start, end)])
+        elif start.ndim == 0 or not _reads(start):
+            found = self._sums(streams, descend(start, end, rest[0], rest[1], self.areas))
+        else:
+            found = self._by_kind(streams, rest, start, end)
+        return [self._shaped(x) for x in found]
+
+    def _by_kind(self, streams: Tensor, rest: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
+        """The same for lanes on the host: over nodes by what is known of them, 0 where a lane is at rest."""
+        first, length = start.numpy(), (end - start).numpy()
+        nodes = (length & (length - 1) | first & (length - 1)) == 0
+        found = [streams.new_zeros(*streams.shape[:-1], 2 * streams.shape[-1], dtype=self._dtype) for _ in self._kinds]
+        for whole_nodes in (True, False):
+            lanes = ((nodes == whole_nodes) & (length > 0)).nonzero()[0]
+            if not len(lanes):
+                continue
+            index = torch.from_numpy(lanes)
+            if whole_nodes:
+                keys, weights = over_nodes(first[lanes], length[lanes], self._root, len(self._kinds))
+                groups = [(torch.from_numpy(keys), torch.from_numpy(weights))]
+            else:
+                groups = descend(start[index], end[index], rest[0], rest[1], self.areas)
+            everywhere = len(lanes) == len(length)
+            sums = self._sums(streams if everywhere else streams[index], groups)
+            found = sums if everywhere else [x.index_copy_(0, index, y) for x, y in zip(found, sums, strict=True)]
+        return found
+
+    def _sums(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The weighted sums (b, 2 p) of the numbers of keys (rows, l), for each of their weights (rows, l, 1 or 2)."""
+        total: list[Any] = [0.0] * len(self._kinds)
         for keys, weights in groups:
             weights = weights.to(self._dtype)
-            if start.ndim == 0:
+            if keys.ndim == 1:
                 keys, weights = keys[:, None], weights[:, None]
             for key, weight in zip(keys.split(AT_ONCE), weights.split(AT_ONCE), strict=True):
                 drawn = halved_normals(mixed(mixed(key * GAMMA)[..., None] + streams), self._dtype)  # (rows, b, 2 p)
                 for k, share in enumerate(weight.unbind(-1)):
                     total[k] = total[k] + _summed(drawn * share[..., None])
-        if some:
-            width = 2 * streams.shape[-1]
-            total = [
-                x.new_zeros(len(tensors[0]), width).index_copy_(0, moving, x.expand(len(moving), width)) for x in total
-            ]
-        return [self._shaped(x) for x in total]
+        return total
+
+    @property
+    def _kinds(self) -> range:
+        """The numbers of a node, and the values over it."""
+        return range(1 + self.areas)
 
     def _steps(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """The keys (count, l) of a step's cell and their weights (count, l, count), 0 for a step of no length."""
@@ -360,7 +380,7 @@ class Brownian(Path):
 
     def _numbers(self, streams: Tensor, node: int) -> Values:
         """A node's numbers, (*shape) each."""
-        keys = [mixed_number((node + k * SECOND) * GAMMA) for k in range(1 + self.areas)]
+        keys = [mixed_number((node + k * SECOND) * GAMMA) for k in self._kinds]
         drawn = halved_normals(mixed(torch.stack([streams + key for key in keys])), self._dtype)
         return self._shaped(drawn).unbind()
 
@@ -402,6 +422,11 @@ def _summed(rows: Tensor) -> Tensor:
         pairs = rows[0:even:2] + rows[1:even:2]
         rows = torch.cat([pairs, rows[even:]]) if even < len(rows) else pairs
     return rows[0]
+
+
+def _reads(x: Tensor) -> bool:
+    """Whether it costs nothing to look at numbers."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _described(controller: Controller) -> str:

@@ -87,65 +87,55 @@ def _inside(below: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return table[:, :count], table[:, count:]
 
 
+def over_nodes(start: np.ndarray, length: np.ndarray, root: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes whose numbers make the values over nodes from ticks (l) of lengths (l), which are powers of two.
+
+    Keys (rows, l) and weights of their numbers in the increment, and in the area, (rows, l, 1 or 2). On either half of
+    a node both of its numbers bend the path to parabolas.
+    """
+    levels = np.arange(BITS + 1 - int(length.min()).bit_length())[:, None]
+    shifts = BITS - levels
+    width = 1 << shifts
+    x = ((start + (length >> 1)) & (width - 1)) / width  # the middle
+    share = length / width
+    share[share >= 1] = 0.0
+    lengths, whole = root * 2.0**-levels, length * 2.0**-BITS
+    side, v = np.where(x < 0.5, share, -share), np.minimum(x, 1 - x)
+    nodes = np.concatenate([np.zeros((1, len(start)), dtype=np.int64), (start >> shifts) + (1 << levels)])
+    weights = np.empty((len(nodes), count, len(start), count))
+    weights[0, 0, :, 0] = whole * sqrt(2 * root)
+    if count == 1:
+        weights[1:, 0, :, 0] = side * np.sqrt(2 * lengths)
+        return nodes, weights[:, 0]
+    bends, odds = np.sqrt(lengths / 8), np.sqrt(lengths / 24)
+    weights[0, 0, :, 1] = 0
+    weights[0, 1, :, 0] = 6 * whole * (1 - (2 * start + length) * 2.0**-BITS) * sqrt(root / 6)
+    weights[0, 1, :, 1] = whole * whole * sqrt(root / 6)
+    weights[1:, 0, :, 0] = side * (24 * v - 4) * bends
+    weights[1:, 0, :, 1] = share * share * (-2 * bends)
+    weights[1:, 1, :, 0] = share * (12 - 48 * v) * odds
+    weights[1:, 1, :, 1] = share * side * (4 * odds)
+    return np.stack([nodes, nodes + SECOND], 1).reshape(-1, len(start)), weights.reshape(-1, len(start), 2)
+
+
 def descend(start: Tensor, end: Tensor, shifts: Tensor, lengths: Tensor, areas: bool) -> list[tuple[Tensor, Tensor]]:
     """The nodes whose numbers make the values between ticks (l), from the root and the cells that hold either end.
 
     Two groups, of those that hold the end and of those that hold the start only: keys (rows, l) and the weights of
     their numbers in the increment, and in the area, (rows, l, 1 or 2). Weights are differences that are taken before
-    any rounding, so that short steps lose nothing. Areas of steps that are no nodes lose the digits that 2^-52 of the
-    span leaves of (end - start)^1.5.
+    any rounding, so that short steps lose nothing; of areas they lose the digits that 2^-52 of the span leaves of
+    (end - start)^1.5.
     """
-    levels, whole_length = len(shifts), lengths[0]
-    root = _from_root(start, end, whole_length, areas)
-    if reads(start):
-        levels = min(levels, _inner_levels(start, end))
-    bottom, shifts, lengths = levels == len(shifts), shifts[:levels], lengths[:levels]
     before, after = _holding(start, shifts, 0), _holding(end, shifts, 1)
-    weights, length = _over_nodes(start, end, shifts, lengths, areas), end - start
-    is_node = ((length & (length - 1)) | (start & (length - 1))) == 0
-    is_node = (is_node | (length == 0))[..., None, None, None]
-    groups = []
-    if not (reads(start) and bool(is_node.all())):
-        first, last = (_reached(tick, shifts, lengths, k, bottom, areas) for k, tick in enumerate((start, end)))
-        same, share = (before == after)[..., None, None], length[..., None, None] * (whole_length * 2.0**-BITS)
-        known, others = _differences(first, last, same, share)
-        weights = torch.where(is_node, weights, known)
-        groups = [(before, torch.where(is_node, 0.0, others))]
+    first, last = (_reached(tick, shifts, lengths, k, areas) for k, tick in enumerate((start, end)))
+    share = (end - start)[..., None, None] * (lengths[0] * 2.0**-BITS)
+    known, others = _differences(first, last, (before == after)[..., None, None], share)
     nodes = torch.cat([torch.zeros_like(start)[..., None], after], -1)
+    weights = torch.cat([_from_root(start, end, lengths[0], areas), known], -3)
     return [
         (_numbered(nodes, 1 + areas).movedim(-1, 0), weights.flatten(-3, -2).movedim(-2, 0))
-        for nodes, weights in [(nodes, torch.cat([root, weights], -3)), *groups]
+        for nodes, weights in ((nodes, weights), (before, others))
     ]
-
-
-def reads(x: Tensor) -> bool:
-    """Whether it costs nothing to look at numbers."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _inner_levels(start: Tensor, end: Tensor) -> int:
-    """On how many levels, from the root, ticks (l) lie within nodes."""
-    both = start | end | (1 << BITS)
-    return BITS + 1 - int((both & -both).min()).bit_length()
-
-
-def _over_nodes(start: Tensor, end: Tensor, shifts: Tensor, lengths: Tensor, areas: bool) -> Tensor:
-    """The weights of the numbers of all levels in the values over nodes (l), without loss: (l, levels, count, 1 or 2).
-
-    On either half of a node both numbers bend the path to parabolas.
-    """
-    length, width = (end - start)[..., None], torch.ones_like(shifts) << shifts
-    middle = start[..., None] + (length >> 1)
-    x = (middle & (width - 1)).to(torch.float64) / width
-    share = torch.where(length < width, length.to(torch.float64) / width, 0.0)
-    side, v = torch.where(x < 0.5, share, -share), torch.minimum(x, 1 - x)
-    root = lengths.sqrt()
-    if not areas:
-        return (side * (root * 2.0**0.5))[..., None, None]
-    bends, odds = root / sqrt(8), root / sqrt(24)
-    first = torch.stack([side * (24 * v - 4) * bends, share * share * (-2 * bends)], -1)
-    second = torch.stack([share * (12 - 48 * v) * odds, share * side * (4 * odds)], -1)
-    return torch.stack([first, second], -2)
 
 
 def _differences(before: Tensor, after: Tensor, same: Tensor, share: Tensor) -> list[Tensor]:
@@ -172,7 +162,7 @@ def _holding(tick: Tensor, shifts: Tensor, ends: int) -> Tensor:
     return ((tick[..., None] - ends) >> shifts) + (1 << (BITS - shifts))
 
 
-def _reached(tick: Tensor, shifts: Tensor, lengths: Tensor, ends: int, bottom: bool, areas: bool) -> Tensor:
+def _reached(tick: Tensor, shifts: Tensor, lengths: Tensor, ends: int, areas: bool) -> Tensor:
     """What numbers of variance 1/2 of those nodes do to W, and to its integral, from their start to a tick.
 
     (l, levels, count, 1 or 2), the integral in units of the span.
@@ -188,10 +178,8 @@ def _reached(tick: Tensor, shifts: Tensor, lengths: Tensor, ends: int, bottom: b
         reached = torch.stack(pairs, -1)
     else:
         reached = (v * (root * 2.0**0.5))[..., None, None]
-    if bottom:
-        last = _within_cells(x[..., -1], lengths[-1], areas)
-        reached = torch.cat([reached[..., :-1, :, :], last[..., None, :, :]], -3)
-    return reached
+    last = _within_cells(x[..., -1], lengths[-1], areas)
+    return torch.cat([reached[..., :-1, :, :], last[..., None, :, :]], -3)
 
 
 def _within_cells(x: Tensor, length: Tensor, areas: bool) -> Tensor:

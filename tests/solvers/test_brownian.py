@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sciml.solvers import PID, Brownian, Euler, Grid, dyadic
+from sciml.solvers import PID, Brownian, Euler, Grid, brownian
 from sciml.solvers.hashed import halved_normals, mixed, signed
 from tests.solvers.systems import DTYPE
 
@@ -203,7 +203,7 @@ def test_increments_scale_with_the_root_of_the_span_and_have_its_derivative():
 def test_path_does_not_wait_for_the_host(by: Any, lanes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
     path, mode = Brownian((4, 3), cells=10, by=by), FakeTensorMode()
     ends = (torch.full(lanes, 0.3, dtype=DTYPE), torch.full(lanes, 0.4, dtype=DTYPE), torch.ones(lanes, dtype=DTYPE))
-    monkeypatch.setattr(dyadic, "reads", lambda x: False)  # as on a GPU
+    monkeypatch.setattr(brownian, "_reads", lambda x: False)  # as on a GPU
     tensors = tuple(map(mode.from_tensor, path.tensors()))
     with mode:
         found = path.increment(tensors, *map(mode.from_tensor, ends))

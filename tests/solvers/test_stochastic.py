@@ -25,7 +25,7 @@ from sciml.solvers import (
     Quadrature,
     StratonovichHeun,
     Tsit5,
-    dyadic,
+    brownian,
 )
 from sciml.solvers.march import March
 from sciml.solvers.state import Const
@@ -349,7 +349,7 @@ def test_step_does_not_wait_for_the_host(stepper: Stochastic, kind: str, monkeyp
     march = March(Linear("diagonal", stepper.calculus), stepper, Grid(n=4), kind, path=path)
     const = Const(t0, t1, torch.linspace(0.25, 1, 4, dtype=DTYPE), ARGS, path.tensors())
     state, mode = march.start(const, y0), FakeTensorMode()
-    monkeypatch.setattr(dyadic, "reads", lambda x: False)  # as on a GPU
+    monkeypatch.setattr(brownian, "_reads", lambda x: False)  # as on a GPU
     fakes = tree_map_only(Tensor, mode.from_tensor, (state, const))
     with mode:
         found = march.advance(*fakes, saves=1)
