@@ -14,6 +14,7 @@ _WHERE = {
     "KdV2D": "kdv",
     "Landmark": "equation",
     "NavierStokes": "navier_stokes",
+    "OrnsteinUhlenbeck": "stochastic",
     "PeriodicPDE": "periodic",
     "Poisson": "elliptic",
     "Problem": "problem",
@@ -21,6 +22,7 @@ _WHERE = {
     "SemilinearHeat": "semilinear_heat",
     "SineGordon": "elliptic",
     "Spiral": "spiral",
+    "StochasticLorenz": "stochastic",
 }
 
 __all__ = sorted(_WHERE)

@@ -178,3 +178,27 @@ def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Te
     panels[2].set(title="density", aspect="equal", xlim=limits[0], ylim=limits[1])
     figure.colorbar(image, ax=panels[2], shrink=0.8)
     return figure
+
+
+def draw_ensembles(ts: Tensor, ys: Tensor, samples: Tensor, names: Sequence[str]) -> Figure:
+    """Each component over time of data (n, t, c), NaN where missing, and of samples (n, t, c) beside them.
+
+    Fifty paths of either, with mean and two deviations of all.
+    """
+    shown = min(len(names), 6)
+    figure = Figure(figsize=(9, 1 + 2 * shown), layout="constrained")
+    panels = figure.subplots(shown, 2, sharex=True, sharey="row", squeeze=False)
+    for c, row in enumerate(panels):
+        for axes, paths in zip(row, (ys[..., c], samples[..., c]), strict=True):
+            mean = paths.nanmean(0)
+            std = (paths - mean).square().nanmean(0).sqrt()
+            axes.plot(ts, paths[:50].T, color="C0", linewidth=0.4, alpha=0.5)
+            axes.plot(ts, mean, color="black")
+            for side in (-2, 2):
+                axes.plot(ts, mean + side * std, "--", color="black", linewidth=1)
+        row[0].set_ylabel(names[c])
+    for axes, title in zip(panels[0], ("data", "samples of the model"), strict=True):
+        axes.set_title(title)
+    for axes in panels[-1]:
+        axes.set_xlabel("t")
+    return figure

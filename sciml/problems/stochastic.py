@@ -1,0 +1,131 @@
+"""Stochastic equations as problems: data whose law is known, and the Lorenz attractor with noise."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from sciml.problems.problem import Problem
+from sciml.solvers.brownian import Brownian
+from sciml.solvers.control import Grid
+from sciml.solvers.solve import Solver, solve
+from sciml.solvers.stochastic_runge_kutta import SRA1
+from sciml.solvers.term import Diffusive, Term
+from sciml.typing import Args
+
+
+class StochasticProblem(Problem, Diffusive):
+    """A stochastic equation of additive noise, solved on equal steps from saved time to saved time.
+
+    A dataclass with a field ``noise_seed``, of which its paths are a function, and ``t1``.
+    """
+
+    noise_type = "additive"
+    steps: ClassVar[int] = 20  # between two saved times
+
+    if TYPE_CHECKING:
+
+        @property
+        def noise_seed(self) -> int:
+            """Seed of the paths; a dataclass field of the problems."""
+            ...
+
+    @property
+    def chunk(self) -> int:
+        """All samples at once, since they are told apart by their number."""
+        return 2**30
+
+    def term(self) -> Term:
+        """The equation itself."""
+        return self
+
+    def solver(self) -> Solver:
+        """SRA1, of strong order 3/2."""
+        return Solver(SRA1(), Grid(n=self.steps))
+
+    def evolve(self, u0: Tensor, ts: Tensor, progress: bool = False) -> Tensor:
+        """Paths (b, t, c) from states u0 (b, c) at t = 0, at equally spaced times (t) of which the first is 0."""
+        gaps = ts.diff()
+        if float(ts[0]) != 0 or not torch.allclose(gaps, gaps[:1].expand_as(gaps)):
+            raise ValueError(f"ts: expected equally spaced times from 0, got {ts.tolist()}")
+        steps = len(gaps) * self.steps
+        solver = Solver(SRA1(), Grid(n=steps), max_steps=steps)
+        path = Brownian(u0.shape, self.noise_seed)
+        saved = solve(self, u0, 0.0, float(ts[-1]), solver, save_at=ts, path=path, progress=progress).ys
+        return saved.transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class OrnsteinUhlenbeck(StochasticProblem):
+    """dy = rate (level - y) dt + strength dW, from normal states of mean 1 and deviation .5.
+
+    Args:
+        rate: of the return to the level.
+        level: the mean in the long run.
+        strength: of the noise.
+        t1: final time.
+        noise_seed: seed of the paths.
+    """
+
+    channels = ("y",)
+
+    rate: float = 1.0
+    level: float = 0.0
+    strength: float = 0.5
+    t1: float = 4.0
+    noise_seed: int = 0
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The return to the level."""
+        return self.rate * (self.level - y)
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
+        """The noise."""
+        return self.strength * dw
+
+    def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Normal states (count, 1)."""
+        return (1 + 0.5 * torch.randn(count, 1, generator=generator, dtype=torch.float64)).to(dtype)
+
+    def moments(self, ts: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the state at times (t), exactly."""
+        decay = (-self.rate * ts).exp()
+        variance = 0.25 * decay**2 + self.strength**2 * (1 - decay**2) / (2 * self.rate)
+        return self.level + (1 - self.level) * decay, variance.sqrt()
+
+
+@dataclass(frozen=True)
+class StochasticLorenz(StochasticProblem):
+    """The Lorenz equations with additive noise, from standard normal states.
+
+    dx = 10 (y - x) dt + s dW, dy = (x (28 - z) - y) dt + s dW, dz = (x y - 8/3 z) dt + s dW.
+
+    Args:
+        strength: s.
+        t1: final time.
+        noise_seed: seed of the paths.
+
+    Reference:
+        X. Li, T.-K. L. Wong, R. T. Q. Chen, D. Duvenaud, Scalable gradients for stochastic differential equations,
+        AISTATS 2020, arXiv:2001.01328, section 7.2.
+    """
+
+    channels = ("x", "y", "z")
+
+    strength: float = 0.15
+    t1: float = 1.0
+    noise_seed: int = 0
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The Lorenz equations."""
+        a, b, c = y.unbind(-1)
+        return torch.stack([10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c], -1)
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
+        """The noise."""
+        return self.strength * dw
+
+    def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal states (count, 3)."""
+        return torch.randn(count, 3, generator=generator, dtype=torch.float64).to(dtype)
