@@ -23,6 +23,7 @@ _WHERE = {
     "SineGordon": "elliptic",
     "Spiral": "spiral",
     "StochasticLorenz": "stochastic",
+    "StochasticSpiral": "stochastic",
 }
 
 __all__ = sorted(_WHERE)

@@ -1,6 +1,6 @@
 """Stochastic equations as problems: data whose law is known, and the Lorenz attractor with noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,13 +10,13 @@ from sciml.problems.problem import Problem
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
 from sciml.solvers.solve import Solver, solve
-from sciml.solvers.stochastic_runge_kutta import SRA1
+from sciml.solvers.stochastic_runge_kutta import SRA1, SRIW1
 from sciml.solvers.term import Diffusive, Term
 from sciml.typing import Args
 
 
 class StochasticProblem(Problem, Diffusive):
-    """A stochastic equation of additive noise, solved on equal steps from saved time to saved time.
+    """An Ito equation of additive or diagonal noise, solved on equal steps from saved time to saved time.
 
     A dataclass with a field ``noise_seed``, of which its paths are a function, and ``t1``.
     """
@@ -41,8 +41,8 @@ class StochasticProblem(Problem, Diffusive):
         return self
 
     def solver(self) -> Solver:
-        """SRA1, of strong order 3/2."""
-        return Solver(SRA1(), Grid(n=self.steps))
+        """A method of strong order 3/2."""
+        return Solver(SRA1() if self.noise_type == "additive" else SRIW1(), Grid(n=self.steps))
 
     def evolve(self, u0: Tensor, ts: Tensor, progress: bool = False) -> Tensor:
         """Paths (b, t, c) from states u0 (b, c) at t = 0, at equally spaced times (t) of which the first is 0."""
@@ -50,7 +50,7 @@ class StochasticProblem(Problem, Diffusive):
         if float(ts[0]) != 0 or not torch.allclose(gaps, gaps[:1].expand_as(gaps)):
             raise ValueError(f"ts: expected equally spaced times from 0, got {ts.tolist()}")
         steps = len(gaps) * self.steps
-        solver = Solver(SRA1(), Grid(n=steps), max_steps=steps)
+        solver = replace(self.solver(), controller=Grid(n=steps), max_steps=steps)
         path = Brownian(u0.shape, self.noise_seed)
         saved = solve(self, u0, 0.0, float(ts[-1]), solver, save_at=ts, path=path, progress=progress).ys
         return saved.transpose(0, 1)
@@ -129,3 +129,45 @@ class StochasticLorenz(StochasticProblem):
     def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal states (count, 3)."""
         return torch.randn(count, 3, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@dataclass(frozen=True)
+class StochasticSpiral(StochasticProblem):
+    """The cubic spiral with multiplicative noise: dy_i = f_i(y) dt + strength y_i dW_i, from (2, 0).
+
+    f(x, y) = (-damping x^3 + turn y^3, -turn x^3 - damping y^3).
+
+    Args:
+        damping: rate of decay.
+        turn: rate of rotation.
+        strength: of the noise.
+        t1: final time.
+        noise_seed: seed of the paths.
+
+    Reference:
+        A. Pal, Y. Ma, V. Shah, C. Rackauckas, Opening the blackbox: accelerating neural differential equations by
+        regularizing internal solver heuristics, ICML 2021, arXiv:2105.03918, section 4.2 (the values are those of
+        there).
+    """
+
+    channels = ("x", "y")
+    noise_type = "diagonal"
+
+    damping: float = 0.1
+    turn: float = 2.0
+    strength: float = 0.2
+    t1: float = 1.0
+    noise_seed: int = 0
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The spiral."""
+        a, b = (y**3).unbind(-1)
+        return torch.stack([self.turn * b - self.damping * a, -self.turn * a - self.damping * b], -1)
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
+        """The noise."""
+        return self.strength * y * dw
+
+    def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The state (2, 0), so many times."""
+        return torch.tensor([2.0, 0.0], dtype=dtype).expand(count, 2).clone()

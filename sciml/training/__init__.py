@@ -12,6 +12,7 @@ _WHERE = {
     "LevenbergMarquardt": "levenberg_marquardt",
     "MetricsLogger": "metrics",
     "NeuralODEModule": "neural_ode",
+    "NeuralSDEModule": "neural_sde",
     "ODEClassifierModule": "neural_ode",
     "OperatorModule": "operator",
     "Muon": "muon",

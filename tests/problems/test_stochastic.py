@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sciml import Solver, solve
-from sciml.problems import OrnsteinUhlenbeck, StochasticLorenz
+from sciml.problems import OrnsteinUhlenbeck, StochasticLorenz, StochasticSpiral
+from sciml.problems.stochastic import StochasticProblem
 from sciml.solvers import Brownian, Grid, ShARK
 
 
@@ -32,8 +33,10 @@ def test_lorenz_is_solved_as_another_method_with_finer_steps_does():
     assert float((found - right).abs().max()) < 2e-3
 
 
-@pytest.mark.parametrize("problem", [OrnsteinUhlenbeck(), StochasticLorenz()], ids=lambda p: type(p).__name__)
-def test_samples_have_paths_by_their_number_and_the_seed(problem: OrnsteinUhlenbeck | StochasticLorenz):
+@pytest.mark.parametrize(
+    "problem", [OrnsteinUhlenbeck(), StochasticLorenz(), StochasticSpiral()], ids=lambda p: type(p).__name__
+)
+def test_samples_have_paths_by_their_number_and_the_seed(problem: StochasticProblem):
     u0 = problem.initial(5, torch.Generator().manual_seed(0))
     u0[1] = u0[0]
     ts = problem.times(4)

@@ -1,0 +1,97 @@
+"""Neural stochastic equations: a drift and a diffusion with weights and a solver, as a map of states and seeds."""
+
+import torch
+from torch import Tensor, nn
+
+from sciml.solvers.brownian import Brownian
+from sciml.solvers.control import PID
+from sciml.solvers.solve import Solver, SolveStats, solve
+from sciml.solvers.stochastic_runge_kutta import SRIW1
+from sciml.solvers.term import Diffusive
+from sciml.typing import Args, Calculus
+
+
+class DiagonalSDE(nn.Module, Diffusive):
+    """dy = drift(t, y) dt + diffusion(y) dW, with a number of W for each of the state.
+
+    Args:
+        drift: maps (t, y) to dy/dt, e.g. `Autonomous` or `TimeDependent`.
+        diffusion: maps states to tensors of their shape, each entry a function of that of the state alone, as
+            `CoordinateDiffusion`: steppers of order 1 and above take it for such.
+        calculus: ``"ito"`` or ``"stratonovich"``.
+    """
+
+    noise_type = "diagonal"
+
+    def __init__(self, drift: nn.Module, diffusion: nn.Module, calculus: Calculus = "ito"):
+        super().__init__()
+        self.rate, self.diffusion, self.calculus = drift, diffusion, calculus
+
+    def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """The drift net."""
+        return self.rate(t, y)
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
+        """The diffusion net times the increment."""
+        return self.diffusion(y) * dw
+
+
+class NeuralSDE(nn.Module):
+    """Paths of a stochastic equation with weights: y0 -> y(t1), or all times, driven by noise of a seed.
+
+    Args:
+        field: the equation, a `Diffusive` module as `DiagonalSDE`.
+        solver: how to integrate; None takes SRIW1 with rtol and atol 1e-2.
+        t1: the final time.
+
+    Attributes:
+        stats: evaluations and steps of the last solve; None before the first.
+
+    Reference:
+        X. Liu, T. Xiao, S. Si, Q. Cao, S. Kumar, C.-J. Hsieh, Neural SDE: stabilizing neural ODE networks with
+        stochastic noise (2019), arXiv:1906.02355.
+
+    Example:
+        >>> import torch
+        >>> from sciml.models import MLP, Autonomous, CoordinateDiffusion, DiagonalSDE, NeuralSDE
+        >>> sde = NeuralSDE(DiagonalSDE(Autonomous(MLP(2, 2)), CoordinateDiffusion(2)))
+        >>> sde(torch.zeros(5, 2), seed=1).shape
+        torch.Size([5, 2])
+    """
+
+    stats: SolveStats | None = None
+
+    def __init__(self, field: nn.Module, solver: Solver | None = None, t1: float = 1.0):
+        super().__init__()
+        if not isinstance(field, Diffusive):
+            raise TypeError(f"field: expected a Diffusive module, as DiagonalSDE, got {type(field).__name__}")
+        self.field, self.solver, self.t1 = field, solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2)), t1
+
+    def forward(self, y0: Tensor, ts: Tensor | None = None, seed: int = 0) -> Tensor:
+        """Solves.
+
+        Args:
+            y0: initial states (b, ..).
+            ts: times to save at, of which the first is that of y0 and the last ends the solve: (t), or with lanes
+                "each" also (b, t).
+            seed: of the noise.
+
+        Returns:
+            The states at t1, (b, ..), or at the given times, (b, t, ..).
+        """
+        each = self.solver.lanes == "each"
+        if ts is not None and ts.ndim != 1 and not (each and ts.ndim == 2):
+            raise ValueError(f"ts: expected times (t), with lanes='each' also (b, t), got shape {tuple(ts.shape)}")
+        t0, t1 = (0.0, self.t1) if ts is None else (ts[..., 0], ts[..., -1])
+        solution = solve(self.field, y0, t0, t1, self.solver, path=Brownian(seed=seed), save_at=ts)
+        self.stats = solution.stats
+        return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
+
+
+def moments(paths: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over paths (b, ..) where the mask is set: (..) each."""
+    there = torch.ones_like(paths) if mask is None else mask.to(paths)
+    count = there.sum(0).clamp_min(1)
+    mean = (paths * there).sum(0) / count
+    variance = ((paths - mean).square() * there).sum(0) / (count - 1).clamp_min(1)
+    return mean, torch.where(variance > 0, variance.clamp_min(torch.finfo(paths.dtype).tiny).sqrt(), 0.0)

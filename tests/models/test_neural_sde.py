@@ -1,0 +1,60 @@
+"""Neural stochastic equations: paths by their seed, gradients, moments, and what is refused."""
+
+import pytest
+import torch
+
+from sciml import Grid, Solver
+from sciml.models import MLP, Autonomous, CoordinateDiffusion, DiagonalSDE, NeuralSDE
+from sciml.models.neural_sde import moments
+from sciml.solvers import PID, SRIW1
+
+
+def model(**options: object) -> NeuralSDE:
+    torch.manual_seed(0)
+    return NeuralSDE(DiagonalSDE(Autonomous(MLP(2, 2, width=8)), CoordinateDiffusion(2, width=4)), **options)
+
+
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_paths_belong_to_their_seed_and_pass_through_the_times(lanes: str):
+    sde, y0, ts = model(solver=Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2), lanes=lanes)), torch.ones(3, 2), [0, 0.3, 1.0]
+    ts = torch.tensor(ts)
+    paths = sde(y0, ts, seed=1)
+    assert paths.shape == (3, 3, 2)
+    assert torch.equal(paths[:, 0], y0)
+    assert torch.equal(sde(y0, ts, seed=1), paths)
+    assert not torch.equal(sde(y0, ts, seed=2), paths)
+    # other stops, other steps of the same path
+    assert torch.allclose(sde(y0, seed=1), paths[:, -1], atol=0.02)
+
+
+def test_gradients_reach_all_parameters():
+    sde = model(solver=Solver(SRIW1(), Grid(n=4)))
+    sde(torch.ones(3, 2), seed=1).square().sum().backward()
+    assert all(bool(p.grad.any()) and bool(p.grad.isfinite().all()) for p in sde.parameters())
+    assert int(sde.stats.accepted) == 4
+
+
+def test_moments_are_those_of_the_paths_that_are_there():
+    paths = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(paths, dtype=torch.bool)
+    mask[4:, 1] = False
+    mean, std = moments(paths.where(mask, 7.0), mask)
+    assert torch.allclose(mean[1], paths[:4, 1].mean(0))
+    assert torch.allclose(std[1], paths[:4, 1].std(0))
+    for found, right in zip(moments(paths), (paths.mean(0), paths.std(0)), strict=True):
+        assert torch.allclose(found, right)
+
+
+def test_deviation_of_equal_paths_is_zero_and_has_a_finite_gradient():
+    paths = torch.ones(3, 2, requires_grad=True)
+    _, std = moments(paths)
+    std.sum().backward()
+    assert not bool(std.any())
+    assert bool(paths.grad.isfinite().all())
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    with pytest.raises(TypeError, match="field: expected a Diffusive module, as DiagonalSDE, got MLP"):
+        NeuralSDE(MLP(2, 2))
+    with pytest.raises(ValueError, match=r"ts: expected times \(t\)"):
+        model()(torch.ones(3, 2), torch.rand(3, 4))

@@ -1,0 +1,19 @@
+import h5py
+import torch
+
+import sciml as library
+from tests.training.conftest import TINY
+
+
+def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
+    fit("run", config=TINY.with_name("neural_sde.yaml"))
+    printed = sciml("test", "run")
+    assert all(name in printed for name in ("test_loss", "test_mean_error", "test_std_error", "test_nfe"))
+    sciml("predict", "run")
+    with h5py.File(tmp_path / "run" / "predictions.h5") as file:
+        assert file["predictions"].shape == (4, 5, 2)
+    sciml("plot", "run")
+    assert {"paths.png", "learning_curve.png"} <= {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    flow = library.load(tmp_path / "run")
+    ts = torch.linspace(0, 1, 5, dtype=torch.float64)
+    assert flow(torch.ones(3, 2), ts, 1).shape == (3, 5, 2)
