@@ -21,7 +21,8 @@ demo: $(READY)  ## train the Burgers FNO and print its test error
 	$(BIN)/sciml fit --config burgers_fno --run $(RUN)
 	$(BIN)/sciml test $(RUN)
 
-test: $(READY)  ## the tests; ARGS="..." goes to pytest
+test: ARGS ?= -n auto --dist worksteal
+test: $(READY)  ## the tests, a process for each core; ARGS="..." goes to pytest instead
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, layers
