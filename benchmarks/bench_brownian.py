@@ -4,7 +4,8 @@ A path over [0, 1] is asked for its increments one step after another, 128 or 10
 is asked for whole, then its first half, then whole again. The tree is the default of a solve, asked as joint lanes ask;
 with rejections its cells are half steps. "each" are lanes that step by themselves, which recompute a path from the
 tree. "Euler" is a solve of an Ornstein-Uhlenbeck process with a drift of our own making (a perceptron of width 64),
-forward and with backward, beside torchsde's `sdeint`. Figures are microseconds per accepted step.
+forward and with backward, beside torchsde's `sdeint`; "compiled" is the same with ``compile="loop"`` and noise by the
+step. Figures are microseconds per accepted step.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ SHAPES, STEPS, REPEATS = ((16, 4), (512, 4)), (128, 100), 11
 
 
 def cases() -> list[str]:
-    kinds = ("increments", "rejected", "each", "Euler", "Euler backward")
+    kinds = ("increments", "rejected", "each", "Euler", "Euler backward", "Euler compiled", "Euler compiled backward")
     return [f"{kind}, {b} x {d}" for kind in kinds for b, d in SHAPES]
 
 
@@ -50,10 +51,12 @@ def pair(kind: str, shape: tuple[int, int], n: int, seed: int) -> tuple[Callable
     if kind.startswith("Euler"):
         process, y0, backward = Process(shape[1]), torch.zeros(shape), kind.endswith("backward")
         ts = torch.tensor([0.0, 1.0])
-        solver = Solver(EulerMaruyama(), Grid(n=n))
+        compiled = "compiled" in kind
+        solver = Solver(EulerMaruyama(), Grid(n=n), compile="loop" if compiled else None)
+        options = {"cells": n, "by": "step"} if compiled else {}
 
         def ours() -> Any:
-            return end(solve(process, y0, 0.0, 1.0, solver, path=Brownian(seed=seed)).ys, backward)
+            return end(solve(process, y0, 0.0, 1.0, solver, path=Brownian(seed=seed, **options)).ys, backward)
 
         def theirs() -> Any:
             return end(torchsde.sdeint(process, y0, ts, dt=1 / n, method="euler")[-1], backward)
