@@ -22,7 +22,8 @@ class Controlled(Diffusive):
 
     and what a start of its own diverges from the prior's is to be taken off too. On a grid the bound is one on the
     evidence of the discrete model where a stepper holds the control over a step, as `EulerMaruyama` and
-    `FractionalHeun` do.
+    `FractionalHeun` do. What a control cannot do within a step, make the noise narrower, is lost, in proportion to the
+    step.
 
     Args:
         term: the uncontrolled equation, on states (b, \*shape).

@@ -106,7 +106,7 @@ class FractionalNoise:
             ValueError: a Hurst index outside of (0, 1).
         """
         expect("hurst", hurst, Real | Tensor, "a number or a tensor")
-        hurst = torch.as_tensor(hurst).to(torch.float64)
+        hurst = torch.as_tensor(hurst, dtype=torch.float64)
         if not bool(((hurst > 0) & (hurst < 1)).all()):
             raise ValueError(f"hurst: expected numbers between 0 and 1, got {hurst.detach().tolist()}")
         a = hurst[..., None] + 0.5
@@ -130,7 +130,7 @@ class FractionalNoise:
     def covariance(self, hurst: Tensor | float, ts: Tensor | Sequence[float]) -> Tensor:
         """The covariance of the approximation between all times ts (n): (..., n, n), float64, differentiable."""
         w = self.weights(hurst)
-        t = torch.as_tensor(ts).to(w)
+        t = torch.as_tensor(ts, dtype=w.dtype, device=w.device)
         rates = self.rates.to(w.device)
         at = lambda s, t: self._products(rates, s, t)  # noqa: E731
         s, zero = t[:, None], torch.zeros_like(t)

@@ -26,7 +26,7 @@ def integral(f: Any, start: float, end: float) -> float:
 
 
 def overlap(kind: str, hurst: float, rate: float, t: float) -> float:
-    """The mean of B(t) (Y(t) - Y(0)), from the kernels of B and Y over Brownian motion; B as the reference scales it."""
+    """The mean of B(t) (Y(t) - Y(0)), from their kernels over Brownian motion; B as the reference scales it."""
     a = hurst - 0.5
     found = integral(lambda u: u**a * math.exp(-rate * u), 0, t)
     if kind == "I":
@@ -195,5 +195,11 @@ def test_mistakes_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             FractionalNoise(**arguments)
-    with pytest.raises(ValueError, match="hurst: expected numbers between 0 and 1, got 1.0"):
+    with pytest.raises(ValueError, match=r"hurst: expected numbers between 0 and 1, got 1\.0"):
         FractionalNoise().weights(1.0)
+
+
+def test_numbers_are_taken_in_double_precision():
+    noise = FractionalNoise()
+    assert torch.equal(noise.weights(0.7), noise.weights(torch.tensor(0.7, dtype=DTYPE)))
+    assert torch.equal(noise.covariance(0.7, [0.3]), noise.covariance(0.7, torch.tensor([0.3], dtype=DTYPE)))
