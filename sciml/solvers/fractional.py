@@ -20,23 +20,20 @@ from sciml.typing import Args, Calculus, NoiseType, Number
 class Fractional(Diffusive):
     r"""dX = f(t, X) dt + g(t, X) dB with fractional Brownian motion B, from a `Diffusive` term with f and g.
 
-    :math:`B = \sum_k \omega_k Y_k`, the `FractionalNoise`, makes it an equation of Brownian motion for X and the
-    processes Y, of which every entry of the noise has K:
+    `FractionalNoise`, the sum of processes :math:`dZ_k = -\gamma_k Z_k\,dt + \omega_k\,dW`, makes it an equation of
+    Brownian motion for X and Z, of which every entry of the noise has K:
 
-    .. math::
+    .. math:: dX = \bigl(f - g \sum_k \gamma_k Z_k\bigr)\,dt + \bigl(\sum_k \omega_k\bigr)\,g\,dW.
 
-        dX = \bigl(f - g \sum_k \omega_k \gamma_k Y_k\bigr)\,dt + \bigl(\sum_k \omega_k\bigr)\,g\,dW, \qquad
-        dY_k = -\gamma_k Y_k\,dt + dW.
-
-    States are (b, n): X flattened, then Y (b, \*noise, K) flattened; `start`, `split` and `join` go between. The first
-    of the solve's ``args`` is `FractionalNoise.coefficients`, through which gradients reach the Hurst index; the term
-    sees the others. The path is ``Brownian((b, *noise))``.
+    States are (b, n): X flattened, then Z (b, \*noise, K) flattened; `start`, `split` and `join` go between. The first
+    of the solve's ``args`` is `FractionalNoise.coefficients`, through which, and through `start`, gradients reach the
+    Hurst index; the term sees the others. The path is ``Brownian((b, *noise))``.
 
     The integral is Stratonovich's. For the approximation Ito's differs by :math:`(\sum_k \omega_k)^2 g'g / 2\,dt`,
     which for H < 1/2 grows without bound with K, so that Ito equations have no limit; for H > 1/2 it vanishes, both
     become Young's integral. A term of Ito calculus is therefore refused, unless its noise is additive.
 
-    `FractionalHeun` integrates Y without a limit on the step. `EulerMaruyama` (additive noise), `EulerHeun` and
+    `FractionalHeun` integrates Z without a limit on the step. `EulerMaruyama` (additive noise), `EulerHeun` and
     `StratonovichHeun` need steps well below one over the largest rate and blow up from twice that on.
 
     Args:
@@ -58,9 +55,9 @@ class Fractional(Diffusive):
         ...         return -y
         ...     def diffuse(self, t, y, dw, args):
         ...         return 0.5 * dw
-        >>> noise, term = FractionalNoise("II", horizon=1.0), Fractional(Relaxing(), shape=(2,), noise=(2,))
-        >>> hurst = torch.tensor(0.7, requires_grad=True)
-        >>> y0, args = term.start(torch.ones(100, 2), noise), (noise.coefficients(hurst, torch.ones(())),)
+        >>> noise, term = FractionalNoise("I", horizon=1.0), Fractional(Relaxing(), shape=(2,), noise=(2,))
+        >>> hurst, x0 = torch.tensor(0.7, requires_grad=True), torch.ones(100, 2)
+        >>> y0, args = term.start(x0, noise, hurst, seed=1), (noise.coefficients(hurst, x0),)
         >>> solver = Solver(FractionalHeun(), Grid(n=50))
         >>> x, _ = term.split(solve(term, y0, 0.0, 1.0, solver, args=args, path=Brownian((100, 2), seed=1)).ys)
         >>> x.shape, torch.autograd.grad(x.var(), hurst)[0].shape
@@ -80,36 +77,41 @@ class Fractional(Diffusive):
         self.noise_type = "general" if term.noise_type == "diagonal" else term.noise_type
 
     def start(
-        self, x: Tensor, noise: FractionalNoise, seed: int = 0, *, samples: Tensor | Sequence[int] | None = None
+        self,
+        x: Tensor,
+        noise: FractionalNoise,
+        hurst: Tensor | float,
+        seed: int = 0,
+        *,
+        samples: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
-        """The state (b, n) at X = x (b, *shape), with Y(0) as `FractionalNoise.start` draws it."""
-        return self.join(x, noise.start((len(x), *self.noise), seed, samples=samples).to(x))
+        """The state (b, n) at X = x (b, *shape), with Z(0) as `FractionalNoise.start` draws it."""
+        return self.join(x, noise.start((len(x), *self.noise), hurst, seed, samples=samples).to(x))
 
     def join(self, x: Tensor, processes: Tensor) -> Tensor:
-        """The state of X (b, *shape) and Y (b, *noise, K)."""
+        """The state of X (b, *shape) and Z (b, *noise, K)."""
         return torch.cat([x.flatten(1), processes.flatten(1)], 1)
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """X (..., *shape) and Y (..., *noise, K) of states (..., n)."""
+        """X (..., *shape) and Z (..., *noise, K) of states (..., n)."""
         size = prod(self.shape)
         x, processes = state[..., :size], state[..., size:]
         return x.unflatten(-1, self.shape), processes.unflatten(-1, (*self.noise, -1))
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
-        """The drift of X, and the slopes of Y."""
+        """The drift of X, and the slopes of Z."""
         x, processes = self.split(y)
-        t, (weights, rates) = time_for(t, x), self.coefficients(processes, args)
+        t, (_, rates) = time_for(t, x), self.coefficients(processes, args)
         slopes = -rates * processes
-        dx = self.term.drift(t, x, args[1:]) + self.term.diffuse(t, x, (weights * slopes).sum(-1), args[1:])
-        return self.join(dx, slopes)
+        return self.join(self.term.drift(t, x, args[1:]) + self.term.diffuse(t, x, slopes.sum(-1), args[1:]), slopes)
 
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
-        """What X gets of dw, and dw in every Y."""
+        """What X and Z get of dw."""
         x, processes = self.split(y)
         weights, _ = self.coefficients(processes, args)
         self.admit(dw, y)
-        rise = self.term.diffuse(time_for(t, x), x, weights.sum(-1) * dw, args[1:])
-        return self.join(rise, dw[..., None].expand_as(processes))
+        rises = weights * dw[..., None]
+        return self.join(self.term.diffuse(time_for(t, x), x, rises.sum(-1), args[1:]), rises)
 
     def coefficients(self, processes: Tensor, args: Args) -> tuple[Tensor, Tensor]:
         """Weights and rates (.., K) of the solve's first argument."""
@@ -133,10 +135,9 @@ class Fractional(Diffusive):
 class FractionalHeun(Stochastic):
     r"""Heun's method for a `Fractional` term, with the relaxation of its Ornstein-Uhlenbeck processes exact.
 
-    Over a step :math:`\Delta Y_k = (e^{-\gamma_k h} - 1) Y_k + (1 - e^{-\gamma_k h}) / (\gamma_k h)\,\Delta W`, what is
-    expected of :math:`\Delta Y_k` given :math:`\Delta W`, and X is integrated by Heun's method along
-    :math:`\Delta B = \sum_k \omega_k \Delta Y_k`. It is stable whatever the rates, and the variance of a process misses
-    :math:`(\gamma_k h)^2 / 12` of itself. Of a `Controlled` fractional term the control is held over a step. Its order
+    Over a step :math:`\Delta Z_k = (e^{-\gamma_k h} - 1) (Z_k - \omega_k \Delta W / (\gamma_k h))`, what is expected of
+    it given :math:`\Delta W`, and X is integrated by Heun's method along :math:`\Delta B = \sum_k \Delta Z_k`. It is
+    stable whatever the rates, and the variance of a process misses :math:`(\gamma_k h)^2 / 12` of itself. Of a `Controlled` fractional term the control is held over a step. Its order
     is 1, strong and weak; without noise 2.
     """
 
@@ -169,8 +170,8 @@ def _rise(term: Fractional, times: tuple[Tensor, Tensor], h: Number, y: Tensor, 
     decay, h = rates * _shaped(h, processes), _shaped(h, x)
     lost = torch.expm1(-decay)
     kept = torch.where(decay > 0, -lost / torch.where(decay > 0, decay, 1.0), 1.0)
-    gain = lost * processes + kept * dw[..., None]
-    along, (t, t1), rest = (weights * gain).sum(-1), (time_for(t, x) for t in times), args[1:]
+    gain = lost * processes + kept * (weights * dw[..., None])
+    along, (t, t1), rest = gain.sum(-1), (time_for(t, x) for t in times), args[1:]
     first = h * term.term.drift(t, x, rest) + term.term.diffuse(t, x, along, rest)
     guess = x + first
     second = h * term.term.drift(t1, guess, rest) + term.term.diffuse(t1, guess, along, rest)

@@ -12,66 +12,76 @@ from torch import Tensor
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.expect import expect
 
-RANGES = {"I": (1e-4, 100.0), "II": (0.02, 100.0)}  # of rates times horizon
+RANGES = {"fitted": (0.02, 100.0), "stationary": (1e-4, 100.0)}  # of rates times horizon
 SPLIT = 4.0  # of rates times horizon: incomplete gamma functions by series below, by a continued fraction above
 TERMS, LEVELS = 40, 40  # of these; both are then exact to round-off
-WORST = 1e15  # condition of the equations for the weights; beyond, their residuals are round-off
+WORST = 1e12  # condition of the equations for the weights; beyond, large ones of both signs cancel
+NODES = 80  # Gauss-Legendre nodes over the horizon; twice as many over the logarithm of the past
+EARLIEST, LATEST = 1e6, 1e-25  # times ago, over the horizon: before, the past is a straight line; after, nothing
+RIDGE = 1e-10  # keeps what processes remember small where their rates lie close together
 SALT = 0x5851F42D4C957F2D  # makes another seed out of that of a driving path
 
 
 @dataclass(frozen=True)
 class FractionalNoise:
-    r"""The Markov approximation of fractional Brownian motion with Hurst index H in (0, 1), for times in [0, T].
+    r"""The Markov approximation of fractional Brownian motion B with Hurst index H in (0, 1), for times in [0, T].
 
-    Y_1, .., Y_K are Ornstein-Uhlenbeck processes of one Brownian motion, :math:`dY_k = -\gamma_k Y_k\,dt + dW`, with
-    rates spaced geometrically. Weights :math:`\omega(H)` make the mean squared error, integrated over [0, T], as small
-    as possible: they solve :math:`A \omega = b`, A the Gram matrix of the processes and b their products with
-    fractional Brownian motion, both in closed form.
+    .. math:: B(t) = \sum_k (Z_k(t) - Z_k(0)), \qquad dZ_k = -\gamma_k Z_k\,dt + \omega_k\,dW:
 
-    - Kind ``"I"`` has stationary increments and unit variance at time 1: the variance of B(t) - B(s) is
-      :math:`|t-s|^{2H}`. It is approximated by :math:`\sum_k \omega_k (Y_k(t) - Y_k(0))` with stationary Y. (The
-      reference leaves out the factor :math:`\sqrt{\Gamma(2H+1) \sin \pi H}` that makes the variance 1.)
-    - Kind ``"II"``, that of Riemann and Liouville, starts anew at 0,
-      :math:`B(t) = \Gamma(H+\frac12)^{-1} \int_0^t (t-s)^{H-1/2}\,dW(s)`, with variance
-      :math:`t^{2H} / (2H\,\Gamma(H+\frac12)^2)`. It is approximated by :math:`\sum_k \omega_k Y_k(t)` with Y(0) = 0.
+    Ornstein-Uhlenbeck processes of one Brownian motion, with rates spaced geometrically. Their weights
+    :math:`\omega(H)` make the mean squared error, integrated over [0, T], as small as possible: they solve
+    :math:`A \omega = b`, A the Gram matrix of the processes and b their products with B, both in closed form.
 
-    For H = 1/2 both are Brownian motion. With the default rates and five terms covariances of kind II are good to
-    0.2 % from H = 0.3 on. Kind I remembers all of the past, which takes slow processes where H is large: there its
-    covariances miss 0.6 % at H = 0.7 and far more above, and want more terms over a wider range.
+    - Kind ``"II"``, that of Riemann and Liouville, starts at 0 without a past, Z(0) = 0:
+      :math:`B(t) = \Gamma(H+\frac12)^{-1} \int_0^t (t-s)^{H-1/2}\,dW(s)`, of variance
+      :math:`t^{2H} / (2H\,\Gamma(H+\frac12)^2)`.
+    - Kind ``"I"`` has stationary increments, the variance of B(t) - B(s) is :math:`|t-s|^{2H}`. It is kind II times
+      :math:`c = \sqrt{\Gamma(2H+1) \sin \pi H}` and what the past adds,
+      :math:`c\,\Gamma(H+\frac12)^{-1} \int_{-\infty}^0 ((t-s)^{H-1/2} - (-s)^{H-1/2})\,dW(s)`, which Z(0) tells.
+      With the past ``"fitted"`` that is its projection in mean square to the span of
+      :math:`e^{-\gamma_k t} - 1`. With ``"stationary"``, the reference's way, Y is in its stationary law and the
+      weights are those of both parts together; five terms then tell little of a long memory.
+
+    For H = 1/2 both kinds are Brownian motion. With five terms over the default range covariances are good to 0.2 % at
+    H = 0.3 and to 0.05 % for H from 0.6 to 0.9; with the stationary past they miss 1.3 % at 0.3 and 18 % at 0.9.
 
     Args:
         kind: ``"I"`` or ``"II"``.
         horizon: T.
         terms: K.
-        slowest: the smallest rate times T; None takes 0.02 for kind II and 1e-4 for kind I.
+        slowest: the smallest rate times T; None takes 0.02, and 1e-4 with a stationary past.
         fastest: the largest rate times T; None takes 100. A step h resolves rates up to about 1 / h.
+        past: ``"fitted"`` or ``"stationary"``, for kind I.
 
     References:
         R. Daems, M. Opper, G. Crevecoeur, T. Birdal, Variational inference for SDEs driven by fractional noise
-        (ICLR 2024), arXiv:2310.12975, section 3; P. Carmona, L. Coutin, Fractional Brownian motion and the Markov
-        property (1998), doi:10.1214/ECP.v3-998.
+        (ICLR 2024), arXiv:2310.12975, section 3, which leaves c out and has the stationary past only; P. Carmona,
+        L. Coutin, Fractional Brownian motion and the Markov property (1998), doi:10.1214/ECP.v3-998.
 
     Example:
         >>> from sciml.solvers import FractionalNoise
-        >>> noise = FractionalNoise("II", horizon=2.0)
+        >>> noise = FractionalNoise("I", horizon=2.0)
         >>> noise.weights(0.7).shape
         torch.Size([5])
-        >>> round(float(noise.covariance(0.5, [1.5])), 3)  # that of Brownian motion
-        1.5
+        >>> round(float(noise.covariance(0.7, [1.5])), 2), round(1.5**1.4, 2)
+        (1.76, 1.76)
     """
 
-    kind: Literal["I", "II"] = "II"
+    kind: Literal["I", "II"] = "I"
     horizon: float = 1.0
     terms: int = 5
     slowest: float | None = None
     fastest: float | None = None
+    past: Literal["fitted", "stationary"] = "fitted"
     rates: Tensor = field(init=False, repr=False, compare=False)
     _gram: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Find what does not depend on the Hurst index."""
-        if self.kind not in RANGES:
+        if self.kind not in ("I", "II"):
             raise ValueError(f"kind: expected 'I' (stationary increments) or 'II' (from 0 on), got {self.kind!r}")
+        if self.past not in RANGES or (self.past, self.kind) == ("stationary", "II"):
+            raise ValueError(f"past: expected 'fitted', or for kind I 'stationary', got {self.past!r}")
         expect("terms", self.terms, Integral, "a whole number")
         if self.terms < 1:
             raise ValueError(f"terms: expected at least one, got {self.terms}")
@@ -82,15 +92,14 @@ class FractionalNoise:
             expect(name, given, Real, "a number")
             if not 0 < given < np.inf:
                 raise ValueError(f"{name}: expected a positive number, got {given}")
-        low, high = (
-            given or usual for given, usual in zip((self.slowest, self.fastest), RANGES[self.kind], strict=True)
-        )
+        usual = RANGES[self.past]
+        low, high = (given or other for given, other in zip((self.slowest, self.fastest), usual, strict=True))
         if low > high or (low == high and self.terms > 1):
             raise ValueError(f"slowest: expected less than the fastest rate {high:g}, got {low:g}")
         x = np.geomspace(low, high, self.terms) if self.terms > 1 else np.array([np.sqrt(low * high)])
         total = x[:, None] + x
         part = _rest(x)
-        gram = (part[:, None] + part if self.kind == "I" else _rest(total)) * self.horizon**2 / total
+        gram = (part[:, None] + part if self._stationary else _rest(total)) * self.horizon**2 / total
         if np.linalg.cond(gram) > WORST:
             raise ValueError(
                 f"terms: {self.terms} rates between {low:g} and {high:g} over the horizon lie too close together for "
@@ -99,21 +108,21 @@ class FractionalNoise:
         object.__setattr__(self, "rates", torch.from_numpy(x / self.horizon))
         object.__setattr__(self, "_gram", torch.from_numpy(gram))
 
+    @property
+    def _stationary(self) -> bool:
+        return self.past == "stationary"
+
     def weights(self, hurst: Tensor | float) -> Tensor:
         """The optimal weights (..., K), float64, as a differentiable function of Hurst indices (...).
 
         Raises:
             ValueError: a Hurst index outside of (0, 1).
         """
-        expect("hurst", hurst, Real | Tensor, "a number or a tensor")
-        hurst = torch.as_tensor(hurst, dtype=torch.float64)
-        if not bool(((hurst > 0) & (hurst < 1)).all()):
-            raise ValueError(f"hurst: expected numbers between 0 and 1, got {hurst.detach().tolist()}")
+        hurst = self._checked(hurst)
         a = hurst[..., None] + 0.5
         x = self.rates.to(hurst.device) * self.horizon
-        right = _product(self.kind, x, a) * (self.horizon / x) ** (a + 1)
-        if self.kind == "I":
-            right = right * ((2 * a).lgamma().exp() * (torch.pi * (a - 0.5)).sin()).sqrt()
+        right = _product(self._stationary, x, a) * (self.horizon / x) ** (a + 1)
+        right = right * self._unit(hurst)[..., None]
         return torch.linalg.solve(self._gram.to(hurst.device).expand(*right.shape, -1), right)
 
     def coefficients(self, hurst: Tensor | float, like: Tensor | None = None) -> Tensor:
@@ -127,48 +136,101 @@ class FractionalNoise:
         both = torch.stack([weights, self.rates.to(weights.device).expand_as(weights)])
         return both if like is None else both.to(like)
 
-    def covariance(self, hurst: Tensor | float, ts: Tensor | Sequence[float]) -> Tensor:
-        """The covariance of the approximation between all times ts (n): (..., n, n), float64, differentiable."""
-        w = self.weights(hurst)
-        t = torch.as_tensor(ts, dtype=w.dtype, device=w.device)
-        rates = self.rates.to(w.device)
-        at = lambda s, t: self._products(rates, s, t)  # noqa: E731
-        s, zero = t[:, None], torch.zeros_like(t)
-        pairs = at(s, t)
-        if self.kind == "I":
-            pairs = pairs - at(s, zero) - at(zero[:, None], t) + at(zero[:, None], zero)
-        return torch.einsum("...i,...j,stij->...st", w, w, pairs)
-
-    def _products(self, rates: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """The mean of Y_i(s) Y_j(t), (*s, K, K)."""
-        s, t = (x[..., None, None] for x in torch.broadcast_tensors(s, t))
-        i, j, shared = rates[:, None], rates, torch.minimum(s, t)
-        found = (-i * (s - shared) - j * (t - shared)).exp()
-        return (found if self.kind == "I" else found * -torch.expm1(-(i + j) * shared)) / (i + j)
-
-    def start(self, shape: Sequence[int], seed: int = 0, *, samples: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Y(0) for noise W of a shape: (*shape, K), float64; zeros, or for kind I a draw from the stationary law.
+    def start(
+        self,
+        shape: Sequence[int],
+        hurst: Tensor | float,
+        seed: int = 0,
+        *,
+        samples: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        """Z(0) for noise W of a shape: (*shape, K), float64; zeros, or for kind I a draw of what the past tells.
 
         Args:
             shape: of W, its first axis the samples.
+            hurst: as for `coefficients`; the draw is a differentiable function of it.
             seed: may be that of the driving path, whose numbers are others.
             samples: a whole number for each sample, as in `Brownian`.
         """
-        shape = (*shape, self.terms)
+        root = self.root(hurst)
         if self.kind == "II":
-            return torch.zeros(shape, dtype=torch.float64)
-        path = Brownian(shape, seed ^ SALT, samples=samples, cells=1, dtype=torch.float64)
-        return path(0.0, 1.0) @ self._root().T
+            return torch.zeros(*shape, self.terms, dtype=torch.float64, device=root.device)
+        path = Brownian((*shape, self.terms), seed ^ SALT, samples=samples, cells=1, dtype=torch.float64)
+        return (root @ path(0.0, 1.0).to(root.device)[..., None])[..., 0]
 
-    def _root(self) -> Tensor:
-        """The Cholesky factor of the stationary covariance 1 / (rate_i + rate_j), a Cauchy matrix, to round-off."""
-        rates = self.rates
-        factor = torch.zeros(self.terms, self.terms, dtype=torch.float64)
-        left = torch.ones_like(rates)
-        for j, rate in enumerate(rates):
-            factor[j:, j] = (left * (2 * rate).sqrt() / (rates + rate))[j:]
-            left = left * (rates - rate) / (rates + rate)
-        return factor
+    def root(self, hurst: Tensor | float) -> Tensor:
+        """L (..., K, K), float64, such that Z(0) = L n with normal numbers n; differentiable."""
+        if self.kind == "II":
+            hurst = self._checked(hurst)
+            return torch.zeros(*hurst.shape, self.terms, self.terms, dtype=torch.float64, device=hurst.device)
+        if self._stationary:
+            weights = self.weights(hurst)
+            return weights[..., None] * _cauchy(self.rates).to(weights.device)
+        hurst = self._checked(hurst)
+        root = _past(self.rates.numpy() * self.horizon, hurst)
+        return root * (self._unit(hurst) * self.horizon**hurst)[..., None, None]
+
+    def covariance(self, hurst: Tensor | float, ts: Tensor | Sequence[float]) -> Tensor:
+        """The covariance of the approximation between all times ts (n): (..., n, n), float64, differentiable."""
+        w, root = self.weights(hurst), self.root(hurst)
+        rates, t = self.rates.to(w.device), torch.as_tensor(ts, dtype=w.dtype, device=w.device)
+        i, j, s, u = rates[:, None], rates, t[:, None, None, None], t[:, None, None]
+        shared = torch.minimum(s, u)
+        pairs = -(-i * (s - shared) - j * (u - shared)).exp() * torch.expm1(-(i + j) * shared) / (i + j)
+        told = torch.expm1(-rates * t[:, None]) @ root
+        return torch.einsum("...i,...j,stij->...st", w, w, pairs) + told @ told.mT
+
+    def _checked(self, hurst: Tensor | float) -> Tensor:
+        expect("hurst", hurst, Real | Tensor, "a number or a tensor")
+        hurst = torch.as_tensor(hurst, dtype=torch.float64)
+        if not bool(((hurst > 0) & (hurst < 1)).all()):
+            raise ValueError(f"hurst: expected numbers between 0 and 1, got {hurst.detach().tolist()}")
+        return hurst
+
+    def _unit(self, hurst: Tensor) -> Tensor:
+        """What kind I is multiplied with to have unit variance at time 1."""
+        if self.kind == "II":
+            return torch.ones_like(hurst)
+        return ((2 * hurst + 1).lgamma().exp() * (torch.pi * hurst).sin()).sqrt()
+
+
+def _cauchy(rates: Tensor) -> Tensor:
+    """The Cholesky factor of the Cauchy matrix 1 / (rate_i + rate_j), Y's stationary covariance, to round-off."""
+    factor, left = torch.zeros(len(rates), len(rates), dtype=rates.dtype), torch.ones_like(rates)
+    for j, rate in enumerate(rates):
+        factor[j:, j] = (left * (2 * rate).sqrt() / (rates + rate))[j:]
+        left = left * (rates - rate) / (rates + rate)
+    return factor
+
+
+def _past(x: np.ndarray, hurst: Tensor) -> Tensor:
+    r"""The root (..., K, K) of the covariance of the past's coefficients, over a horizon of 1.
+
+    They project :math:`((t+v)^a - v^a) / \Gamma(a+1)`, a = H - 1/2, for every v > 0 to the span of
+    :math:`e^{-x_k t} - 1`, t in [0, 1], by Gauss-Legendre nodes in the root of t and in log v. The factor a is left
+    out until the end, so that H = 1/2 is nothing special.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    t, weights = ((nodes + 1) / 2) ** 2, weights * (nodes + 1) / 2
+    basis = np.expm1(-x * t[:, None])
+    gram = (basis.T * weights) @ basis
+    project = np.linalg.solve(gram + RIDGE * np.trace(gram) * np.eye(len(x)), basis.T * weights)
+    nodes, weights = np.polynomial.legendre.leggauss(2 * NODES)
+    low, high = np.log(LATEST), np.log(EARLIEST)
+    v, weights = np.exp((nodes + 1) / 2 * (high - low) + low), weights * (high - low) / 2
+    project, t, v, weights = (torch.from_numpy(array).to(hurst.device) for array in (project, t, v, weights))
+    a = hurst[..., None, None] - 0.5
+    rise = torch.log1p(t[:, None] / v)
+    small = (a * rise).abs() < 0.01  # the next term of the series is then 1e-14 of all
+    safe = torch.where(small, 1.0, a * rise)
+    z = torch.where(small, a * rise, 0.0)
+    slope = torch.where(small, 1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5))), torch.expm1(safe) / safe)
+    known = v**a * rise * slope * (weights * v).sqrt()
+    before = t[:, None] * EARLIEST ** (a - 0.5) / (1 - 2 * a).sqrt()
+    both = project @ torch.cat([known, before.expand(*known.shape[:-1], 1)], -1)
+    root = torch.linalg.qr(both.mT).R.mT
+    root = root * root.detach().diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return root * a / (a + 1).lgamma().exp()
 
 
 def _rest(x: np.ndarray) -> np.ndarray:
@@ -179,12 +241,12 @@ def _rest(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, series, 1 + np.expm1(-x) / x)
 
 
-def _product(kind: str, x: Tensor, a: Tensor) -> Tensor:
-    r"""Integrals over [0, T] of the mean of Y_k B, times :math:`\gamma^{a+1}`, at x = gamma T with a = H + 1/2.
+def _product(stationary: bool, x: Tensor, a: Tensor) -> Tensor:
+    r"""Integrals over [0, T] of the mean of Y_k B / c, times :math:`\gamma^{a+1}`, at x = gamma T with a = H + 1/2.
 
     With P and Q the regularised incomplete gamma functions they are
-    :math:`(x - a) P(a, x) + x^a e^{-x} / \Gamma(a)` of kind II and
-    :math:`2 x + e^{-x} - e^x Q(a, x) - x^a / \Gamma(a + 1)` of kind I.
+    :math:`(x - a) P(a, x) + x^a e^{-x} / \Gamma(a)` without the past and
+    :math:`2 x + e^{-x} - e^x Q(a, x) - x^a / \Gamma(a + 1)` with a stationary one.
     """
     low, high, n = x.clamp_max(SPLIT), x.clamp_min(SPLIT), torch.arange(1, TERMS + 1).to(x)
     terms = (low.log()[:, None] * (a[..., None] + n) - (a[..., None] + n + 1).lgamma()).exp()  # (..., K, n)
@@ -192,7 +254,7 @@ def _product(kind: str, x: Tensor, a: Tensor) -> Tensor:
     for m in range(LEVELS, 0, -1):
         fraction = m * (m - a) / (high + 2 * m + 1 - a - fraction)
     tail = power / (high + 1 - a - fraction)  # e^x Q
-    if kind == "I":
+    if stationary:
         odd = n[2::2]
         even = 2 * (low.log()[:, None] * odd - (odd + 1).lgamma()).exp().sum(-1)  # 2 (sinh x - x)
         small, large = terms.sum(-1) - even, 2 * high + (-high).exp() - tail - power / a

@@ -42,13 +42,13 @@ class Relaxing(Diffusive):
 
 
 def system(noise: FractionalNoise | None, hurst: float) -> tuple[np.ndarray, np.ndarray]:
-    """F and G of dz = F z dt + G dW for z = (X, Y), or for X alone."""
+    """F and G of dz = F z dt + G dW for z = (X, Z), or for X alone."""
     if noise is None:
         return np.array([[-RATE]]), np.array([SIGMA])
     w, rates = noise.weights(hurst).numpy(), noise.rates.numpy()
     f = np.diag(np.concatenate([[-RATE], -rates]))
-    f[0, 1:] = -SIGMA * w * rates
-    return f, np.concatenate([[SIGMA * w.sum()], np.ones(len(w))])
+    f[0, 1:] = -SIGMA * rates
+    return f, np.concatenate([[SIGMA * w.sum()], w])
 
 
 def step(f: np.ndarray, g: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def step(f: np.ndarray, g: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray
 
 
 def evidence(f: np.ndarray, g: np.ndarray) -> float:
-    """Log-density of the data at TS, from X = 0 and Y = 0, by a Kalman filter."""
+    """Log-density of the data at TS, from X = 0 and Z = 0, by a Kalman filter."""
     move, _, gained = step(f, g, 1 / STEPS)  # over longer times Van Loan's method overflows with the fastest rate
     mean, cov, total = np.zeros(len(f)), np.zeros_like(f), 0.0
     for j in range(1, STEPS + 1):
@@ -110,7 +110,7 @@ def bound(
     """The bound of each path."""
     inner = Relaxing() if noise is None else Fractional(Relaxing(), (1,), (1,))
     term, x0 = Controlled(inner, control, noise=(1,)), torch.zeros(options.pop("paths", PATHS), 1, dtype=DTYPE)
-    y0 = term.start(x0 if noise is None else inner.start(x0, noise))
+    y0 = term.start(x0 if noise is None else inner.start(x0, noise, hurst))
     args = () if noise is None else (noise.coefficients(hurst),)
     solver = Solver(stepper, Grid(n=STEPS), lanes=lanes, **options)
     path = Brownian((len(x0), 1), seed=2)

@@ -63,12 +63,15 @@ def free(noise: FractionalNoise, hurst: float) -> tuple[Tensor, ...]:
     return noise.coefficients(hurst), number(0.0), number(1.0)
 
 
-@pytest.mark.parametrize(("kind", "hurst"), [("I", 0.3), ("II", 0.3), ("II", 0.8)])
-def test_paths_have_the_covariance(kind: Any, hurst: float):
+@pytest.mark.parametrize(
+    ("kind", "past", "hurst"),
+    [("I", "fitted", 0.3), ("I", "fitted", 0.8), ("I", "stationary", 0.4), ("II", "fitted", 0.3)],
+)
+def test_paths_have_the_covariance(kind: Any, past: Any, hurst: float):
     """Within 4.5 standard errors of 10,000 paths, and 0.5 % for what steps of 1/100 miss of the fastest process."""
-    noise, count, ts = FractionalNoise(kind), 10_000, [0.1, 0.5, 1.0]
+    noise, count, ts = FractionalNoise(kind, past=past), 10_000, [0.1, 0.5, 1.0]
     term = Fractional(Relaxing(), (1,), (1,))
-    y0 = term.start(torch.zeros(count, 1, dtype=DTYPE), noise, seed=3)
+    y0 = term.start(torch.zeros(count, 1, dtype=DTYPE), noise, hurst, seed=3)
     solver, options = Solver(FractionalHeun(), Grid(n=100)), {"path": Brownian((count, 1), seed=3), "save_at": ts}
     ys = solve(term, y0, 0.0, 1.0, solver, args=free(noise, hurst), **options).ys
     x = term.split(ys)[0][..., 0]
@@ -86,13 +89,13 @@ def test_rates_beyond_the_step_are_stable(noise_type: str, kind: Any):
     term, y0 = Fractional(Growing(noise_type), (3, 2)), torch.ones(40, 3, 2, dtype=DTYPE)
     path, args = Brownian((40, *shape), seed=1), (noise.coefficients(0.6),)
     solver = Solver(FractionalHeun(), Grid(n=50), lanes=kind)
-    end = solve(term, term.start(y0, noise), 0.0, 1.0, solver, args=args, path=path).ys
+    end = solve(term, term.start(y0, noise, 0.6), 0.0, 1.0, solver, args=args, path=path).ys
     x, processes = term.split(end)
-    b = (noise.weights(0.6) * processes).sum(-1)
+    b = processes.sum(-1)
     right = torch.exp(math.sin(1.0) + (b[:, None] if noise_type == "scalar" else b))
     assert float((x / right - 1).abs().max()) < 0.02
     blown = Solver(EulerHeun(), Grid(n=50), lanes=kind)
-    wild = solve(term, term.start(y0, noise), 0.0, 1.0, blown, args=args, path=path, throw=False).ys
+    wild = solve(term, term.start(y0, noise, 0.6), 0.0, 1.0, blown, args=args, path=path, throw=False).ys
     assert not float(wild.abs().max()) < 1e6
 
 
@@ -106,7 +109,7 @@ def test_strong_order_against_the_finest_steps(stepper: Stochastic):
     inner = Relaxing() if isinstance(stepper, EulerMaruyama) else Growing()
     term, y0 = Fractional(inner, (2,), (2,)), torch.ones(count, 2, dtype=DTYPE)
     args = (noise.coefficients(0.4), number(2.0), number(0.5))
-    start, path = term.start(y0, noise), Brownian((count, 2), seed=5, cells=2048, dtype=DTYPE)
+    start, path = term.start(y0, noise, 0.4), Brownian((count, 2), seed=5, cells=2048, dtype=DTYPE)
     ends = [
         term.split(solve(term, start, 0.0, 1.0, Solver(method, Grid(n=n)), args=args, path=path).ys)[0]
         for method, n in (*itertools.product([stepper], steps), (FractionalHeun(), 2048))
@@ -117,10 +120,10 @@ def test_strong_order_against_the_finest_steps(stepper: Stochastic):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stepper", STEPPERS[:2], ids=lambda s: type(s).__name__)
-def test_gradients_are_those_of_differences(stepper: Stochastic, kind: Any):
+@pytest.mark.parametrize(("stepper", "past"), [(STEPPERS[0], "fitted"), (STEPPERS[1], "stationary")], ids=str)
+def test_gradients_are_those_of_differences(stepper: Stochastic, past: Any, kind: Any):
     """To the Hurst index, the state and the times, through the graph and by replay; the noise's start included."""
-    noise = FractionalNoise("I", 1.0, 4, 0.05, 20.0)
+    noise = FractionalNoise("I", 1.0, 4, 0.05, 20.0, past)
     term, path = Fractional(Growing(), (2,)), Brownian((3, 2), seed=2)
     lanes = (3,) if kind == "each" else ()
     inputs = [number(0.4), torch.tensor([[1.0, 0.5]] * 3, dtype=DTYPE), torch.full(lanes, 1.2, dtype=DTYPE)]
@@ -128,7 +131,7 @@ def test_gradients_are_those_of_differences(stepper: Stochastic, kind: Any):
     def loss(adjoint: Discrete, hurst: Tensor, x: Tensor, t1: Tensor) -> Tensor:
         solver = Solver(stepper, Grid(n=16), adjoint, lanes=kind)
         args = (noise.coefficients(hurst),)
-        x, _ = term.split(solve(term, term.start(x, noise, 7), 0.0, t1, solver, args=args, path=path).ys)
+        x, _ = term.split(solve(term, term.start(x, noise, hurst, 7), 0.0, t1, solver, args=args, path=path).ys)
         return (x * torch.arange(1, 7, dtype=DTYPE).reshape(3, 2)).sin().sum()
 
     found = []
@@ -144,12 +147,12 @@ def test_gradients_are_those_of_differences(stepper: Stochastic, kind: Any):
 
 
 def test_entries_can_have_hurst_indices_of_their_own():
-    noise = FractionalNoise("II")
+    noise = FractionalNoise("I")
     term, path = Fractional(Relaxing(), (2,), (2,)), Brownian((5, 2), seed=1)
     y0, solver = torch.zeros(5, 2, dtype=DTYPE), Solver(FractionalHeun(), Grid(n=20))
     hursts = [0.3, 0.8]
     both, *one = (
-        term.split(solve(term, term.start(y0, noise), 0.0, 1.0, solver, args=free(noise, h), path=path).ys)[0]
+        term.split(solve(term, term.start(y0, noise, h), 0.0, 1.0, solver, args=free(noise, h), path=path).ys)[0]
         for h in (torch.tensor(hursts), *hursts)
     )
     for i, x in enumerate(one):
@@ -165,7 +168,7 @@ def test_compiled_march_is_the_eager_one(kind: Any):
         hurst = number(0.7).requires_grad_()
         solver = Solver(FractionalHeun(), Grid(n=16), lanes=kind, compile=compiled)
         args = (noise.coefficients(hurst),)
-        end = solve(term, term.start(y0, noise), 0.0, 1.0, solver, args=args, path=path).ys
+        end = solve(term, term.start(y0, noise, hurst), 0.0, 1.0, solver, args=args, path=path).ys
         ends.append((end, *torch.autograd.grad(end.sum(), hurst)))
     for eager, compiled in zip(*ends, strict=True):
         assert torch.allclose(eager, compiled, rtol=1e-9, atol=1e-12)
@@ -174,7 +177,7 @@ def test_compiled_march_is_the_eager_one(kind: Any):
 def refused(message: str, **options: Any) -> None:
     noise = FractionalNoise("II")
     term = Fractional(Relaxing(), (2,), (2,))
-    given = {"term": term, "y0": term.start(torch.zeros(3, 2, dtype=DTYPE), noise), "args": free(noise, 0.4)}
+    given = {"term": term, "y0": term.start(torch.zeros(3, 2, dtype=DTYPE), noise, 0.4), "args": free(noise, 0.4)}
     given |= {"t0": 0.0, "t1": 1.0, "solver": Solver(FractionalHeun(), Grid(n=8)), "path": Brownian((3, 2))}
     with pytest.raises(ValueError, match=message):
         solve(**(given | options))
