@@ -137,8 +137,8 @@ class FractionalHeun(Stochastic):
 
     Over a step :math:`\Delta Z_k = (e^{-\gamma_k h} - 1) (Z_k - \omega_k \Delta W / (\gamma_k h))`, what is expected of
     it given :math:`\Delta W`, and X is integrated by Heun's method along :math:`\Delta B = \sum_k \Delta Z_k`. It is
-    stable whatever the rates, and the variance of a process misses :math:`(\gamma_k h)^2 / 12` of itself. Of a `Controlled` fractional term the control is held over a step. Its order
-    is 1, strong and weak; without noise 2.
+    stable whatever the rates, and the variance of a process misses :math:`(\gamma_k h)^2 / 12` of itself. Its order is
+    1, strong and weak; without noise 2. Of a `Controlled` fractional term the control is held over a step.
     """
 
     evaluations: ClassVar[int] = 2

@@ -12,7 +12,8 @@ from torch import Tensor
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.expect import expect
 
-RANGES = {"fitted": (0.02, 100.0), "stationary": (1e-4, 100.0)}  # of rates times horizon
+SLOWEST = {"fitted": 0.02, "stationary": 1e-4}  # rate times horizon
+FASTEST, WIDER = 100.0, 10 ** (1 / 3)  # of five terms, and for each one more
 SPLIT = 4.0  # of rates times horizon: incomplete gamma functions by series below, by a continued fraction above
 TERMS, LEVELS = 40, 40  # of these; both are then exact to round-off
 WORST = 1e12  # condition of the equations for the weights; beyond, large ones of both signs cancel
@@ -42,7 +43,7 @@ class FractionalNoise:
       :math:`e^{-\gamma_k t} - 1`. With ``"stationary"``, the reference's way, Y is in its stationary law and the
       weights are those of both parts together; five terms then tell little of a long memory.
 
-    For H = 1/2 both kinds are Brownian motion. With five terms over the default range covariances are good to 0.2 % at
+    For H = 1/2 both kinds are Brownian motion. With five terms covariances are good to 0.2 % at
     H = 0.3 and to 0.05 % for H from 0.6 to 0.9; with the stationary past they miss 1.3 % at 0.3 and 18 % at 0.9.
 
     Args:
@@ -50,7 +51,7 @@ class FractionalNoise:
         horizon: T.
         terms: K.
         slowest: the smallest rate times T; None takes 0.02, and 1e-4 with a stationary past.
-        fastest: the largest rate times T; None takes 100. A step h resolves rates up to about 1 / h.
+        fastest: the largest rate times T; None takes 100 for five terms, and ten times more for every three terms more.
         past: ``"fitted"`` or ``"stationary"``, for kind I.
 
     References:
@@ -80,7 +81,7 @@ class FractionalNoise:
         """Find what does not depend on the Hurst index."""
         if self.kind not in ("I", "II"):
             raise ValueError(f"kind: expected 'I' (stationary increments) or 'II' (from 0 on), got {self.kind!r}")
-        if self.past not in RANGES or (self.past, self.kind) == ("stationary", "II"):
+        if self.past not in SLOWEST or (self.past, self.kind) == ("stationary", "II"):
             raise ValueError(f"past: expected 'fitted', or for kind I 'stationary', got {self.past!r}")
         expect("terms", self.terms, Integral, "a whole number")
         if self.terms < 1:
@@ -92,7 +93,7 @@ class FractionalNoise:
             expect(name, given, Real, "a number")
             if not 0 < given < np.inf:
                 raise ValueError(f"{name}: expected a positive number, got {given}")
-        usual = RANGES[self.past]
+        usual = SLOWEST[self.past], FASTEST * WIDER ** (self.terms - 5)
         low, high = (given or other for given, other in zip((self.slowest, self.fastest), usual, strict=True))
         if low > high or (low == high and self.terms > 1):
             raise ValueError(f"slowest: expected less than the fastest rate {high:g}, got {low:g}")
