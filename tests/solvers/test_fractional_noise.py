@@ -210,7 +210,7 @@ def test_mistakes_are_named():
         ("past: expected 'fitted', or for kind I 'stationary'", {"kind": "II", "past": "stationary"}),
         ("horizon: expected a positive number", {"horizon": -1.0}),
         ("slowest: expected less than the fastest rate 100, got 200", {"slowest": 200.0}),
-        ("terms: 8 rates between 0.02 and 100 over the horizon lie too close", {"terms": 8}),
+        ("terms: 8 rates between 0.02 and 100 over the horizon lie too close", {"terms": 8, "fastest": 100.0}),
     ):
         with pytest.raises(ValueError, match=message):
             FractionalNoise(**arguments)
