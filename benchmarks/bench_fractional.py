@@ -210,7 +210,7 @@ def compared(evidence: float, value: Tensor) -> dict[str, float | str]:
 
 
 def learned(hurst: float, seed: int) -> dict[str, float | str]:
-    """A perceptron of time and state, 1000 steps of Adam on 64 paths each."""
+    """A perceptron of time and state, 300 steps of Adam on 64 paths each."""
     noise, data = FractionalNoise("II"), observed(hurst, 1, 4, 0.2, seed)
     model, torch_seed = Model(noise, hurst, 100, data, 0.2), torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)).double()
@@ -220,8 +220,8 @@ def learned(hurst: float, seed: int) -> dict[str, float | str]:
         phase = 8 * math.pi * t
         return net(torch.cat([y, phase.sin().expand(len(y), 1), t.expand(len(y), 1)], 1))
 
-    began, steps = time.process_time(), 1000
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    began, steps = time.process_time(), 300
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for step in range(steps):
         optimiser.zero_grad()

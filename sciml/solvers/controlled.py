@@ -66,7 +66,7 @@ class Controlled(Diffusive):
             raise TypeError(f"control: expected a callable (t, y, args), got {type(control).__name__}")
         self.term, self.control = term, control
         self.shape = None if shape is None else tuple(shape)
-        self.noise = noise_shape(term, self.shape, noise)
+        self.noise_shape = shape_of_noise(term, self.shape, noise)
         self.calculus = term.calculus
         self.noise_type = "general" if term.noise_type == "diagonal" else term.noise_type
 
@@ -78,11 +78,14 @@ class Controlled(Diffusive):
     def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """The term's states (..., *shape) and the divergences (...) of states (..., n + 1)."""
         y = state[..., :-1]
-        return y if self.shape is None else y.unflatten(-1, self.shape), state[..., -1]
+        return y if self.shape is None else y.reshape(*y.shape[:-1], *self.shape), state[..., -1]
 
     def controls(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The control at the term's state, refused where it has not the shape of the noise."""
-        u, expected = self.control(t, y, args), (y.shape[0], *(y.shape[1:] if self.noise is None else self.noise))
+        u, expected = (
+            self.control(t, y, args),
+            (y.shape[0], *(y.shape[1:] if self.noise_shape is None else self.noise_shape)),
+        )
         if tuple(u.shape) != expected:
             raise ValueError(f"control: expected values of the noise's shape {expected}, got {tuple(u.shape)}")
         return u
@@ -112,13 +115,15 @@ def time_for(t: Tensor, y: Tensor) -> Tensor:
     return t.reshape(t.shape[:1] + (1,) * (y.ndim - 1)) if t.ndim else t
 
 
-def noise_shape(term: Diffusive, shape: tuple[int, ...] | None, noise: Sequence[int] | None) -> tuple[int, ...] | None:
+def shape_of_noise(
+    term: Diffusive, shape: tuple[int, ...] | None, noise: Sequence[int] | None
+) -> tuple[int, ...] | None:
     """The shape of a sample of W; None for one of the state's shape, whatever that is."""
     if noise is not None:
         if term.noise_type == "scalar" and prod(noise) != 1:
             raise ValueError(f"noise: scalar noise is one number for each sample, got {tuple(noise)}")
         return tuple(noise)
-    own = getattr(term, "noise", None)
+    own = getattr(term, "noise_shape", None)
     if own is not None:
         return own
     if term.noise_type == "scalar":

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers.controlled import Controlled, noise_shape, rate, time_for
+from sciml.solvers.controlled import Controlled, rate, shape_of_noise, time_for
 from sciml.solvers.expect import expect
 from sciml.solvers.fractional_noise import FractionalNoise
 from sciml.solvers.stepper import Field, Interval
@@ -72,7 +72,7 @@ class Fractional(Diffusive):
                 f"{term.calculus}; Ito's correction has no limit for H < 1/2 and is none for H > 1/2"
             )
         self.term, self.shape = term, tuple(shape)
-        self.noise: tuple[int, ...] = noise_shape(term, self.shape, noise) or ()
+        self.noise_shape: tuple[int, ...] = shape_of_noise(term, self.shape, noise) or ()
         self.calculus = "stratonovich"
         self.noise_type = "general" if term.noise_type == "diagonal" else term.noise_type
 
@@ -86,7 +86,7 @@ class Fractional(Diffusive):
         samples: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
         """The state (b, n) at X = x (b, *shape), with Z(0) as `FractionalNoise.start` draws it."""
-        return self.join(x, noise.start((len(x), *self.noise), hurst, seed, samples=samples).to(x))
+        return self.join(x, noise.start((len(x), *self.noise_shape), hurst, seed, samples=samples).to(x))
 
     def join(self, x: Tensor, processes: Tensor) -> Tensor:
         """The state of X (b, *shape) and Z (b, *noise, K)."""
@@ -96,7 +96,8 @@ class Fractional(Diffusive):
         """X (..., *shape) and Z (..., *noise, K) of states (..., n)."""
         size = prod(self.shape)
         x, processes = state[..., :size], state[..., size:]
-        return x.unflatten(-1, self.shape), processes.unflatten(-1, (*self.noise, -1))
+        lead, terms = state.shape[:-1], processes.shape[-1] // max(1, prod(self.noise_shape))
+        return x.reshape(*lead, *self.shape), processes.reshape(*lead, *self.noise_shape, terms)
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The drift of X, and the slopes of Z."""
@@ -126,7 +127,7 @@ class Fractional(Diffusive):
 
     def admit(self, dw: Tensor, y: Tensor) -> None:
         """Refuse increments of another shape than that of the noise."""
-        expected = (len(y), *self.noise)
+        expected = (len(y), *self.noise_shape)
         if tuple(dw.shape) != expected:
             raise ValueError(f"path: expected one of the noise's shape, Brownian({expected}), got {tuple(dw.shape)}")
 

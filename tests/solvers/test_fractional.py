@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sciml import Discrete, Solver, solve
 from sciml.solvers import (
     Brownian,
+    Controlled,
     Diffusive,
     EulerHeun,
     EulerMaruyama,
@@ -21,6 +24,8 @@ from sciml.solvers import (
     Grid,
     StratonovichHeun,
 )
+from sciml.solvers.march import March
+from sciml.solvers.state import Const
 from sciml.solvers.stochastic import Stochastic
 
 DTYPE = torch.float64
@@ -159,6 +164,21 @@ def test_entries_can_have_hurst_indices_of_their_own():
         assert torch.allclose(both[:, i], x[:, i], rtol=1e-6, atol=0)  # of a Hurst index in float32
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_any_shape_and_number(shape: tuple[int, ...], kind: Any):
+    """Of single precision, and none at all; X is exp(sin t + B) of its entry, to what 200 steps leave."""
+    noise, term = FractionalNoise("I"), Fractional(Growing(), shape)
+    for count in (4, 0):
+        start = term.start(torch.ones(count, *shape), noise, 0.6)
+        solver, path = Solver(FractionalHeun(), Grid(n=200), lanes=kind), Brownian((count, *shape), seed=3)
+        end = solve(term, start, 0.0, 1.0, solver, args=(noise.coefficients(0.6, start),), path=path).ys
+        (x, processes), (_, before) = term.split(end), term.split(start)
+        assert x.shape == (count, *shape)
+        right = (math.sin(1.0) + (processes - before).sum(-1)).exp()
+        assert torch.allclose(x, right, rtol=0.01, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_march_is_the_eager_one(kind: Any):
@@ -198,3 +218,20 @@ def test_mistakes_are_named():
         Fractional(Relaxing(), (2,))
     with pytest.raises(ValueError, match=r"noise: scalar noise is one number for each sample, got \(2,\)"):
         Fractional(Growing("scalar"), (2,), (2,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_does_not_wait_for_the_host(kind: Any):
+    noise, y0, lanes = FractionalNoise("I"), torch.ones(3, 2, dtype=DTYPE), (3,) if kind == "each" else ()
+    term = Controlled(Fractional(Growing(), (2,)), lambda t, y, args: y[:, :2] * t)
+    start, solver = term.start(term.term.start(y0, noise, 0.6)), Solver(FractionalHeun(), Grid(n=4))
+    t0, t1 = torch.zeros(lanes, dtype=DTYPE), torch.ones(lanes, dtype=DTYPE)
+    path = Brownian((3, 2)).within(solver.stepper, solver.controller, t0, t1, start, kind)
+    march = March(term, solver.stepper, solver.controller, kind, path=path)
+    const = Const(t0, t1, torch.linspace(0.25, 1, 4, dtype=DTYPE), (noise.coefficients(0.6),), path.tensors())
+    state, mode = march.start(const, start), FakeTensorMode()
+    fakes = tree_map_only(Tensor, mode.from_tensor, (state, const))
+    with mode:
+        found = march.advance(*fakes, saves=1)
+    right = march.advance(state, const, saves=1)
+    assert [(x.shape, x.dtype) for x in tree_leaves(found)] == [(x.shape, x.dtype) for x in tree_leaves(right)]
