@@ -72,8 +72,8 @@ class Controlled(Diffusive):
 
     def start(self, y: Tensor) -> Tensor:
         """The state (b, n + 1) at the term's state y (b, ...), with nothing diverged yet."""
-        y = y.flatten(1)
-        return torch.cat([y, torch.zeros_like(y[:, :1])], 1)
+        y = flat(y)
+        return torch.cat([y, torch.zeros(len(y), 1, dtype=y.dtype, device=y.device)], 1)
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """The term's states (..., *shape) and the divergences (...) of states (..., n + 1)."""
@@ -82,10 +82,8 @@ class Controlled(Diffusive):
 
     def controls(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The control at the term's state, refused where it has not the shape of the noise."""
-        u, expected = (
-            self.control(t, y, args),
-            (y.shape[0], *(y.shape[1:] if self.noise_shape is None else self.noise_shape)),
-        )
+        u, sample = self.control(t, y, args), y.shape[1:] if self.noise_shape is None else self.noise_shape
+        expected = (len(y), *sample)
         if tuple(u.shape) != expected:
             raise ValueError(f"control: expected values of the noise's shape {expected}, got {tuple(u.shape)}")
         return u
@@ -96,18 +94,23 @@ class Controlled(Diffusive):
         t = time_for(t, y)
         u = self.controls(t, y, args)
         dy = self.term.drift(t, y, args) + self.term.diffuse(t, y, u, args)
-        return torch.cat([dy.flatten(1), rate(u)], 1)
+        return torch.cat([flat(dy), rate(u)], 1)
 
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
         """G dw, which leaves the divergence alone."""
         y, _ = self.split(y)
-        rise = self.term.diffuse(time_for(t, y), y, dw, args).flatten(1)
+        rise = flat(self.term.diffuse(time_for(t, y), y, dw, args))
         return torch.cat([rise, torch.zeros_like(rise[:, :1])], 1)
 
 
 def rate(u: Tensor) -> Tensor:
     """|u|^2 / 2 of each sample, (b, 1)."""
-    return 0.5 * u.flatten(1).square().sum(1, keepdim=True)
+    return 0.5 * flat(u).square().sum(1, keepdim=True)
+
+
+def flat(y: Tensor) -> Tensor:
+    """States (b, ...) as (b, n)."""
+    return y.flatten(1) if y.ndim > 1 else y[:, None]
 
 
 def time_for(t: Tensor, y: Tensor) -> Tensor:

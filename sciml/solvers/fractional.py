@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers.controlled import Controlled, rate, shape_of_noise, time_for
+from sciml.solvers.controlled import Controlled, flat, rate, shape_of_noise, time_for
 from sciml.solvers.expect import expect
 from sciml.solvers.fractional_noise import FractionalNoise
 from sciml.solvers.stepper import Field, Interval
@@ -90,7 +90,7 @@ class Fractional(Diffusive):
 
     def join(self, x: Tensor, processes: Tensor) -> Tensor:
         """The state of X (b, *shape) and Z (b, *noise, K)."""
-        return torch.cat([x.flatten(1), processes.flatten(1)], 1)
+        return torch.cat([flat(x), flat(processes)], 1)
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """X (..., *shape) and Z (..., *noise, K) of states (..., n)."""
