@@ -17,6 +17,7 @@ _HOMES = {
     "backsolve": ("Backsolve",),
     "brownian": ("Brownian",),
     "control": ("PID", "Controller", "Grid"),
+    "controlled": ("Controlled",),
     "event": ("Crossings", "Event"),
     "explicit": (
         "RK4",
@@ -33,6 +34,8 @@ _HOMES = {
     ),
     "exponential": ("ETDRK2", "ETDRK4"),
     "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
+    "fractional": ("Fractional", "FractionalHeun"),
+    "fractional_noise": ("FractionalNoise",),
     "implicit": (
         "SDIRK2",
         "TRBDF2",
