@@ -17,6 +17,7 @@ _HOMES = {
     "backsolve": ("Backsolve",),
     "brownian": ("Brownian",),
     "control": ("PID", "Controller", "Grid"),
+    "diffusion": ("MatrixDiffusive",),
     "event": ("Crossings", "Event"),
     "explicit": (
         "RK4",
@@ -33,6 +34,7 @@ _HOMES = {
     ),
     "exponential": ("ETDRK2", "ETDRK4"),
     "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
+    "given": ("Given",),
     "implicit": (
         "SDIRK2",
         "TRBDF2",
@@ -55,8 +57,10 @@ _HOMES = {
     "path": ("Path",),
     "reversible": ("ReversibleHeun",),
     "rosenbrock": ("Rodas5P",),
+    "srk": ("SRK",),
     "stepper": ("Stepper",),
     "stochastic": ("EulerHeun", "EulerMaruyama", "Milstein", "StratonovichHeun"),
+    "stratonovich": ("StratonovichMidpoint", "StratonovichMilstein", "StratonovichReversibleHeun"),
     "symplectic": ("VelocityVerlet", "Yoshida4"),
     "taylor": ("Taylor",),
     "term": ("Diffusive", "Semilinear", "Separable", "Term"),

@@ -1,0 +1,74 @@
+"""Stochastic equations whose diffusion is at hand as a tensor, not only as its product with an increment."""
+
+from abc import abstractmethod
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.stepper import Field
+from sciml.solvers.term import Diffusive
+from sciml.typing import Args, Number
+
+
+class MatrixDiffusive(Diffusive):
+    """dy = f(t, y) dt + g(t, y) dW with g itself, which steppers and conversions evaluate once where they need it twice.
+
+    Of diagonal noise g has y's shape, like W; of other noise it is (*y.shape, m) with W (b, m).
+
+    Example:
+        >>> import torch
+        >>> from sciml import Solver, solve
+        >>> from sciml.solvers import Brownian, EulerMaruyama, Grid, MatrixDiffusive
+        >>> class Mixed(MatrixDiffusive):
+        ...     noise_type = "general"
+        ...     def drift(self, t, y, args):
+        ...         return -y
+        ...     def diffusion(self, t, y, args):
+        ...         return y[..., None] * args[0]
+        >>> mix, solver = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]), Solver(EulerMaruyama(), Grid(n=100))
+        >>> solve(Mixed(), torch.ones(7, 2), 0.0, 1.0, solver, args=(mix,), path=Brownian((7, 3))).ys.shape
+        torch.Size([7, 2])
+    """
+
+    @abstractmethod
+    def diffusion(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
+        """g(t, y); arguments as those of `drift`."""
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
+        """The product g(t, y) dw."""
+        return self.product(self.diffusion(t, y, args), dw)
+
+    def product(self, g: Tensor, dw: Tensor) -> Tensor:
+        """The product of a diffusion and an increment."""
+        return g * dw if self.noise_type == "diagonal" else applied(g, dw)
+
+
+def applied(g: Tensor, dw: Tensor) -> Tensor:
+    """The product of matrices (b, .., m) and vectors (b, m)."""
+    return (g.flatten(dw.ndim - 1, -2) @ dw[..., None]).reshape(g.shape[:-1])
+
+
+def column(field: Field, t: Tensor, y: Tensor) -> Tensor:
+    """g of y's shape, of diagonal or scalar noise."""
+    term = field.term
+    if term.noise_type == "diagonal":
+        if isinstance(term, MatrixDiffusive):
+            return term.diffusion(t, y, field.args)
+        return field.diffused(t, y, torch.ones_like(y))
+    if isinstance(term, MatrixDiffusive):
+        return term.diffusion(t, y, field.args)[..., 0]
+    return field.diffused(t, y, y.new_ones(y.shape[:1] + (1,) * (y.ndim - 1)))
+
+
+def along(dw: Tensor, y: Tensor) -> Tensor:
+    """An increment of diagonal or scalar noise, so that it multiplies a `column`."""
+    return dw if dw.ndim == y.ndim else dw.reshape(dw.shape[:1] + (1,) * (y.ndim - 1))
+
+
+def with_root(h: Number, dw: Tensor) -> tuple[Number, Number]:
+    """Step sizes shaped for an increment, and their roots, which are 1 for steps of no length."""
+    if isinstance(h, float):
+        return h, sqrt(h) if h else 1.0
+    h = h.reshape(h.shape[:1] + (1,) * (dw.ndim - 1)) if h.numel() > 1 else h.reshape(())
+    return h, torch.where(h > 0, h, 1.0).sqrt()
