@@ -1,7 +1,7 @@
 """What a stepper is: one step of a method, as a pure function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -66,6 +66,10 @@ class Field(NamedTuple):
         """The drift at float64 times t (l), refused where it does not fit the state."""
         dy = self(self.clock(t, y), y)
         return self.fitting(dy, y)
+
+    def once(self, function: "Callable[[Field, Tensor, Tensor], tuple[Tensor, ...]]", t: Tensor, y: Tensor) -> Any:
+        """``function(field, t, y)``, tensors that a step evaluates once, which a backward pass may know already."""
+        return function(self, t, y)
 
     def remainder(self, t: Tensor, y: Tensor) -> Tensor:
         """N(t, y) of a semilinear term; refused where it does not fit the state."""

@@ -95,13 +95,18 @@ class StratonovichReversibleHeun(Stochastic):
         t0, t1 = (field.clock(at, y) for at in (interval.t, interval.t + interval.h))
         before = h * f0 + _moved(field, t0, z0, g0, dx)
         z1 = 2 * y - z0 + before
-        f1, g1 = field(t1, z1), _known(field, t1, z1)
+        f1, *g1 = field.once(_both, t1, z1)
         y1 = y + 0.5 * (before + (h * f1 + _moved(field, t1, z1, g1, dx)))
         return Step(y1, None, (), (f1, *g1, z1))
 
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
         """The state at the end of a first step."""
         return self.step(field, interval, y, self.init(field, interval.t, y, interval.h), dw).y
+
+
+def _both(field: Field, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    """The drift, and the diffusion where it is known."""
+    return field(t, z), *_known(field, t, z)
 
 
 def _known(field: Field, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
