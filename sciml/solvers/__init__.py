@@ -51,6 +51,7 @@ _HOMES = {
     ),
     "jump": ("Jump",),
     "linear": ("GMRES", "Dense", "LinearOperator", "LinearSolver"),
+    "log_ode": ("LogODE",),
     "low_storage": ("CarpenterKennedy4",),
     "mesh": ("Mesh",),
     "multistep": ("AdamsBashforth4", "AdamsBashforthMoulton4", "AdamsBashforthMoulton6"),

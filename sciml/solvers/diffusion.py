@@ -1,6 +1,7 @@
 """Stochastic equations whose diffusion is at hand as a tensor, not only as its product with an increment."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from math import sqrt
 
 import torch
@@ -42,6 +43,39 @@ class MatrixDiffusive(Diffusive):
     def product(self, g: Tensor, dw: Tensor) -> Tensor:
         """The product of a diffusion and an increment."""
         return g * dw if self.noise_type == "diagonal" else applied(g, dw)
+
+    def along(self, t: Tensor, y: Tensor, ways: Callable[[Tensor], Tensor], args: Args) -> Tensor:
+        """The derivatives of the columns of g, each along a direction of its own, added up (b, d).
+
+        Of diagonal noise these are entries: dg_i/dy_i times the direction's entry i.
+
+        Args:
+            t: time.
+            y: state (b, d).
+            ways: makes directions, of g's shape, of g.
+            args: as for `drift`.
+        """
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y = y if y.requires_grad else y.detach().requires_grad_()
+            g = self.diffusion(t, y, args)
+            way = ways(g)
+            if not g.requires_grad:
+                return torch.zeros_like(y)
+            if self.noise_type == "diagonal":
+                (found,) = torch.autograd.grad(g, y, way, create_graph=again, retain_graph=True, allow_unused=True)
+                return torch.zeros_like(y) if found is None else found
+            probe = torch.zeros_like(g, requires_grad=True)  # the transposed product is linear in it
+            (pulled,) = torch.autograd.grad(g, y, probe, create_graph=True, allow_unused=True)
+            if pulled is None or not pulled.requires_grad:
+                return torch.zeros_like(y)
+            total = torch.zeros_like(y)
+            for k in range(g.shape[-1]):
+                (found,) = torch.autograd.grad(
+                    pulled, probe, way[..., k], create_graph=again, retain_graph=True, allow_unused=True
+                )
+                total = total if found is None else total + found[..., k]
+        return total if again else total.detach()
 
 
 def applied(g: Tensor, dw: Tensor) -> Tensor:
