@@ -7,13 +7,14 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from sciml.solvers.adjoint import graph_leaves
 from sciml.solvers.stepper import Field
 from sciml.solvers.term import Diffusive
 from sciml.typing import Args, Number
 
 
 class MatrixDiffusive(Diffusive):
-    """dy = f(t, y) dt + g(t, y) dW with g itself, which steppers and conversions evaluate once where they need it twice.
+    """dy = f(t, y) dt + g(t, y) dW with g itself, so that what needs it twice evaluates it once.
 
     Of diagonal noise g has y's shape, like W; of other noise it is (*y.shape, m) with W (b, m).
 
@@ -55,27 +56,43 @@ class MatrixDiffusive(Diffusive):
             ways: makes directions, of g's shape, of g.
             args: as for `drift`.
         """
-        again = torch.is_grad_enabled()
         with torch.enable_grad():
-            y = y if y.requires_grad else y.detach().requires_grad_()
-            g = self.diffusion(t, y, args)
+            at = y if y.requires_grad else y.detach().requires_grad_()
+            g = self.diffusion(t, at, args)
             way = ways(g)
-            if not g.requires_grad:
-                return torch.zeros_like(y)
-            if self.noise_type == "diagonal":
-                (found,) = torch.autograd.grad(g, y, way, create_graph=again, retain_graph=True, allow_unused=True)
-                return torch.zeros_like(y) if found is None else found
-            probe = torch.zeros_like(g, requires_grad=True)  # the transposed product is linear in it
-            (pulled,) = torch.autograd.grad(g, y, probe, create_graph=True, allow_unused=True)
-            if pulled is None or not pulled.requires_grad:
-                return torch.zeros_like(y)
-            total = torch.zeros_like(y)
-            for k in range(g.shape[-1]):
-                (found,) = torch.autograd.grad(
-                    pulled, probe, way[..., k], create_graph=again, retain_graph=True, allow_unused=True
-                )
-                total = total if found is None else total + found[..., k]
-        return total if again else total.detach()
+            found = _entries(g, at, way) if self.noise_type == "diagonal" else _columns(g, at, way)
+        return settled(found, y, at, g)
+
+
+def _entries(g: Tensor, y: Tensor, way: Tensor) -> Tensor | None:
+    return torch.autograd.grad(g, y, way, create_graph=True, allow_unused=True)[0] if g.requires_grad else None
+
+
+def _columns(g: Tensor, y: Tensor, way: Tensor) -> Tensor | None:
+    if not g.requires_grad:
+        return None
+    probe = torch.zeros_like(g, requires_grad=True)  # the transposed product is linear in it
+    (pulled,) = torch.autograd.grad(g, y, probe, create_graph=True, allow_unused=True)
+    if pulled is None or not pulled.requires_grad:
+        return None
+    several = (torch.autograd.grad(pulled, probe, w, create_graph=True, allow_unused=True)[0] for w in way.unbind(-1))
+    columns = [column[..., k] for k, column in enumerate(several) if column is not None]
+    return torch.stack(columns).sum(0) if columns else None
+
+
+def settled(found: Tensor | None, y: Tensor, at: Tensor, g: Tensor) -> Tensor:
+    """A derivative of g at the state y, with a graph only where gradients are wanted; None is 0.
+
+    Args:
+        found: the derivative.
+        y: the state.
+        at: the same, but a leaf where y needs no gradient.
+        g: what was differentiated.
+    """
+    if found is None:
+        return torch.zeros_like(y)
+    wanted = torch.is_grad_enabled() and (at is y or any(leaf is not at for leaf in graph_leaves([g])))
+    return found if wanted else found.detach()
 
 
 def applied(g: Tensor, dw: Tensor) -> Tensor:
@@ -84,7 +101,7 @@ def applied(g: Tensor, dw: Tensor) -> Tensor:
 
 
 def column(field: Field, t: Tensor, y: Tensor) -> Tensor:
-    """g of y's shape, of diagonal or scalar noise."""
+    """The diffusion of y's shape, of diagonal or scalar noise."""
     term = field.term
     if term.noise_type == "diagonal":
         if isinstance(term, MatrixDiffusive):

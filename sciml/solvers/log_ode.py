@@ -15,11 +15,11 @@ from sciml.typing import Calculus, NoiseType
 
 @dataclass(frozen=True)
 class LogODE(Stochastic):
-    """The log-ODE of a step, f h + g dW + sum_kl A_kl (dg_l/dy) g_k, by the midpoint method, for a `MatrixDiffusive` term.
+    """The log-ODE of a step, f h + g dW + sum_kl A_kl (dg_l/dy) g_k, by the midpoint method.
 
-    A is the Levy area of the step, so that the noise need not commute: with an area that is exact the strong order is
-    1; with those of Davie and Foster, which a path of torchsde's has, it is 1/2 against the path that they stand for,
-    with a smaller error than without.
+    It takes a `MatrixDiffusive` term. A is the Levy area of the step, so that the noise need not commute: with the exact
+    area the strong order is 1; with those of Davie and Foster, which torchsde's motions know, the law is nearer than
+    without, and the order against any one path remains 1/2.
 
     References:
         J. Foster, T. Lyons, H. Oberhauser, An optimal polynomial approximation of Brownian motion (2020),

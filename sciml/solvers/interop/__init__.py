@@ -3,7 +3,7 @@
     from sciml.solvers.interop import odeint, odeint_adjoint, odeint_event
     from sciml.solvers.interop import BrownianInterval, SDEIto, sdeint, sdeint_adjoint
 
-Of torchdiffeq names, options, callbacks, shapes, warnings and types of exceptions are those of torchdiffeq 0.2.5, methods also those
+Of torchdiffeq names, options, callbacks, shapes, warnings and types of exceptions are those of 0.2.5, methods also those
 of its main branch and the core's own. What differs:
 
 - The state at t[-1] is the end of a step, not interpolated within one that goes past it.
@@ -21,8 +21,8 @@ Of torchsde names, methods, options, shapes and types of exceptions are those of
 the states of every method are the same to round-off. What differs:
 
 - Steps are fixed: ``adaptive=True`` is refused as yet.
-- `sdeint_adjoint` gives the gradient of the discrete solution, as `sdeint` does, not that of an adjoint equation that is
-  integrated back (see there); so it does not warn where torchsde's is inexact.
+- `sdeint_adjoint` gives the gradient of the discrete solution, as `sdeint` does, not that of an adjoint equation
+  integrated back in time (see there); so it does not warn where torchsde's is inexact.
 - Without ``bm`` the core's own Brownian motion is drawn (for "srk" and "log_ode" torchsde's), its seed from numpy's
   generator as torchsde's is, so that the numbers are others.
 - A state that becomes infinite or NaN raises `SolveError`.

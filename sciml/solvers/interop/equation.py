@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sciml.solvers.diffusion import MatrixDiffusive
+from sciml.solvers.diffusion import MatrixDiffusive, settled
 from sciml.solvers.interop.problem import limited
 from sciml.solvers.interop.snap import Snap
 from sciml.typing import Args
@@ -172,7 +172,9 @@ class Equation(MatrixDiffusive):
 
     def __init__(self, sde: Any, noise: int, pairs: bool, nodes: list[float], params: tuple[Tensor, ...] | None):
         self.noise, self.noise_type, self.calculus = noise, sde.noise_type, sde.sde_type
-        self.method = lambda name: getattr(sde, name, None)  # its parameters are not declared by being found
+        self.method: Callable[[str], Any] = lambda name: getattr(
+            sde, name, None
+        )  # its parameters are not declared by being found
         self.params, self.snapped = params, Snap(nodes)
         self.pairs = self.method("f_and_g") is not None and (pairs or self.method("f") is None)
         self.last: Any = None  # the place of the last pair, and its diffusion
@@ -192,11 +194,15 @@ class Equation(MatrixDiffusive):
 
     def diffusion(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The diffusion."""
-        if self.last is not None and self.last[0] is t and self.last[1] is y:
-            if self.last[2] == torch.is_grad_enabled():
-                return self.last[3]
-        g, both = self.method("g"), self.method("f_and_g")
-        return self._only(g if g is not None else lambda t, y: both(t, y)[1], t, y, args)
+        if self.last is not None:
+            at, state, graph, g = self.last
+            if at is t and state is y and graph == torch.is_grad_enabled():
+                return g
+        g = self.method("g")
+        if g is None:
+            both = self.method("f_and_g")
+            g = lambda t, y: both(t, y)[1]  # noqa: E731
+        return self._only(g, t, y, args)
 
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
         """The product of diffusion and increment, the equation's own where it has one."""
@@ -218,17 +224,16 @@ class Equation(MatrixDiffusive):
 
         They are the same where entry i of g depends on y_i alone.
         """
-        again = torch.is_grad_enabled()
 
         def pulled(t: Tensor, y: Tensor) -> Tensor:
             with torch.enable_grad():
-                y = y if y.requires_grad else y.detach().requires_grad_()
-                g = self.method("g")(t, y)
-                weight = v if self.noise_type == "diagonal" else v[:, None]
-                if not g.requires_grad:
-                    return torch.zeros_like(y)
-                (found,) = torch.autograd.grad(g, y, g * weight, create_graph=again, allow_unused=True)
-            return torch.zeros_like(y) if found is None else found
+                at = y if y.requires_grad else y.detach().requires_grad_()
+                g = self.method("g")(t, at)
+                way = g * (v if self.noise_type == "diagonal" else v[:, None])
+                found = None
+                if g.requires_grad:
+                    (found,) = torch.autograd.grad(g, at, way, create_graph=True, allow_unused=True)
+            return settled(found, y, at, g)
 
         return self._only(pulled, t, y, args)
 

@@ -274,5 +274,5 @@ class _Only(torch.autograd.Function):
         pairs = [(x, grad) for x, grad in zip(values, grads, strict=True) if x.requires_grad]
         if not pairs:
             return (None,) * (2 + len(inputs))
-        outputs, grads = ([x for x, _ in pairs], [grad for _, grad in pairs])
-        return None, None, *torch.autograd.grad(outputs, inputs, grads, allow_unused=True, retain_graph=True)
+        outputs, given = ([x for x, _ in pairs], [grad for _, grad in pairs])
+        return None, None, *torch.autograd.grad(outputs, inputs, given, allow_unused=True, retain_graph=True)

@@ -92,7 +92,15 @@ def sdeint(
         >>> sdeint(Growth("diagonal"), torch.ones(7, 2), torch.linspace(0, 1, 5), dt=0.01, method="milstein").shape
         torch.Size([5, 7, 2])
     """
-    given = {"bm": bm, "method": method, "dt": dt, "adaptive": adaptive, "rtol": rtol, "atol": atol, "dt_min": dt_min}
+    given: dict[str, Any] = {
+        "bm": bm,
+        "method": method,
+        "dt": dt,
+        "adaptive": adaptive,
+        "rtol": rtol,
+        "atol": atol,
+        "dt_min": dt_min,
+    }
     given |= {"options": options, "names": names, "logqp": logqp, "extra": extra}
     given |= {"extra_solver_state": extra_solver_state}
     if _foreign(backend):
@@ -172,13 +180,25 @@ def sdeint_adjoint(
         ValueError: also: ``adjoint_params`` is needed and missing, or ``adjoint_method`` does not fit.
         NotImplementedError: ``adjoint_method`` does not fit.
     """
-    given = {"bm": bm, "method": method, "dt": dt, "adaptive": adaptive, "rtol": rtol, "atol": atol, "dt_min": dt_min}
+    given: dict[str, Any] = {
+        "bm": bm,
+        "method": method,
+        "dt": dt,
+        "adaptive": adaptive,
+        "rtol": rtol,
+        "atol": atol,
+        "dt_min": dt_min,
+    }
     given |= {"options": options, "names": names, "logqp": logqp, "extra": extra}
     given |= {"extra_solver_state": extra_solver_state}
     if _foreign(backend):
         import torchsde
 
-        more = {"adjoint_method": adjoint_method, "adjoint_adaptive": adjoint_adaptive, "adjoint_rtol": adjoint_rtol}
+        more: dict[str, Any] = {
+            "adjoint_method": adjoint_method,
+            "adjoint_adaptive": adjoint_adaptive,
+            "adjoint_rtol": adjoint_rtol,
+        }
         more |= {"adjoint_atol": adjoint_atol, "adjoint_options": adjoint_options, "adjoint_params": adjoint_params}
         return torchsde.sdeint_adjoint(sde, y0, ts, **given, **more, **unused_kwargs)
     _warn_of("sdeint_adjoint", unused_kwargs)
@@ -196,6 +216,18 @@ def sdeint_adjoint(
         if not (extra or extra_solver_state is not None):
             problem = problem.declaring(params, own)
     return problem.results(extra, extra_solver_state, list)
+
+
+@dataclass(frozen=True)
+class Nodes(Grid):
+    """A grid whose last step is taken even where it is round-off, since torchsde takes it."""
+
+    def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
+        """As of any grid; the last two differ."""
+        found = super().thetas(t0, t1)
+        if len(found) > 1 and bool(found[-2] == found[-1]):
+            found[-2] = 1 - 2.0**-53
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +369,7 @@ class SDEProblem:
         """The path, and the grid that it is asked on, with its nodes."""
         ts, y0, bm = self.ts, self.y0, self.bm
         if bm is not None:
-            return Given(bm), Grid(ts=nodes), nodes
+            return Given(bm), Nodes(ts=nodes), nodes
         if getattr(scheme, "levy", False) or getattr(scheme, "area", False):
             import torchsde
 
@@ -345,8 +377,8 @@ class SDEProblem:
             bm = torchsde.BrownianInterval(
                 ts[0], ts[-1], (len(y0), self.noise), y0.dtype, y0.device, levy_area_approximation=levy
             )
-            return Given(bm), Grid(ts=nodes), nodes
-        seed, shape = int(np.random.randint(0, 2**31 - 1)), (len(y0), self.noise)
+            return Given(bm), Nodes(ts=nodes), nodes
+        seed, shape = int(np.random.randint(0, 2**31 - 1)), (len(y0), self.noise)  # noqa: NPY002 - as torchsde
         steps = nodes.diff()
         if len(nodes) > 2 and bool(steps[-1] < STUB * steps[0]):  # of round-off
             nodes = torch.cat([nodes[:-2], nodes[-1:]])
@@ -379,12 +411,13 @@ def _nodes(ts: Tensor, dt: Any) -> Tensor:
     kind = kind if kind.is_floating_point else torch.get_default_dtype()
     start, end = ts[0].to(kind).item(), ts[-1].to(kind).item()
     size = torch.as_tensor(dt, dtype=kind).item()
+    far = torch.tensor(max(abs(start), abs(end)), dtype=kind)
+    if bool(far - size == far):
+        raise ValueError(f"dt: expected steps that move a time of {kind}, got {size:g}")
     count, sums = int((end - start) / size) + 2, torch.tensor([start], dtype=kind)
-    while sums[-1] < end:
-        more = np.add.accumulate(torch.cat([sums[-1:], torch.full((count,), size, dtype=kind)]).numpy())
-        sums = torch.cat([sums, torch.from_numpy(more[1:])])
-        if sums[-1] == sums[-2]:
-            raise ValueError(f"dt: expected steps that move a time of {kind}, got {size:g}")
+    while sums[-1] < end:  # once, but for round-off
+        more = torch.cat([sums[-1:], torch.full((count,), size, dtype=kind)]).numpy()
+        sums = torch.cat([sums, torch.from_numpy(np.add.accumulate(more)[1:])])
     inner = sums[sums < end].double()
     return torch.cat([inner, torch.tensor([end], dtype=torch.float64)])
 
