@@ -341,14 +341,20 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
 
 def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
     """The leaves that tensors were computed from and that need a gradient."""
+    for node in graph_nodes(roots):
+        if hasattr(node, "variable"):
+            yield node.variable
+
+
+def graph_nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph that tensors were computed by."""
     nodes, seen = [root.grad_fn for root in roots], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
+        yield node
         nodes.extend(parent for parent, _ in node.next_functions)
 
 

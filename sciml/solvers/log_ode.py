@@ -17,9 +17,9 @@ from sciml.typing import Calculus, NoiseType
 class LogODE(Stochastic):
     """The log-ODE of a step, f h + g dW + sum_kl A_kl (dg_l/dy) g_k, by the midpoint method.
 
-    It takes a `MatrixDiffusive` term. A is the Levy area of the step, so that the noise need not commute: with the exact
-    area the strong order is 1; with those of Davie and Foster, which torchsde's motions know, the law is nearer than
-    without, and the order against any one path remains 1/2.
+    It takes a `MatrixDiffusive` term. A is the Levy area of the step, so that the noise need not commute: with the
+    exact area the strong order is 1; with those of Davie and Foster, which torchsde's motions know, the law is nearer
+    than without, and the order against any one path remains 1/2.
 
     References:
         J. Foster, T. Lyons, H. Oberhauser, An optimal polynomial approximation of Brownian motion (2020),

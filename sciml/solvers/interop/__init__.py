@@ -3,8 +3,8 @@
     from sciml.solvers.interop import odeint, odeint_adjoint, odeint_event
     from sciml.solvers.interop import BrownianInterval, SDEIto, sdeint, sdeint_adjoint
 
-Of torchdiffeq names, options, callbacks, shapes, warnings and types of exceptions are those of 0.2.5, methods also those
-of its main branch and the core's own. What differs:
+Of torchdiffeq names, options, callbacks, shapes, warnings and types of exceptions are those of 0.2.5, methods also
+those of its main branch and the core's own. What differs:
 
 - The state at t[-1] is the end of a step, not interpolated within one that goes past it.
 - `odeint_adjoint` gives the gradient of the discrete solution, as `odeint` does, from the accepted states (see there).

@@ -168,9 +168,18 @@ class Equation(MatrixDiffusive):
         pairs: whether f and g are wanted at the same places, so that one call of ``f_and_g`` serves both.
         nodes: times that it sees exactly.
         params: the only tensors that get gradients, which the solve takes as ``args`` too; None: all that are read.
+        declared: parameters that a solve finds, where they are all that is read.
     """
 
-    def __init__(self, sde: Any, noise: int, pairs: bool, nodes: list[float], params: tuple[Tensor, ...] | None):
+    def __init__(
+        self,
+        sde: Any,
+        noise: int,
+        pairs: bool,
+        nodes: list[float],
+        params: tuple[Tensor, ...] | None,
+        declared: tuple[Tensor, ...] = (),
+    ):
         self.noise, self.noise_type, self.calculus = noise, sde.noise_type, sde.sde_type
         self.method: Callable[[str], Any] = lambda name: getattr(
             sde, name, None
@@ -178,6 +187,8 @@ class Equation(MatrixDiffusive):
         self.params, self.snapped = params, Snap(nodes)
         self.pairs = self.method("f_and_g") is not None and (pairs or self.method("f") is None)
         self.last: Any = None  # the place of the last pair, and its diffusion
+        for k, parameter in enumerate(declared):
+            setattr(self, f"parameter{k}", parameter)
         self.free = self if params is None else Equation(sde, noise, pairs, nodes, None)
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:

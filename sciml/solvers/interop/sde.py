@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers.adjoint import Discrete, graph_leaves
+from sciml.solvers.adjoint import Discrete, graph_leaves, graph_nodes
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
 from sciml.solvers.given import Given
@@ -245,6 +245,7 @@ class SDEProblem:
     logqp: bool
     store: Discrete | None = None
     params: tuple[Tensor, ...] | None = None  # the only ones that get gradients; None: all that are read
+    declared: tuple[Tensor, ...] = ()  # parameters that are all that is read
 
     @classmethod
     def of(
@@ -299,18 +300,18 @@ class SDEProblem:
 
     def declaring(self, params: tuple[Tensor, ...], own: bool) -> "SDEProblem":
         """The same, to be differentiated with little memory: to y0 and ``params`` (the module's ``own``)."""
-        store = "invert" if self.method == "reversible_heun" else "all"
-        little = replace(self, store=Discrete(store), params=params)
-        if not own:
-            return little
+        little = replace(self, store=Discrete("invert" if self.method == "reversible_heun" else "all"))
         with torch.enable_grad():
             t, y = self.ts[0].to(self.y0), self.y0.detach().requires_grad_()
             term = Equation(self.sde, self.noise, METHODS[self.method].pairs, [], None)
-            roots = [term.drift(t, y, ()), term.diffuse(t, y, self.y0.new_ones(len(y), self.noise), ())]
+            call = lambda: [term.drift(t, y, ()), term.diffuse(t, y, y.new_ones(len(y), self.noise), ())]  # noqa: E731
+            roots, again = call(), call()
         known = {id(p) for p in (y, *params)}
         other = next((leaf for leaf in graph_leaves(roots) if id(leaf) not in known), None)
-        if other is None:
-            return little
+        if other is None and all(isinstance(p, nn.Parameter) for p in params) and not _share(roots, again):
+            return replace(little, declared=params)
+        if other is None or not own:
+            return replace(little, params=params)
         warnings.warn(
             f"sde reads a tensor of shape {tuple(other.shape)} that needs a gradient and is no parameter of it; all "
             "steps are kept in memory for it, unless adjoint_params says what is to get gradients",
@@ -356,7 +357,7 @@ class SDEProblem:
         nodes = _nodes(ts, self.dt)
         path, controller, nodes = self.noise_of(scheme, nodes)
         exact = nodes.tolist() if y0.dtype == torch.float64 and not y0.is_cuda else []
-        term = Equation(self.sde, self.noise, METHODS[self.method].pairs, exact, self.params)
+        term = Equation(self.sde, self.noise, METHODS[self.method].pairs, exact, self.params, self.declared)
         folds = {"at": Between(ts[1:].double(), False)} if len(ts) > 2 else {}
         solver = Solver(scheme, controller, self.store, max_steps=len(nodes))
         start, end = ts[0].item(), ts[-1].item()
@@ -388,6 +389,12 @@ class SDEProblem:
             nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), n + 1, dtype=torch.float64)
             return Brownian(shape, seed, cells=n, by="step"), Grid(n=n), nodes
         return Brownian(shape, seed), Grid(ts=nodes), nodes
+
+
+def _share(roots: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether the graphs of two evaluations have a part in common, as one that a tensor in the equation comes from."""
+    first, second = (set(graph_nodes(tensors)) for tensors in (roots, others))
+    return any(not hasattr(node, "variable") for node in first & second)
 
 
 def _times(ts: Any, y0: Tensor) -> Tensor:
