@@ -24,7 +24,7 @@ from sciml.solvers.stepper import Stepper
 
 Backend = Literal["sciml", "torchsde"]
 
-STUB = 1e-6  # of a step: what is left of the span where a grid of own noise may end
+STUB = 1e-3  # of a step, by which equal steps of own noise may miss the end together
 
 
 def sdeint(
@@ -380,13 +380,11 @@ class SDEProblem:
             )
             return Given(bm), Nodes(ts=nodes), nodes
         seed, shape = int(np.random.randint(0, 2**31 - 1)), (len(y0), self.noise)  # noqa: NPY002 - as torchsde
-        steps = nodes.diff()
-        if len(nodes) > 2 and bool(steps[-1] < STUB * steps[0]):  # of round-off
-            nodes = torch.cat([nodes[:-2], nodes[-1:]])
-            steps = nodes.diff()
-        n = len(nodes) - 1
-        if bool(((steps - steps.mean()).abs() <= STUB * steps.mean()).all()):
-            nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), n + 1, dtype=torch.float64)
+        start, end = float(nodes[0]), float(nodes[-1])
+        count = (end - start) / float(self.dt)
+        if abs(count - round(count)) <= STUB and round(count):
+            n = round(count)
+            nodes = torch.linspace(start, end, n + 1, dtype=torch.float64)
             return Brownian(shape, seed, cells=n, by="step"), Grid(n=n), nodes
         return Brownian(shape, seed), Grid(ts=nodes), nodes
 
