@@ -1,9 +1,9 @@
 """CPU time of `interop.sdeint` beside torchsde's, and of adjoints beside backpropagation, in float32.
 
-A neural stochastic equation of 512 x 4 numbers, drift a perceptron of width 64 and diffusions of width 16, takes 100 steps over
-[0, 1], forward and with backward. Both draw their own noise; "same motion" hands both a `BrownianInterval`, made anew
-for each run. "adjoint": `sdeint_adjoint` forward and backward; its ratio to backpropagation through `sdeint`. Figures
-are milliseconds.
+A neural stochastic equation of 512 x 4 numbers, its drift a perceptron of width 64, its diffusions of width 16, takes
+100 steps over [0, 1], forward and with backward. Both draw their own noise; "same motion" hands both a
+`BrownianInterval`, made anew for each run. "adjoint": `sdeint_adjoint` forward and backward; its ratio to
+backpropagation through `sdeint`. Figures are milliseconds.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,9 @@ def run(case: str, seed: int) -> dict[str, float | str]:
         functions = {"backpropagation": functions["ours"]}
         functions |= {"ours": call(interop, "sdeint_adjoint"), "torchsde": call(torchsde, "sdeint_adjoint")}
     found = {name: 1e3 * timing.cpu.median for name, timing in interleaved(functions, REPEATS, warmup=2).items()}
-    row = {f"{name} ms": value for name, value in found.items()} | {"ours / torchsde": found["ours"] / found["torchsde"]}
+    row = {f"{name} ms": value for name, value in found.items()} | {
+        "ours / torchsde": found["ours"] / found["torchsde"]
+    }
     if kind == "adjoint":
         row["ours / backpropagation"] = found["ours"] / found["backpropagation"]
     return row

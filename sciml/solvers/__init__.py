@@ -17,6 +17,7 @@ _HOMES = {
     "backsolve": ("Backsolve",),
     "brownian": ("Brownian",),
     "control": ("PID", "Controller", "Grid"),
+    "conversion": ("Converted",),
     "diffusion": ("MatrixDiffusive",),
     "event": ("Crossings", "Event"),
     "explicit": (

@@ -86,6 +86,11 @@ class Given(Path):
         found = copy(self)
         found._start, found._nodes = t0.item(), {}
         found.reads = "U" if getattr(stepper, "levy", False) else "A" if getattr(stepper, "area", False) else ""
+        known, enough = getattr(self.motion, "levy_area_approximation", None), ("davie", "foster")
+        if found.reads and known not in (None, *enough, *(("space-time",) if found.reads == "U" else ())):
+            raise ValueError(
+                f"path: {type(stepper).__name__} reads a Levy area that the motion does not know ({known!r})"
+            )
         ts = controller.ts if isinstance(controller, Grid) else None
         if any(isinstance(t, Tensor) and t.requires_grad for t in (t0, t1, ts)):
             raise ValueError("path: a given motion has no derivative in time, expected times without gradients")

@@ -31,6 +31,10 @@ class SRK(Stochastic):
 
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Any) -> Tensor:
         """The state at the end of the step; ``dw`` is a `Levy`."""
+        if not hasattr(dw, "h"):
+            raise ValueError(
+                "path: SRK reads the space-time Levy area; expected Given(motion) of a motion that knows it"
+            )
         return (_additive if field.term.noise_type == "additive" else _diagonal)(field, interval, y, dw)
 
 

@@ -36,10 +36,13 @@ class StratonovichMidpoint(Stochastic):
 class StratonovichMilstein(Stochastic):
     """Milstein's method without derivatives for Stratonovich equations, of strong order 1.
 
-    y + f h + g dW + (g(y + g sqrt h) - g) dW^2 / (2 sqrt h), for noise that is diagonal, scalar or additive.
+    y + f h + g dW + (g(y + g sqrt h) - g(y - g sqrt h)) dW^2 / (4 sqrt h), for noise that is diagonal, scalar or
+    additive. The difference is central: of a forward one the error g g g'' dW^2 sqrt(h) / 4 has a mean, which adds up
+    to order 1/2. (In Ito equations dW^2 - h has none.)
 
     Reference:
-        P. Kloeden, E. Platen, Numerical solution of stochastic differential equations (1992), section 11.1.
+        P. Kloeden, E. Platen, Numerical solution of stochastic differential equations (1992), section 10.3, for the
+        method with derivatives.
     """
 
     evaluations: ClassVar[int] = 1
@@ -54,7 +57,7 @@ class StratonovichMilstein(Stochastic):
             return y + (slope + field.diffused(t, y, dw))
         g, dw = column(field, t, y), along(dw, y)
         _, root = with_root(interval.scale, dw)
-        rise = (column(field, t, y + g * root) - g) * (dw * dw / (2 * root))
+        rise = (column(field, t, y + g * root) - column(field, t, y - g * root)) * (dw * dw / (4 * root))
         return y + (slope + g * dw + rise)
 
 

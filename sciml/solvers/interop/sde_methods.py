@@ -52,7 +52,7 @@ class MilsteinIto(_Milstein):
 
 @dataclass(frozen=True)
 class MilsteinStratonovich(_Milstein):
-    """Of Stratonovich equations."""
+    """Of Stratonovich equations; without derivatives of strong order 1/2 only, see `StratonovichMilstein`."""
 
     calculus: ClassVar[Calculus] = "stratonovich"
 
