@@ -293,7 +293,7 @@ def test_inverted_gradient_is_that_of_backpropagation(noise: str, dtype: torch.d
     count, steps, grads = 16, 400, []
     path = Brownian((count, 1 if noise == "scalar" else 2), 3)
     for adjoint in (Discrete(), Discrete("invert")):
-        args = tuple(x.to(dtype).requires_grad_() for x in ARGS)
+        args = tuple(x.to(dtype, copy=True).requires_grad_() for x in ARGS)
         y0 = torch.ones(count, 2, dtype=dtype, requires_grad=True)
         solver = Solver(StratonovichReversibleHeun(), Grid(n=steps), adjoint)
         ys = solve(Linear(noise, "stratonovich"), y0, 0.0, END, solver, args=args, path=path, save_at=[0.75, END]).ys
