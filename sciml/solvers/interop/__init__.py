@@ -25,6 +25,9 @@ the states of every method are the same to round-off. What differs:
   integrated back in time (see there); so it does not warn where torchsde's is inexact.
 - Without ``bm`` the core's own Brownian motion is drawn (for "srk" and "log_ode" torchsde's), its seed from numpy's
   generator as torchsde's is, so that the numbers are others.
+- Two faults of torchsde's "milstein" are kept, so that its states are: of scalar noise it takes the transposed Jacobian
+  of g, which halves its strong order unless entry i of g depends on y_i alone, as ``grad_free`` does for Stratonovich
+  equations. The core's `Milstein` and `StratonovichMilstein` have neither.
 - A state that becomes infinite or NaN raises `SolveError`.
 - The equation sees times in the dtype of the state.
 
