@@ -146,26 +146,6 @@ def test_strong_order_where_the_diffusion_is_no_line(stepper: Stochastic):
     assert stepper.strong - 0.2 <= slope <= stepper.strong + 0.4, (slope, error)
 
 
-@pytest.mark.parametrize("stepper", [StratonovichHeun(), StratonovichMidpoint()], ids=name)
-def test_second_order_without_noise(stepper: Stochastic):
-    """y' = y cos t, the diffusion zero."""
-
-    class Still(Diffusive):
-        def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-            return y * torch.cos(t)
-
-        def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-            return 0 * dw
-
-    term = Still()
-    term.calculus = "stratonovich"
-    y0, missed = torch.ones(1, 1, dtype=DTYPE), []
-    for n in STEPS:
-        end = solve(term, y0, 0.0, END, Solver(stepper, Grid(n=n)), path=Brownian(seed=0)).ys
-        missed.append(abs(float(end) - math.exp(math.sin(END))))
-    assert 1.9 < -np.polyfit(np.log(STEPS), np.log(missed), 1)[0] < 2.1
-
-
 @pytest.mark.parametrize("stepper", STEPPERS[:3], ids=name)
 def test_weak_order(stepper: Stochastic):
     """The mean over 20,000 paths less that of the exact solution, which moves along with it."""
@@ -284,22 +264,6 @@ def test_gradients_are_those_of_differences_under_every_discrete_adjoint(stepper
             ]
         found, right = float((grad * way).sum()), float(ends[0] - ends[1]) / 2e-6
         assert abs(found - right) < DIFFERENCES * max(1, abs(right)), (i, found, right)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, DTYPE], ids=str)
-@pytest.mark.parametrize("noise", NOISES)
-def test_inverted_gradient_is_that_of_backpropagation(noise: str, dtype: torch.dtype):
-    """To 20 units in the last place times the root of the number of steps, relative to the whole gradient."""
-    count, steps, grads = 16, 400, []
-    path = Brownian((count, 1 if noise == "scalar" else 2), 3)
-    for adjoint in (Discrete(), Discrete("invert")):
-        args = tuple(x.to(dtype, copy=True).requires_grad_() for x in ARGS)
-        y0 = torch.ones(count, 2, dtype=dtype, requires_grad=True)
-        solver = Solver(StratonovichReversibleHeun(), Grid(n=steps), adjoint)
-        ys = solve(Linear(noise, "stratonovich"), y0, 0.0, END, solver, args=args, path=path, save_at=[0.75, END]).ys
-        grads.append(torch.cat([x.reshape(-1) for x in torch.autograd.grad(ys.square().mean(), [y0, *args])]))
-    missed = (grads[1] - grads[0]).norm() / grads[0].norm()
-    assert float(missed) < 20 * torch.finfo(dtype).eps * math.sqrt(steps)
 
 
 def test_gradients_can_be_differentiated_again_along_the_graph():
