@@ -17,8 +17,9 @@ from sciml.solvers.fold import Writes
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
-from sciml.solvers.stepper import Interval, Stepper
+from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import FunctionTerm, expand
+from sciml.solvers.undo import undoing, undone
 from sciml.typing import Number
 
 
@@ -29,9 +30,10 @@ class Discrete:
     Args:
         store: what the forward pass keeps. ``"graph"``: everything, as plain backpropagation does; the only one whose
             gradient can be differentiated again. ``"all"``: the accepted states; one step at a time is recomputed.
-            ``"every"``: every ``every``-th state; the states between are recomputed from it. ``"invert"``: none; a
-            second pass forward finds the end, from where steps of a reversible stepper are undone one by one. Its
-            gradient differs from that of the others by round-off, which grows where the reversed equation is unstable.
+            ``"every"``: every ``every``-th state; the states between are recomputed from it. ``"invert"``: none but the
+            last, from where steps of a reversible stepper are undone one by one (a second pass forward finds it where
+            lanes step by themselves). Its gradient differs from that of the others by round-off, which grows where the
+            reversed equation is unstable.
         every: distance of the states kept by ``"every"``; None takes the root of the number of steps.
     """
 
@@ -70,6 +72,7 @@ class Plan(NamedTuple):
     const: Const
     every: int  # 0: none
     pull: Callable[..., list[Any]] | None  # a compiled backward pass
+    last: tuple[Tensor, ...] = ()  # state and history at the end, where they are known
 
 
 def replay(
@@ -81,6 +84,7 @@ def replay(
     done: Pass,
     parameters: Sequence[nn.Parameter],
     pull: Callable[..., list[Any]] | None = None,
+    last: tuple[Tensor, ...] = (),
 ) -> Pass:
     """Attach the gradient to the results ``done`` of a march without one.
 
@@ -93,6 +97,7 @@ def replay(
         done: the results; its states are needed with ``store="all"``.
         parameters: those of every module of the solve.
         pull: a compiled backward pass over states of ``store="all"``, for steps without events.
+        last: state and history at the end, from where ``store="invert"`` goes back; without them they are found anew.
     """
     if adjoint.store == "invert":
         for what, given in (("events", march.events), ("jumps", march.jumps), ("jump_ts", c.edges)):
@@ -104,7 +109,7 @@ def replay(
     else:
         every = adjoint.every or max(1, ceil(sqrt(len(mesh.theta) - 1)))
         states = _checkpoints(march, mesh, c, y0.detach(), every)
-    plan = Plan(march, mesh, c, every, pull if every == 1 else None)
+    plan = Plan(march, mesh, c, every, pull if every == 1 else None, last if every == 0 else ())
     y, met, *values = _Replay.apply(plan, done, states, y0, mesh.theta, *c.leaves(), *parameters)
     return done._replace(y=y, values=tuple(values), met=met)
 
@@ -146,7 +151,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def recompute(ctx: Any, grad_y: Any, grad_met: Any, *grad_values: Tensor) -> tuple[Any, ...]:
         """The gradients of all inputs of `forward`."""
-        march, mesh, like, every, pull = ctx.plan
+        march, mesh, like, every, pull, last = ctx.plan
         states, _, theta, *rest = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]  # theta, the constants, the parameters
         count = len(like.leaves())
@@ -159,8 +164,9 @@ class _Replay(torch.autograd.Function):
         c = like.with_leaves([x.detach() for x in rest[:count]])
         frozen, fired = mesh._replace(theta=theta.detach()), mesh.fired()
         history, grad_carry = march.stepper.history, ()
+        march = undoing(march, rest[count:], like) if every == 0 else march
         for j, y, carry in (
-            _undone(march, frozen, c, states) if every == 0 else _backwards(march, frozen, c, states, every)
+            undone(march, frozen, c, states, last) if every == 0 else _backwards(march, frozen, c, states, every)
         ):
             with torch.enable_grad():
                 y, *carry = (x.detach().requires_grad_() for x in (y, *carry))
@@ -261,23 +267,6 @@ def _backwards(
             yield j, chunk.pop(), ()
 
 
-def _undone(march: March, mesh: Mesh, c: Const, y0: Tensor) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
-    """Step numbers from the last to the first, with state and history that each starts from, found by undoing it."""
-    field, stepper, steps = march.field(c), march.stepper, len(mesh.theta) - 1
-    y, carry = y0, None
-    with torch.no_grad():
-        for j in range(steps):
-            theta0, theta1 = march.ends(mesh.theta, j)
-            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
-    for j in reversed(range(steps)):
-        with torch.no_grad():
-            theta0, theta1 = march.ends(mesh.theta, j)
-            interval = Interval.of(c.t0, c.t1, theta0, theta1, y).reversed()
-            before = stepper.step(field, interval, y, carry or (), None)
-        y, carry = (before.y, before.carry) if j else (y0, ())  # the start is known
-        yield j, y, carry if stepper.history else ()
-
-
 def cotangents(
     march: March, mesh: Mesh, emits: Sequence[Any], grads: Sequence[Tensor], best: Sequence[Tensor | None], j: Number
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -352,14 +341,20 @@ def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Param
 
 def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
     """The leaves that tensors were computed from and that need a gradient."""
+    for node in graph_nodes(roots):
+        if hasattr(node, "variable"):
+            yield node.variable
+
+
+def graph_nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph that tensors were computed by."""
     nodes, seen = [root.grad_fn for root in roots], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
+        yield node
         nodes.extend(parent for parent, _ in node.next_functions)
 
 

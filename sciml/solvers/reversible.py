@@ -50,7 +50,7 @@ class ReversibleHeun(Stepper):
         (k0, z0), h = carry, interval.scale
         (t1,) = field.clocks(interval, field.constants[0], y)
         z1 = 2 * y - z0 + h * k0
-        k1 = field(t1, z1)
+        (k1,) = field.once(_slope, t1, z1)
         return Step(y + h * (0.5 * (k0 + k1)), h * (0.5 * (k1 - k0)), (k0, k1), (k1, z1))
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
@@ -62,3 +62,7 @@ class ReversibleHeun(Stepper):
         """That of the cubic Hermite interpolant."""
         k0, k1 = segment.stages
         return hermite_curve(segment, k0, k1)
+
+
+def _slope(field: Field, t: Tensor, z: Tensor) -> tuple[Tensor]:
+    return (field(t, z),)

@@ -349,7 +349,9 @@ class _Task:
             return mesh, attach(adjoint, march, calm, c, y0, done, parameters), end
         if done.states is not None and calm is not mesh:
             done = done._replace(states=torch.where(expand(mesh.failed, y0), y0.detach(), done.states))
-        return mesh, replay(adjoint, march, calm, c, y0, done, parameters, self._pull()), end
+        known = march.lanes == "joint" and march.stepper.history and bool(end.carry)
+        last = (end.y, *end.carry) if known else ()
+        return mesh, replay(adjoint, march, calm, c, y0, done, parameters, self._pull(), last), end
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const

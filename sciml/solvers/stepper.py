@@ -1,7 +1,7 @@
 """What a stepper is: one step of a method, as a pure function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -66,6 +66,10 @@ class Field(NamedTuple):
         """The drift at float64 times t (l), refused where it does not fit the state."""
         dy = self(self.clock(t, y), y)
         return self.fitting(dy, y)
+
+    def once(self, function: "Callable[[Field, Tensor, Tensor], tuple[Tensor, ...]]", t: Tensor, y: Tensor) -> Any:
+        """``function(field, t, y)``, tensors that a step evaluates once, which a backward pass may know already."""
+        return function(self, t, y)
 
     def remainder(self, t: Tensor, y: Tensor) -> Tensor:
         """N(t, y) of a semilinear term; refused where it does not fit the state."""
@@ -138,6 +142,7 @@ class Stepper(ABC):
         history: whether the carry is more than a cache, so that a step cannot be taken again from (t, y) alone.
         noise_types: those of the stochastic equations that it integrates; none for a method of ordinary ones.
         levy: whether it reads space-time Levy areas of the path, as `Levy`.
+        area: whether it reads Levy areas of pairs of the path's entries, as `sciml.solvers.given.Area`.
     """
 
     order: ClassVar[int]
@@ -151,6 +156,7 @@ class Stepper(ABC):
     history: ClassVar[bool] = False
     noise_types: ClassVar[tuple[NoiseType, ...]] = ()
     levy: ClassVar[bool] = False
+    area: ClassVar[bool] = False
     starts: ClassVar[int] = 1  # evaluations of `init`
     lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out
 

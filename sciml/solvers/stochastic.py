@@ -84,7 +84,7 @@ class Milstein(Unjudged):
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
         """The state at the end of the step."""
         t, h = field.clock(interval.t, y), interval.scale
-        h, root = (h, sqrt(h)) if isinstance(h, float) else with_root(h, dw)
+        h, root = with_root(h, dw)
         support = y + field.diffused(t, y, torch.ones_like(dw) * root)
         excess = (dw * dw - h) / (2 * root)
         excess = torch.where(h > 0, excess, 0.0) if isinstance(h, Tensor) else excess
@@ -92,8 +92,10 @@ class Milstein(Unjudged):
         return y + (interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw) + rise)
 
 
-def with_root(h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
-    """Step sizes shaped for the path, and their roots, which are 1 for those of no length."""
+def with_root(h: Number, dw: Tensor) -> tuple[Number, Number]:
+    """Step sizes shaped for an increment, and their roots, which are 1 for steps of no length."""
+    if isinstance(h, float):
+        return h, sqrt(h) if h else 1.0
     h = h.reshape(h.shape[:1] + (1,) * (dw.ndim - 1)) if h.numel() > 1 else h.reshape(())
     return h, torch.where(h > 0, h, 1.0).sqrt()
 

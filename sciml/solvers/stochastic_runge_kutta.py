@@ -4,7 +4,6 @@ They read the space-time Levy area H of the path: int_0^h W ds = h (w / 2 + H).
 """
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
 import torch
@@ -54,7 +53,7 @@ class SRIW1(Embedded):
         """One step over the increment and the area of the path."""
         w, mean = dx.w, 0.5 * dx.w + dx.h  # I_1 and I_10 / h
         h, (start, quarter, most, end) = interval.scale, _times(field, interval, y)
-        step, root = (h, sqrt(h)) if isinstance(h, float) else with_root(h, w)
+        step, root = with_root(h, w)
         safe = step if isinstance(step, float) else torch.where(step > 0, step, 1.0)
         double = (w * w - step) / (2 * root)  # I_11 / sqrt h
         triple = w * (w * w - 3 * step) / (6 * safe)  # I_111 / h
@@ -92,10 +91,10 @@ class SRA1(Embedded):
         """One step over the increment and the area of the path."""
         mean, h, (start, _, most, end) = 0.5 * dx.w + dx.h, interval.scale, _times(field, interval, y)
         f0 = field.fitting(field(start, y), y)
-        rise = field.diffused(start, y, mean)
+        rise = field.diffused(end, y, mean)
         f1 = field(most, y + (0.75 * h) * f0 + 1.5 * rise)
         last = field.diffused(end, y, dx.w)
-        error = (2 / 3 * h) * (f1 - f0) + (rise - field.diffused(end, y, mean))
+        error = (2 / 3 * h) * (f1 - f0) + (field.diffused(start, y, mean) - rise)
         return Step(y + (h * f0 + last + error), error, (), ())
 
 

@@ -1,9 +1,10 @@
-"""torchdiffeq's interface on the core: a script switches by its import line.
+"""torchdiffeq's and torchsde's interfaces on the core: a script switches by its import line.
 
     from sciml.solvers.interop import odeint, odeint_adjoint, odeint_event
+    from sciml.solvers.interop import BrownianInterval, SDEIto, sdeint, sdeint_adjoint
 
-Names, options, callbacks, shapes, warnings and types of exceptions are those of torchdiffeq 0.2.5, methods also those
-of its main branch and the core's own. What differs:
+Of torchdiffeq names, options, callbacks, shapes, warnings and types of exceptions are those of 0.2.5, methods also
+those of its main branch and the core's own. What differs:
 
 - The state at t[-1] is the end of a step, not interpolated within one that goes past it.
 - `odeint_adjoint` gives the gradient of the discrete solution, as `odeint` does, from the accepted states (see there).
@@ -15,6 +16,22 @@ of its main branch and the core's own. What differs:
 The Adams methods, ``scipy_solver`` and states of half precision are handed on to torchdiffeq, as is everything with
 ``backend="torchdiffeq"``. Batch norms and dropout in train mode, which `sciml.solve` refuses, act at every evaluation,
 as with torchdiffeq.
+
+Of torchsde names, methods, options, shapes and types of exceptions are those of 0.2.6, and on the same Brownian motion
+the states of every method are the same to round-off. What differs:
+
+- Steps are fixed: ``adaptive=True`` is refused as yet.
+- `sdeint_adjoint` gives the gradient of the discrete solution, as `sdeint` does, not that of an adjoint equation
+  integrated back in time (see there); so it does not warn where torchsde's is inexact.
+- Without ``bm`` the core's own Brownian motion is drawn (for "srk" and "log_ode" torchsde's), its seed from numpy's
+  generator as torchsde's is, so that the numbers are others.
+- Two faults of torchsde's "milstein" are kept, so that its states are: of scalar noise it takes the transposed Jacobian
+  of g, which halves its strong order unless entry i of g depends on y_i alone, as ``grad_free`` does for Stratonovich
+  equations. The core's `Milstein` and `StratonovichMilstein` have neither.
+- A state that becomes infinite or NaN raises `SolveError`.
+- The equation sees times in the dtype of the state.
+
+``BrownianInterval``, ``SDEIto`` and the other classes are torchsde's own.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,13 +43,33 @@ from torch import Tensor, nn
 
 from sciml.solvers.interop.options import Method, require
 from sciml.solvers.interop.problem import OdeintError, Problem
+from sciml.solvers.interop.sde import sdeint, sdeint_adjoint
 
-__all__ = ["OdeintError", "odeint", "odeint_adjoint", "odeint_dense", "odeint_event"]
+THEIRS = (
+    "BaseBrownian",
+    "BaseSDE",
+    "BrownianInterval",
+    "BrownianPath",
+    "BrownianTree",
+    "ReverseBrownian",
+    "SDEIto",
+    "SDEStratonovich",
+    "brownian_interval_like",
+)
+__all__ = ["OdeintError", "odeint", "odeint_adjoint", "odeint_dense", "odeint_event", "sdeint", "sdeint_adjoint"]
 
 State = Tensor | tuple[Tensor, ...]
 Backend = Literal["sciml", "torchdiffeq"]
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in THEIRS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import torchsde
+
+    return getattr(torchsde, name)
 
 
 def odeint(

@@ -1,7 +1,6 @@
 """A call of torchdiffeq's interface as a solve of the core."""
 
 import warnings
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from sciml.solvers.event import Event
 from sciml.solvers.fold import SaveAt, Steps
 from sciml.solvers.interop import options as legacy
 from sciml.solvers.interop.options import Between, Method, require
+from sciml.solvers.interop.snap import Snap
 from sciml.solvers.interop.watch import Watch
 from sciml.solvers.solve import Solution, Solver, solve
 from sciml.solvers.term import Term, real_dtype
@@ -27,7 +27,6 @@ LOOK = 8  # how much further an event is looked for each time
 FAR = 16  # how many times
 PATIENCE = 1_000_000  # trials that an event is waited for
 GRID = 20_000  # steps of a fixed grid that an event is waited for, as in torchdiffeq
-SNAP = 4  # units in the last place of time within which the field sees the node itself
 
 
 class OdeintError(SolveError, AssertionError):
@@ -228,13 +227,11 @@ class Flow(Term):
         params: tuple[Tensor, ...] | None,
     ):
         self.call = lambda t, y: func(t, y)  # its parameters are not declared by being found
-        self.shapes, self.params, self.nodes = shapes, params, sorted(nodes)
-        self.slack = SNAP * torch.finfo(torch.float64).eps * max(map(abs, nodes), default=0.0)
+        self.shapes, self.params, self.snapped = shapes, params, Snap(nodes)
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The slope, of the state's shape and dtype."""
-        t = self.snapped(t) if self.nodes else t
-        return limited(self.slope, self.params, t, y, args)
+        return limited(self.slope, self.params, self.snapped(t), y, args)
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         """The function's value, flat; broadcast and cast where it can be."""
@@ -243,20 +240,13 @@ class Flow(Term):
             dy = torch.cat([part.reshape(-1) for part in dy])
         return dy if dy.shape == y.shape and dy.dtype == y.dtype else dy.to(y).broadcast_to(y.shape)
 
-    def snapped(self, t: Tensor) -> Tensor:
-        """A time that is a node but for round-off as the node: a field may read a table there, or jump."""
-        time = t.item()
-        place = bisect_left(self.nodes, time - self.slack)
-        node = self.nodes[place] if place < len(self.nodes) else time
-        return t + (node - time) if time != node <= time + self.slack else t
-
 
 def limited(
-    function: Callable[[Tensor, Tensor], Tensor], params: tuple[Tensor, ...] | None, t: Tensor, y: Tensor, args: Args
-) -> Tensor:
+    function: Callable[[Tensor, Tensor], Any], params: tuple[Tensor, ...] | None, t: Tensor, y: Tensor, args: Args
+) -> Any:
     """A function of (t, y) that has gradients to these and to ``params`` only, handed on to ``args``.
 
-    With ``params=None`` it is differentiated to all that it reads.
+    Its value is a tensor or a tuple of tensors. With ``params=None`` it is differentiated to all that it reads.
     """
     if params is None or not torch.is_grad_enabled():
         return function(t, y)
@@ -267,17 +257,22 @@ class _Only(torch.autograd.Function):
     """See `limited`."""
 
     @staticmethod
-    def forward(ctx: Any, function: Any, params: tuple[Tensor, ...], t: Tensor, y: Tensor, *args: Tensor) -> Tensor:
+    def forward(ctx: Any, function: Any, params: tuple[Tensor, ...], t: Tensor, y: Tensor, *args: Tensor) -> Any:
         with torch.enable_grad():
             inputs = (t.detach().requires_grad_(), y.detach().requires_grad_())
             value = function(*inputs)
-        ctx.graph = value, (*inputs, *params)
-        return value.detach()
+        several = isinstance(value, tuple)
+        values = value if several else (value,)
+        ctx.graph = values, (*inputs, *params)
+        found = tuple(x.detach() for x in values)
+        return found if several else found[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:  # pyrefly: ignore[bad-override]
-        value, inputs = ctx.graph
-        if not value.requires_grad:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyrefly: ignore[bad-override]
+        values, inputs = ctx.graph
+        pairs = [(x, grad) for x, grad in zip(values, grads, strict=True) if x.requires_grad]
+        if not pairs:
             return (None,) * (2 + len(inputs))
-        return None, None, *torch.autograd.grad(value, inputs, grad, allow_unused=True, retain_graph=True)
+        outputs, given = ([x for x, _ in pairs], [grad for _, grad in pairs])
+        return None, None, *torch.autograd.grad(outputs, inputs, given, allow_unused=True, retain_graph=True)

@@ -1,0 +1,127 @@
+"""Steps of reversible steppers, undone one by one, with the evaluations that undoing took at hand for the gradient."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.march import March
+from sciml.solvers.mesh import Mesh
+from sciml.solvers.state import Const
+from sciml.solvers.stepper import Field, Interval
+
+
+class _Memory:
+    """The evaluations at the start of the step that was undone last and of the one before, with their graphs.
+
+    Undoing a step evaluates the field where it starts, which is where the step before it ends, whose gradient needs
+    that evaluation.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], timed: bool):
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.timed = timed  # whether the times carry gradients
+        self.newer: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
+        self.older: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
+
+    def turn(self) -> None:
+        """A step is undone."""
+        self.older, self.newer = self.newer, None
+
+
+class _Noting(Field):
+    """A field that notes what it evaluates without gradients and recalls it with gradients."""
+
+    memory: _Memory
+
+    def once(self, function: Callable[[Field, Tensor, Tensor], tuple[Tensor, ...]], t: Tensor, y: Tensor) -> Any:
+        """What is evaluated once a step."""
+        memory = self.memory
+        if torch.is_grad_enabled():
+            if memory.older is None:
+                return function(self, t, y)
+            return _Recalled.apply(memory.older, t, y, *self.args, *memory.parameters)
+        with torch.enable_grad():
+            t, y = t.detach().requires_grad_(memory.timed), y.detach().requires_grad_()
+            args = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in self.args)
+            outputs = function(self._replace(args=args), t, y)
+        memory.newer = [t, y, *args, *memory.parameters], outputs
+        return tuple(x.detach() for x in outputs)
+
+
+class _Recalled(torch.autograd.Function):
+    """The outputs of a graph as functions of what stands for its inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, noted: tuple[list[Tensor], tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.noted = noted
+        return tuple(x.detach() for x in noted[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyrefly: ignore[bad-override]
+        inputs, outputs = ctx.noted
+        pairs = [(x, grad) for x, grad in zip(outputs, grads, strict=True) if x.requires_grad]
+        needs = [need and x.requires_grad for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
+        wanted = [x for x, need in zip(inputs, needs, strict=True) if need]
+        if not pairs or not wanted:
+            return (None,) * (1 + len(inputs))
+        found = iter(torch.autograd.grad([x for x, _ in pairs], wanted, [grad for _, grad in pairs], allow_unused=True))
+        return None, *(next(found) if need else None for need in needs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Undoing(March):
+    """A march whose fields share a memory."""
+
+    memory: _Memory = field(default_factory=lambda: _Memory((), False))
+
+    def field(self, c: Const) -> Field:
+        """The term bound to its arguments."""
+        noting = _Noting(self.term, c.args, self.lanes, c.stepper)
+        noting.memory = self.memory
+        return noting
+
+
+def undoing(march: March, parameters: Sequence[Tensor], c: Const) -> March:
+    """The same march for `undone` and for the graphs of the steps that it yields."""
+    timed = c.t0.requires_grad or c.t1.requires_grad or c.stops.requires_grad
+    shared = {each.name: getattr(march, each.name) for each in fields(march)}
+    return _Undoing(**shared, memory=_Memory(parameters, timed))
+
+
+def undone(
+    march: March, mesh: Mesh, c: Const, y0: Tensor, last: tuple[Tensor, ...]
+) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+    """Step numbers from the last to the first, with state and history that each starts from, found by undoing it.
+
+    Args:
+        march: as made by `undoing`.
+        mesh: the steps.
+        c: constants.
+        y0: the state at the start, which is known.
+        last: state and history at the end; without them a pass forward finds them.
+    """
+    stepper, steps = march.stepper, len(mesh.theta) - 1
+    y, carry = (last[0], last[1:]) if last else (y0, None)
+    with torch.no_grad():
+        for j in range(0 if last else steps):
+            theta0, theta1 = march.ends(mesh.theta, j)
+            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
+    memory = march.memory if isinstance(march, _Undoing) else _Memory((), False)
+    memory.turn()
+    memory.turn()
+    for j in reversed(range(steps)):
+        memory.turn()
+        if j == 0:
+            yield j, y0, ()
+            return
+        with torch.no_grad():
+            theta0, theta1 = march.ends(mesh.theta, j)
+            interval = Interval.of(c.t0, c.t1, theta0, theta1, y).reversed()
+            dx = None if march.path is None else -march.path.increment(c.path, theta0, theta1, c.t1 - c.t0)
+            before = stepper.step(march.field(c), interval, y, carry or (), dx)
+        y, carry = before.y, before.carry
+        yield j, y, carry if stepper.history else ()
