@@ -33,6 +33,7 @@ _HOMES = {
     ),
     "exponential": ("ETDRK2", "ETDRK4"),
     "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
+    "heuristics": ("ErrorEstimate", "Heuristic", "MaxStiffness", "StepCount", "Stiffness"),
     "implicit": (
         "SDIRK2",
         "TRBDF2",

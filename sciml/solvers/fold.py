@@ -18,10 +18,12 @@ from torch import Tensor
 from sciml.solvers.dense import straight
 from sciml.solvers.expect import expect
 from sciml.solvers.layout import Layout, PackedFunction
+from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args
 
 if TYPE_CHECKING:
+    from sciml.solvers.control import Controller
     from sciml.solvers.march import Segment
     from sciml.solvers.mesh import Mesh
 
@@ -61,6 +63,13 @@ class Fold(ABC):
     def places(self) -> int:
         """How many places of the output there are to write to."""
         raise TypeError(f"{type(self).__name__} writes to no places")
+
+    def refusal(self, stepper: Stepper, controller: "Controller") -> str | None:
+        """Why it cannot read steps of this method under this controller; None where it can."""
+        if self.dense and not stepper.dense:
+            kinds = f"{type(self).__name__} reads the states within steps, but {type(stepper).__name__}"
+            return f"{kinds} has no dense output"
+        return None
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""

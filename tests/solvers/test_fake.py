@@ -8,7 +8,24 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sciml.solvers import PID, Controller, Event, Final, Fold, Grid, Quadrature, SaveAt, Stats, Stepper, Steps, Tsit5
+from sciml.solvers import (
+    PID,
+    Controller,
+    ErrorEstimate,
+    Event,
+    Final,
+    Fold,
+    Grid,
+    MaxStiffness,
+    Quadrature,
+    SaveAt,
+    Stats,
+    StepCount,
+    Stepper,
+    Steps,
+    Stiffness,
+    Tsit5,
+)
 from sciml.solvers.implicit import NewtonStepper
 from sciml.solvers.jump import Jump
 from sciml.solvers.march import March, Segment
@@ -42,6 +59,10 @@ FOLDS = [
     Quadrature(lambda t, y, args: y.square() * t * args[0]),
     Peak(),
     SaveAt(torch.linspace(0, 1, 5)),
+    ErrorEstimate(),
+    StepCount(),
+    Stiffness(),
+    MaxStiffness(),
 ]
 
 
