@@ -11,9 +11,13 @@ _WHERE = {
     "CNF": "cnf",
     "Chain": "chain",
     "FNO": "fno",
+    "KineticRegularizer": "regularizers",
     "MLP": "mlp",
     "NeuralODE": "neural_ode",
+    "Regularizer": "regularizers",
+    "STEER": "regularizers",
     "SharedInput": "shared_input",
+    "SolverRegularizer": "solver_regularizer",
     "TaylorRegularizer": "taylor_regularizer",
     "TimeDependent": "neural_ode",
 }

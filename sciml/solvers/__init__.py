@@ -32,7 +32,7 @@ _HOMES = {
         "Tsit5",
     ),
     "exponential": ("ETDRK2", "ETDRK4"),
-    "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Stats", "Steps"),
+    "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Starts", "Stats", "Steps"),
     "heuristics": ("ErrorEstimate", "Heuristic", "MaxStiffness", "StepCount", "Stiffness"),
     "implicit": (
         "SDIRK2",
@@ -50,6 +50,7 @@ _HOMES = {
     ),
     "jump": ("Jump",),
     "linear": ("GMRES", "Dense", "LinearOperator", "LinearSolver"),
+    "local": ("local_heuristic",),
     "low_storage": ("CarpenterKennedy4",),
     "mesh": ("Mesh",),
     "multistep": ("AdamsBashforth4", "AdamsBashforthMoulton4", "AdamsBashforthMoulton6"),

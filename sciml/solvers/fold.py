@@ -53,11 +53,13 @@ class Fold(ABC):
             stacked (padded with steps of length zero), or written to given places.
         stages: whether `emit` reads more of a step than its two ends.
         dense: whether it cannot do without the states within a step.
+        differentiable: whether a gradient flows through what it reads.
     """
 
     reduce: ClassVar[Reduce]
     stages: ClassVar[bool] = True
     dense: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     @property
     def places(self) -> int:
@@ -223,6 +225,24 @@ class Steps(Fold):
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Accepted:
         """Times from the mesh, states as emitted."""
         ts = t0 + (t1 - t0) * mesh.theta[1:]
+        return Accepted(ts, unpack(value)) if ts.ndim == 1 else Accepted(ts.mT, unpack(value.movedim(0, 1)))
+
+
+@dataclass(frozen=True)
+class Starts(Fold):
+    """Time and state at the start of every accepted step, without a gradient, so that every adjoint bears it."""
+
+    reduce: ClassVar[Reduce] = "stack"
+    stages: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
+        """The start of the step."""
+        return segment.y0.detach()
+
+    def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Accepted:
+        """Times from the mesh, states as emitted."""
+        ts, value = (t0 + (t1 - t0) * mesh.theta[:-1]).detach(), value.detach()
         return Accepted(ts, unpack(value)) if ts.ndim == 1 else Accepted(ts.mT, unpack(value.movedim(0, 1)))
 
 

@@ -81,9 +81,9 @@ class Stiffness(Heuristic):
     """The sum of S_j |h_j| over the steps (l): S is |k' - k| / |g' - g| over the method's stability interval.
 
     g and g' are the states of the last two stages, k and k' the slopes there; both are at the end of the step, so that
-    the quotient estimates an eigenvalue of the Jacobian. Methods with two such stages: Tsit5, Dopri5, Dopri8, RK4, Heun,
-    Fehlberg2. The stability interval, along the negative real axis, is 3.5068 for Tsit5; stability limits a step for
-    which S |h| is near 1. Where the states agree to round-off, S is 0.
+    the quotient estimates an eigenvalue of the Jacobian. Methods with two such stages are Tsit5, Dopri5, Dopri8, RK4,
+    Heun and Fehlberg2. The stability interval, along the negative real axis, is 3.5068 for Tsit5; a step is as long as
+    stability allows where S |h| is near 1. Where the states agree to round-off, S is 0.
 
     Reference:
         A. Pal, Y. Ma, V. Shah, C. Rackauckas, ICML 2021, arXiv:2105.03918 (SRNODE).
@@ -119,7 +119,9 @@ class MaxStiffness(Stiffness):
 def _without_tolerances(fold: Fold, controller: "Controller") -> str | None:
     if controller.adaptive:
         return None
-    return f"{type(fold).__name__} is in units of the tolerance, which {type(controller).__name__} has not; expected PID"
+    return (
+        f"{type(fold).__name__} is in units of the tolerance, which {type(controller).__name__} has not; expected PID"
+    )
 
 
 def _times_size(value: Tensor, segment: "Segment") -> Tensor:

@@ -55,8 +55,8 @@ def stability_interval(tableau: Tableau) -> float:
     z, stages = np.polynomial.Polynomial([0.0, 1.0]), [np.polynomial.Polynomial([1.0])]
     for row in tableau.a:
         stages.append(1 + z * sum(a * y for a, y in zip(row, stages, strict=False)))
-    ends = [x for sign in (1, -1) for x in (stages[-1] - sign).roots()]
-    return float(min(-x.real for x in ends if x.real < -1e-6 and abs(x.imag) < 1e-6))
+    ends = [complex(x) for sign in (1, -1) for x in (stages[-1] - sign).roots().tolist()]
+    return min(-x.real for x in ends if x.real < -1e-6 and abs(x.imag) < 1e-6)
 
 
 def apart(tableau: Tableau) -> Row | None:

@@ -99,9 +99,10 @@ def test_gradients_equal_finite_differences_on_the_frozen_mesh(kind: str, backwa
     generator = torch.Generator().manual_seed(1)
     for i, (x, grad) in enumerate(zip(inputs, right, strict=True)):
         way = torch.randn(x.shape, dtype=DTYPE, generator=generator)
-        at = lambda e, i=i, x=x, way=way: loss(  # noqa: E731
-            Discrete(), *inputs[:i], x + e * way, *inputs[i + 1 :], mesh=first.mesh
-        ).item()
+
+        def at(e: float, i: int = i, x: Tensor = x, way: Tensor = way) -> float:
+            return float(loss(Discrete(), *inputs[:i], x + e * way, *inputs[i + 1 :], mesh=first.mesh))
+
         with torch.no_grad():
             difference = (8 * (at(H) - at(-H)) - (at(2 * H) - at(-2 * H))) / (12 * H)
         found = float((grad * way).sum())
@@ -115,7 +116,9 @@ def test_equilibrium_has_no_heuristics_and_finite_gradients(kind: str):
     solver = Solver(Tsit5(), PID(1e-6, 1e-6), lanes=kind)
     found = solve(lambda t, y: -rate * y, y0, 0.0, 1.0, solver, folds=ALL).folds
     for name, value in found.items():
-        assert bool((value <= (0.1 if name == "count" else 0)).all())  # the root of the least error, (1e-10)^(1/5), a step
+        assert bool(
+            (value <= (0.1 if name == "count" else 0)).all()
+        )  # the root of the least error, (1e-10)^(1/5), a step
         for grad in torch.autograd.grad(value.sum(), [rate, y0], retain_graph=True):
             assert bool((grad == 0).all())
 
