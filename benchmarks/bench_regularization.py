@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "digits": Task(100, 360, 40, 3e-3),
-    "circles": Task(32, 200, 150, 1e-2, 0.1),
+    "circles": Task(32, 200, 80, 1e-2, 0.1),
     "mnist5k": Task(100, 250, 12, 3e-3),
 }
 METHODS: dict[str, Make] = {
