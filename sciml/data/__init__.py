@@ -8,6 +8,7 @@ _WHERE = {
     "Digits": "digits",
     "FieldData": "fields",
     "Loader": "loader",
+    "MNIST5k": "digits",
     "Moons": "moons",
     "Observed": "trajectories",
     "OperatorData": "generate",

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sciml.models.taylor_regularizer import TaylorRegularizer
+from sciml.models.regularizers import Regularizer
 from sciml.models.unrolled import unrolled
 from sciml.solvers.solve import Solver, SolveStats, solve
 
@@ -51,11 +51,16 @@ class NeuralODE(nn.Module):
         field: maps (t, y) to dy/dt, e.g. `Autonomous` or `TimeDependent`.
         solver: how to integrate; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         t1: the final time.
-        regularizer: keeps derivatives of the solution small in training, so that solves take fewer steps.
+        regularizer: what makes it easy to solve in training: `SolverRegularizer`, `TaylorRegularizer`,
+            `KineticRegularizer`, `STEER`.
 
     Attributes:
-        stats: evaluations and steps of the last solve; None before the first.
+        stats: evaluations and steps of the last solve; None before the first. A regulariser's own are not in it.
         penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
+        progress: the share of the training that is over, from 0 to 1, for weights that change; training modules set it.
+
+    Raises:
+        ValueError: if the regulariser does not go with the solver.
 
     Reference:
         R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018,
@@ -73,16 +78,19 @@ class NeuralODE(nn.Module):
 
     stats: SolveStats | None = None
     penalty: Tensor | None = None
+    progress: float = 0.0
 
     def __init__(
         self,
         field: nn.Module,
         solver: Solver | None = None,
         t1: float = 1.0,
-        regularizer: TaylorRegularizer | None = None,
+        regularizer: Regularizer | None = None,
     ):
         super().__init__()
         self.field, self.solver, self.t1, self.regularizer = field, solver or Solver(), t1, regularizer
+        if regularizer is not None:
+            regularizer.fits(self.solver)
 
     def forward(self, y0: Tensor, ts: Tensor | None = None) -> Tensor:
         """Solves.
@@ -106,12 +114,15 @@ class NeuralODE(nn.Module):
             t0, t1 = ends.to(torch.float64).expand(*y0.shape[:each], 2).unbind(-1)  # (l)
             saved = unrolled(self.field, y0, t0, t1, self.solver, ts)
             return saved if ts is None or each else saved.transpose(0, 1)
-        t0, t1 = (0.0, self.t1) if ts is None else (ts[..., 0], ts[..., -1])
         used = self.regularizer if self.training else None
-        folds = {"penalty": used.fold(self.field)} if used else {}
+        end = self.t1 if used is None else used.end(self.t1, ts)
+        t0, t1 = (0.0, end) if ts is None else (ts[..., 0], ts[..., -1])
+        reading = None if used is None else used.reading(self.field, self.solver, y0, t0, t1)
+        folds = {} if reading is None else reading.folds
         solution = solve(self.field, y0, t0, t1, self.solver, save_at=ts, folds=folds)
-        self.stats = solution.stats
-        self.penalty = used.penalty(solution.folds["penalty"]) if used else None
+        self.stats, self.penalty = solution.stats, None
+        if used is not None and reading is not None:
+            self.penalty = used.weight_at(self.progress) * reading.penalty(solution)
         return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
 
     def take_penalty(self) -> Tensor | None:

@@ -5,13 +5,13 @@ from math import factorial
 from torch import Tensor, nn
 
 from sciml.calculus.taylor import solution_coefficients
+from sciml.models.regularizers import NODES, Reading, Regularizer
 from sciml.solvers.fold import Quadrature
-from sciml.typing import Args
+from sciml.solvers.solve import Solver
+from sciml.typing import Args, Time
 
-NODES = 2  # in a step, of the integral
 
-
-class TaylorRegularizer:
+class TaylorRegularizer(Regularizer):
     """lambda int |d^K y / dt^K|^2 dt along a solution, a mean over the batch, as a part of a training loss.
 
     A solver of order K may take fewer steps where this is small. The derivatives come from jets, so that the field has
@@ -21,6 +21,7 @@ class TaylorRegularizer:
     Args:
         order: K.
         weight: lambda.
+        final_weight: that at the end of training; None keeps it.
 
     Raises:
         ValueError: if the order is none, or the weight is no number >= 0.
@@ -30,20 +31,16 @@ class TaylorRegularizer:
         NeurIPS 2020, arXiv:2007.04504.
     """
 
-    def __init__(self, order: int = 3, weight: float = 0.01):
+    def __init__(self, order: int = 3, weight: float = 0.01, final_weight: float | None = None):
+        super().__init__(weight, final_weight)
         if not isinstance(order, int) or isinstance(order, bool) or order < 1:
             raise ValueError(f"order: expected a whole number, 1 or more, got {order!r}")
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight: expected a number, 0 or more, got {weight!r}")
-        self.order, self.weight = order, weight
+        self.order = order
 
-    def fold(self, field: nn.Module) -> Quadrature:
-        """The integral (b), to be read of a solve with this field (t, y)."""
-        return Quadrature(SquaredDerivative(field, self.order), NODES)
-
-    def penalty(self, integral: Tensor) -> Tensor:
-        """What is added to the loss, whichever way time runs."""
-        return self.weight * integral.abs().mean()
+    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading:
+        """The integral, whichever way time runs."""
+        fold = Quadrature(SquaredDerivative(field, self.order), NODES)
+        return Reading({"penalty": fold}, lambda solution: solution.folds["penalty"].abs().mean())
 
 
 class SquaredDerivative(nn.Module):

@@ -6,13 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers import tableau as tab
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
 from sciml.typing import Number
 
-RADIUS = 3.5068  # Tsit5's stability interval along the negative real axis
-NEAR = 0.9  # of it: a step that may not grow moves around it
+NEAR = 0.9  # of the stability interval: a step that may not grow moves around it
 PATIENCE, RELIEF = 15, 6  # steps; Hairer's for DOPRI5
 
 
@@ -65,7 +63,7 @@ class Auto(Tsit5):
         if not full or y.is_complex():
             return step._replace(carry=(*step.carry, tally))
         with torch.no_grad():
-            limited = _reach(step.stages, 0 if field.lanes == "joint" else 1) > NEAR * RADIUS
+            limited = _reach(step.stages, 0 if field.lanes == "joint" else 1) > NEAR * Tsit5.stability
             count, calm = tally.unbind(-1)
             calm = torch.where(limited, 0, calm + 1)
             count = torch.where(limited, count + 1, torch.where(calm < RELIEF, count, 0))
@@ -78,10 +76,7 @@ def _rodas5p() -> Stepper:
     return Rodas5P()
 
 
-_APART = tuple(b - a for a, b in zip((*tab.TSIT5.a[-2], 0.0), tab.TSIT5.a[-1], strict=True))
-
-
 def _reach(ks: tuple[Tensor, ...], lane: int) -> Tensor:
     """H times the estimate of the eigenvalue (l); NaN, which is near nothing, where the last stages agree."""
     size = lambda x: torch.linalg.vector_norm(x.flatten(lane) if x.ndim > lane else x[..., None], dim=-1)  # noqa: E731
-    return size(ks[-1] - ks[-2]) / size(combine(_APART, ks, 1.0))
+    return size(ks[-1] - ks[-2]) / size(combine(Tsit5.apart or (), ks, 1.0))

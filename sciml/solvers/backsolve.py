@@ -131,7 +131,9 @@ def attach(
     values = _picked(torch.cat([empty, *states], lane), order, lane)
     y, values = _Back.apply(plan, y0, c.t0, c.t1, theta, done.y, values, *c.args, *parameters)
     parts = iter(_picked(values, order.argsort(-1), lane).split(widths, lane) if saves else ())
-    return done._replace(y=y, values=tuple(next(parts) if i in saves else y for i in range(len(march.folds))))
+    values = (next(parts) if i in saves else y for i in range(len(march.folds)))
+    known = zip(march.folds, done.values, values, strict=True)
+    return done._replace(y=y, values=tuple(new if fold.differentiable else old for fold, old, new in known))
 
 
 def _picked(x: Tensor, order: Tensor, lane: int) -> Tensor:
@@ -148,7 +150,7 @@ def _plan(adjoint: Backsolve, march: March, mesh: Mesh, c: Const, y0: Tensor) ->
         stepper = Tsit5()
     name, remedy = type(stepper).__name__, 'use Discrete("every"), for example'
     for fold in march.folds:
-        if not isinstance(fold, SaveAt | Final):
+        if fold.differentiable and not isinstance(fold, SaveAt | Final):
             raise ValueError(f"folds: Backsolve differentiates save times only, got {type(fold).__name__}; {remedy}")
     for what, given in (("events", march.events), ("jumps", march.jumps), ("path", march.path)):
         if given:

@@ -26,9 +26,15 @@ class RungeKutta(Stepper):
 
     The field at the end of a step is the carry: it serves the error estimate, dense output and the next step's first
     stage, so that every method costs as many evaluations per step as its tableau has rows.
+
+    Attributes:
+        stability: how far it is stable along the negative real axis.
+        apart: weights of the slopes in the difference of the last two stages' states, where both are at the step's end.
     """
 
     tableau: ClassVar[tab.Tableau]
+    stability: ClassVar[float]
+    apart: ClassVar[tab.Row | None]
     nodes: ClassVar[np.ndarray]
     columns: ClassVar[np.ndarray]
     rungs: ClassVar[tuple[tuple[float, ...], ...] | None]  # the dense output's coefficients (p, stages)
@@ -41,6 +47,7 @@ class RungeKutta(Stepper):
         cls.adaptive = cls.tableau.error is not None
         cls.nodes = np.array(cls.tableau.c)
         cls.columns = tab.columns(cls.tableau)
+        cls.stability, cls.apart = tab.stability_interval(cls.tableau), tab.apart(cls.tableau)
         cls.rungs = None if cls.tableau.dense is None else rows(np.array(cls.tableau.dense).T)
 
     def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:

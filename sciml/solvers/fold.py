@@ -18,10 +18,12 @@ from torch import Tensor
 from sciml.solvers.dense import straight
 from sciml.solvers.expect import expect
 from sciml.solvers.layout import Layout, PackedFunction
+from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Args
 
 if TYPE_CHECKING:
+    from sciml.solvers.control import Controller
     from sciml.solvers.march import Segment
     from sciml.solvers.mesh import Mesh
 
@@ -51,16 +53,25 @@ class Fold(ABC):
             stacked (padded with steps of length zero), or written to given places.
         stages: whether `emit` reads more of a step than its two ends.
         dense: whether it cannot do without the states within a step.
+        differentiable: whether a gradient flows through what it reads.
     """
 
     reduce: ClassVar[Reduce]
     stages: ClassVar[bool] = True
     dense: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
 
     @property
     def places(self) -> int:
         """How many places of the output there are to write to."""
         raise TypeError(f"{type(self).__name__} writes to no places")
+
+    def refusal(self, stepper: Stepper, controller: "Controller") -> str | None:
+        """Why it cannot read steps of this method under this controller; None where it can."""
+        if self.dense and not stepper.dense:
+            kinds = f"{type(self).__name__} reads the states within steps, but {type(stepper).__name__}"
+            return f"{kinds} has no dense output"
+        return None
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""
@@ -214,6 +225,24 @@ class Steps(Fold):
     def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Accepted:
         """Times from the mesh, states as emitted."""
         ts = t0 + (t1 - t0) * mesh.theta[1:]
+        return Accepted(ts, unpack(value)) if ts.ndim == 1 else Accepted(ts.mT, unpack(value.movedim(0, 1)))
+
+
+@dataclass(frozen=True)
+class Starts(Fold):
+    """Time and state at the start of every accepted step, without a gradient, so that every adjoint bears it."""
+
+    reduce: ClassVar[Reduce] = "stack"
+    stages: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
+    def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
+        """The start of the step."""
+        return segment.y0.detach()
+
+    def finish(self, value: Tensor, mesh: "Mesh", t0: Tensor, t1: Tensor, unpack: Callable[[Tensor], Any]) -> Accepted:
+        """Times from the mesh, states as emitted."""
+        ts, value = (t0 + (t1 - t0) * mesh.theta[:-1]).detach(), value.detach()
         return Accepted(ts, unpack(value)) if ts.ndim == 1 else Accepted(ts.mT, unpack(value.movedim(0, 1)))
 
 

@@ -282,9 +282,8 @@ class _Task:
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
                 named[name] = SaveAt(frame.save_times(fold.ts, solver.lanes, stepper))
-            elif fold.dense and not stepper.dense:
-                kinds = f"{type(fold).__name__} reads the states within steps, but {type(stepper).__name__}"
-                raise ValueError(f"folds[{name!r}]: {kinds} has no dense output")
+            elif reason := fold.refusal(stepper, controller):
+                raise ValueError(f"folds[{name!r}]: {reason}")
         used = tuple(fold if layout is None else fold.packed(layout) for fold in named.values())
         prepared = tuple(fold.prepare(frame.t0, frame.t1, y0) for fold in used)
         if frame.saves is not None:

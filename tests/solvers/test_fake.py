@@ -8,7 +8,25 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sciml.solvers import PID, Controller, Event, Final, Fold, Grid, Quadrature, SaveAt, Stats, Stepper, Steps, Tsit5
+from sciml.solvers import (
+    PID,
+    Controller,
+    ErrorEstimate,
+    Event,
+    Final,
+    Fold,
+    Grid,
+    MaxStiffness,
+    Quadrature,
+    SaveAt,
+    Starts,
+    Stats,
+    StepCount,
+    Stepper,
+    Steps,
+    Stiffness,
+    Tsit5,
+)
 from sciml.solvers.implicit import NewtonStepper
 from sciml.solvers.jump import Jump
 from sciml.solvers.march import March, Segment
@@ -42,6 +60,11 @@ FOLDS = [
     Quadrature(lambda t, y, args: y.square() * t * args[0]),
     Peak(),
     SaveAt(torch.linspace(0, 1, 5)),
+    Starts(),
+    ErrorEstimate(),
+    StepCount(),
+    Stiffness(),
+    MaxStiffness(),
 ]
 
 

@@ -3,12 +3,13 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
 from sciml import Grid, Solver
 from sciml.data import Observed, Trajectories
 from sciml.data.split import SplitData
-from sciml.models import MLP, Autonomous, Chain, NeuralODE, TaylorRegularizer
+from sciml.models import MLP, Autonomous, Chain, NeuralODE, SolverRegularizer, TaylorRegularizer
 from sciml.solvers import RK4
 from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
 from sciml.training.neural_ode import regularized
@@ -156,6 +157,59 @@ def test_regularized_training_from_the_command_line(fit):
     (first, *_, free), (again, *_, small) = integrals
     assert_close(again, first, rtol=1e-5, atol=0)  # float32
     assert 0 < small < 0.5 * free
+
+
+REGULARIZERS = {
+    "global": "SolverRegularizer, init_args: {weight: 0.01, final_weight: 0.001}",
+    "unbiased": "SolverRegularizer, init_args: {form: unbiased, heuristic: {class_path: sciml.solvers.StepCount}}",
+}
+
+
+@pytest.mark.parametrize("kind", REGULARIZERS)
+def test_regularizers_are_a_slot_of_the_configuration(fit, kind):
+    run = f"run-{kind}"
+    regularizer = f"{{class_path: sciml.models.{REGULARIZERS[kind]}}}"
+    controller = "{class_path: sciml.solvers.PID}"
+    options = f"--model.ode.solver.controller={controller}", f"--model.ode.regularizer={regularizer}"
+    fit(run, *options, config=TINY.with_name("ode.yaml"))
+    rows = MetricsLogger(Path(run, "metrics.csv")).rows()
+    assert all(float(row["train_penalty"]) > 0 for row in rows if row["train_loss"])
+    assert all(float(row["train_nfe"]) > 0 for row in rows if row["train_loss"])
+    shown = yaml.safe_load(Path(run, "config.yaml").read_text())["model"]["init_args"]["ode"]["init_args"][
+        "regularizer"
+    ]
+    assert shown["class_path"].startswith("sciml.models")
+
+
+def test_weights_change_over_the_training(tmp_path):
+    weights = []
+
+    class Watched(SolverRegularizer):
+        def weight_at(self, progress):
+            weights.append(super().weight_at(progress))
+            return weights[-1]
+
+    ode = NeuralODE(Autonomous(MLP(2, 2, width=8)), regularizer=Watched(weight=10.0, final_weight=0.1))
+    train(NeuralODEModule(ode), Rotations(), tmp_path, epochs=3)
+    steps = len(weights)
+    assert steps > 3
+    assert_close(weights, [10.0 * 0.01 ** (i / steps) for i in range(steps)])
+
+
+def test_what_is_drawn_is_a_function_of_seed_and_step(tmp_path):
+    """So that a resumed run draws what it would have drawn."""
+    penalties = []
+    for start in (0, 5):
+        torch.manual_seed(start)  # wherever the global generator stands
+        ode = NeuralODE(Autonomous(MLP(2, 2, width=8)), regularizer=SolverRegularizer(form="unbiased"))
+        model = NeuralODEModule(ode, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.fill_(0.1)
+        _, rows = train(model, Rotations(), tmp_path / str(start))
+        penalties.append([row["train_penalty"] for row in rows if row["train_loss"]])
+    assert penalties[0] == penalties[1]
+    assert len(set(penalties[0])) > 1
 
 
 def test_every_neural_ode_of_a_module_takes_part_in_the_loss():
