@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sciml.models.regularizers import Regularizer
 from sciml.models.unrolled import unrolled
+from sciml.solvers.path import Path
 from sciml.solvers.solve import Solver, SolveStats, solve
 
 
@@ -42,7 +43,55 @@ class TimeDependent(nn.Module):
         return self.net(torch.cat([y, t.expand(*y.shape[:-1], 1)], -1))
 
 
-class NeuralODE(nn.Module):
+class Flow(nn.Module):
+    """What solves an equation with weights, and in train mode may be kept easy to solve by a regulariser.
+
+    Attributes:
+        stats: evaluations and steps of the last solve; None before the first.
+        penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
+        progress: how much of the training is done, from 0 to 1, as told by its module.
+    """
+
+    stats: SolveStats | None = None
+    penalty: Tensor | None = None
+    progress: float = 0.0
+
+    def __init__(self, field: nn.Module, solver: Solver, t1: float, regularizer: Regularizer | None):
+        super().__init__()
+        self.field, self.solver, self.t1, self.regularizer = field, solver, t1, regularizer
+        if regularizer is not None:
+            regularizer.fits(solver)
+
+    def solved(self, y0: Tensor, ts: Tensor | None, path: Path | None = None) -> Tensor:
+        """The states at t1, (b, ..), or at times from the first on, (b, t, ..); notes stats and penalty."""
+        each = self.solver.lanes == "each"
+        if ts is not None and ts.ndim != 1 and not (each and ts.ndim == 2):
+            raise ValueError(
+                f"ts: expected times (t){' or (b, t)' if each else ''} with lanes={self.solver.lanes!r}, got shape "
+                f"{tuple(ts.shape)}" + ("" if each else "; times of its own for each sample need lanes='each'")
+            )
+        used = self.regularizer if self.training else None
+        end = self.t1 if used is None else used.end(self.t1, ts)
+        t0, t1 = (0.0, end) if ts is None else (ts[..., 0], ts[..., -1])
+        reading = None if used is None else used.reading(self.field, self.solver, y0, t0, t1)
+        folds = {} if reading is None else reading.folds
+        solution = solve(self.field, y0, t0, t1, self.solver, path=path, save_at=ts, folds=folds)
+        self.stats, self.penalty = solution.stats, None
+        if used is not None and reading is not None:
+            self.penalty = used.weight_at(self.progress) * reading.penalty(solution)
+        return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
+
+    def take_penalty(self) -> Tensor | None:
+        """The penalty of the last solve, once: its graph is kept no longer than that of the loss."""
+        penalty, self.penalty = self.penalty, None
+        return penalty
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies have: all but a graph."""
+        return {**self.__dict__, "penalty": None}
+
+
+class NeuralODE(Flow):
     """The flow of a vector field: y0 -> y(t1), the solution of dy/dt = field(t, y), y(0) = y0 (Chen et al. 2018).
 
     `torch.export` takes it with fixed steps, ``Solver(..., Grid(n=...))``; save times are then an input like y0.
@@ -76,10 +125,6 @@ class NeuralODE(nn.Module):
         torch.Size([5, 10, 2])
     """
 
-    stats: SolveStats | None = None
-    penalty: Tensor | None = None
-    progress: float = 0.0
-
     def __init__(
         self,
         field: nn.Module,
@@ -87,10 +132,7 @@ class NeuralODE(nn.Module):
         t1: float = 1.0,
         regularizer: Regularizer | None = None,
     ):
-        super().__init__()
-        self.field, self.solver, self.t1, self.regularizer = field, solver or Solver(), t1, regularizer
-        if regularizer is not None:
-            regularizer.fits(self.solver)
+        super().__init__(field, solver or Solver(), t1, regularizer)
 
     def forward(self, y0: Tensor, ts: Tensor | None = None) -> Tensor:
         """Solves.
@@ -103,33 +145,10 @@ class NeuralODE(nn.Module):
         Returns:
             The states at t1, (b, ..), or at the given times, (b, t, ..).
         """
-        each = self.solver.lanes == "each"
-        if ts is not None and ts.ndim != 1 and not (each and ts.ndim == 2):
-            raise ValueError(
-                f"ts: expected times (t){' or (b, t)' if each else ''} with lanes={self.solver.lanes!r}, got shape "
-                f"{tuple(ts.shape)}" + ("" if each else "; times of its own for each sample need lanes='each'")
-            )
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() and (ts is None or ts.ndim == 1 or self.solver.lanes == "each"):
+            each = self.solver.lanes == "each"
             ends = torch.tensor([0.0, self.t1]) if ts is None else ts[..., [0, -1]]
             t0, t1 = ends.to(torch.float64).expand(*y0.shape[:each], 2).unbind(-1)  # (l)
             saved = unrolled(self.field, y0, t0, t1, self.solver, ts)
             return saved if ts is None or each else saved.transpose(0, 1)
-        used = self.regularizer if self.training else None
-        end = self.t1 if used is None else used.end(self.t1, ts)
-        t0, t1 = (0.0, end) if ts is None else (ts[..., 0], ts[..., -1])
-        reading = None if used is None else used.reading(self.field, self.solver, y0, t0, t1)
-        folds = {} if reading is None else reading.folds
-        solution = solve(self.field, y0, t0, t1, self.solver, save_at=ts, folds=folds)
-        self.stats, self.penalty = solution.stats, None
-        if used is not None and reading is not None:
-            self.penalty = used.weight_at(self.progress) * reading.penalty(solution)
-        return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
-
-    def take_penalty(self) -> Tensor | None:
-        """The penalty of the last solve, once: its graph is kept no longer than that of the loss."""
-        penalty, self.penalty = self.penalty, None
-        return penalty
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies have: all but a graph."""
-        return {**self.__dict__, "penalty": None}
+        return self.solved(y0, ts)

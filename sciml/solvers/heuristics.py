@@ -61,7 +61,9 @@ class ErrorEstimate(Heuristic):
 
 @dataclass(frozen=True)
 class StepCount(Heuristic):
-    """The sum of E_j^(1/q) over the steps (l), with q the order of the error estimate: how many steps would take to just meet the tolerance.
+    """The sum of E_j^(1/q) over the steps (l): how many steps would take to just meet the tolerance.
+
+    q is the power of the step size by which the error estimate shrinks, for ordinary equations the method's order.
 
     A step of h whose error is E could have been h E^(-1/q) long. Unlike that of `ErrorEstimate`, the size of this does
     not depend on the problem, so that a weight found on one serves others.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sciml.data.split import SplitData
 from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.cnf import CNF
-from sciml.models.neural_ode import NeuralODE
+from sciml.models.neural_ode import Flow, NeuralODE
 from sciml.training.losses import relative_l2
 from sciml.training.module import TrainingModule
 from sciml.training.operator import Normalizer
@@ -23,14 +23,14 @@ Stage = Literal["train", "val", "test"]
 
 def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
     """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before."""
-    if not isinstance(ode, NeuralODE | CNF) or ode.stats is None:
+    if not isinstance(ode, Flow | CNF) or ode.stats is None:
         return {}
     return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
 
 
 def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss with what regularisers of all neural ODEs in a module add to it, and the two parts as metrics."""
-    parts = [part.take_penalty() for part in module.modules() if isinstance(part, NeuralODE)]
+    """The loss with what regularisers of all flows in a module add to it, and the two parts as metrics."""
+    parts = [part.take_penalty() for part in module.modules() if isinstance(part, Flow)]
     found = [part for part in parts if part is not None]
     if not found:
         return loss, {f"{stage}_loss": loss}
@@ -39,12 +39,12 @@ def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, 
 
 
 class RegularizedModule(TrainingModule):
-    """A module whose neural ODEs are told how far the training is, for penalties with changing weights."""
+    """A module whose flows are told how far the training is, for penalties with changing weights."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed, and tell them."""
         super().on_train_batch_start(batch, batch_idx)
-        changing = [ode for ode in self.modules() if isinstance(ode, NeuralODE) and changes(ode)]
+        changing = [ode for ode in self.modules() if isinstance(ode, Flow) and changes(ode)]
         if not changing:
             return
         steps = self.trainer.estimated_stepping_batches
@@ -56,7 +56,7 @@ class RegularizedModule(TrainingModule):
             ode.progress = self.trainer.global_step / steps
 
 
-def changes(ode: NeuralODE) -> bool:
+def changes(ode: Flow) -> bool:
     """Whether the weight of its regulariser does in training."""
     return ode.regularizer is not None and ode.regularizer.final_weight is not None
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.neural_sde import NeuralSDE, moments
-from sciml.training.module import TrainingModule
-from sciml.training.neural_ode import Stage
+from sciml.training.neural_ode import RegularizedModule, Stage, regularized, work
 from sciml.training.operator import Normalizer
 
 if TYPE_CHECKING:
@@ -29,13 +28,14 @@ class NormalizedSDE(nn.Module):
         return self.state.inverse(self.sde(self.state(y0), self.time(ts), seed))
 
 
-class NeuralSDEModule(TrainingModule):
+class NeuralSDEModule(RegularizedModule):
     """Trains a stochastic equation on paths, so that its own have their mean and deviation at every time.
 
     The loss is the mean square of what means and of what deviations of a batch of paths from the same first states are
     off, of normalised states. Logs `train_loss`, `val_loss`, `test_loss`, and of the latter two `.._mean_error` and
     `.._std_error`: how far mean and deviation over time are off, relative to the deviation (norms over times and
-    components); and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...
+    components); and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`,
+    which a regulariser of the SDE adds to the loss.
 
     Args:
         sde: maps states (b, c), times and a seed to (b, t, c).
@@ -107,13 +107,11 @@ class NeuralSDEModule(TrainingModule):
         mean, std = moments(state(paths))
         right_mean, right_std = moments(state(ys), mask)
         loss = (mean - right_mean).square().mean() + (std - right_std).square().mean()
-        metrics = {f"{stage}_loss": loss}
+        total, metrics = regularized(stage, loss, self.flow.sde)
         if stage != "train":
             scale = right_std.norm()
             metrics[f"{stage}_mean_error"] = (mean - right_mean).norm() / scale
             metrics[f"{stage}_std_error"] = (std - right_std).norm() / scale
-        stats = self.flow.sde.stats
-        if stats is not None:
-            metrics |= {f"{stage}_{name}": count.float().mean() for name, count in stats._asdict().items()}
+        metrics |= work(stage, self.flow.sde)
         self.log_dict(metrics, prog_bar=stage != "train", batch_size=len(ys), sync_dist=stage != "train")
-        return loss
+        return total

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sciml import Grid, Solver
-from sciml.models import MLP, Autonomous, CoordinateDiffusion, DiagonalSDE, NeuralSDE
+from sciml.models import MLP, STEER, Autonomous, CoordinateDiffusion, DiagonalSDE, NeuralSDE, SolverRegularizer
 from sciml.models.neural_sde import moments
 from sciml.solvers import PID, SRIW1
 
@@ -58,3 +58,20 @@ def test_arguments_that_do_not_fit_are_refused():
         NeuralSDE(MLP(2, 2))
     with pytest.raises(ValueError, match=r"ts: expected times \(t\)"):
         model()(torch.ones(3, 2), torch.rand(3, 4))
+
+
+def test_regulariser_reads_the_steps_of_noisy_solves_in_train_mode():
+    sde = model(solver=Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2)), regularizer=SolverRegularizer(weight=2.0))
+    sde(torch.ones(3, 2), seed=1)
+    penalty = sde.take_penalty()
+    assert 0 < penalty.item() <= 2  # errors are at most 1, over a span of 1
+    penalty.backward()
+    assert all(bool(p.grad.any()) for p in sde.parameters())
+    sde.eval()(torch.ones(3, 2), seed=1)
+    assert sde.take_penalty() is None
+
+
+def test_regularisers_that_take_steps_without_the_noise_are_refused():
+    for regularizer, given in ((SolverRegularizer(form="biased"), "biased"), (STEER(), "STEER")):
+        with pytest.raises(ValueError, match=f"form 'global' for noise, got '{given}'"):
+            model(regularizer=regularizer)
