@@ -132,6 +132,7 @@ class LatentSDE(nn.Module):
         """
         if ts.ndim != 1 and self.solver.lanes != "each":
             raise ValueError(f'ts: expected times (t), got shape {tuple(ts.shape)}; (b, t) needs lanes="each"')
+        ys = ys.where(mask, 0)  # also for the gradient
         contexts = self.contexts(ts, ys, mask)
         mean, log_std = self.start(contexts[:, 0]).chunk(2, -1)
         draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed))

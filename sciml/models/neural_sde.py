@@ -1,5 +1,7 @@
 """Neural stochastic equations: a drift and a diffusion with weights and a solver, as a map of states and seeds."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -94,10 +96,19 @@ class NeuralSDE(Flow):
         return self.solved(y0, ts, Brownian(seed=seed))
 
 
-def moments(paths: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and deviation over paths (b, ..) where the mask is set: (..) each."""
+class Moments(NamedTuple):
+    """Of paths, at each time (..): 0 where there are too few."""
+
+    mean: Tensor
+    std: Tensor
+    count: Tensor  # of paths
+
+
+def moments(paths: Tensor, mask: Tensor | None = None) -> Moments:
+    """Mean and deviation over paths (b, ..) where the mask is set."""
     there = torch.ones_like(paths) if mask is None else mask.to(paths)
-    count = there.sum(0).clamp_min(1)
-    mean = (paths * there).sum(0) / count
+    paths, count = paths if mask is None else paths.where(mask, 0), there.sum(0)
+    mean = paths.sum(0) / count.clamp_min(1)
     variance = ((paths - mean).square() * there).sum(0) / (count - 1).clamp_min(1)
-    return mean, torch.where(variance > 0, variance.clamp_min(torch.finfo(paths.dtype).tiny).sqrt(), 0.0)
+    std = torch.where(variance > 0, variance.clamp_min(torch.finfo(paths.dtype).tiny).sqrt(), 0.0)
+    return Moments(mean, std, count)

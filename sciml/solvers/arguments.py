@@ -80,6 +80,9 @@ def span(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
     return ends[0], ends[1]
 
 
+ROUNDING = 1e-6  # of the span, by which a save time in float32 may miss its ends
+
+
 def _shaped(save_at: Any, lanes: Lanes, t0: Tensor) -> Tensor:
     """Save times (t) or (b, t), on the control device."""
     ts = expect_times("save_at", save_at)
@@ -108,6 +111,16 @@ def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: T
         raise ValueError(f"save_at: {name} has no dense output, so its save times cannot carry gradients")
     length = (t1 - t0)[..., None]
     theta = (ts.to(torch.float64) - t0[..., None]) / length
+    outside = (theta < -ROUNDING) | (theta > 1 + ROUNDING)
+    if bool(outside.any()):
+        worst = ts.expand(theta.shape)[outside][0].item()
+        raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
+    theta = theta.clamp(0, 1)
+    if (t0.requires_grad or t1.requires_grad) and bool(((theta > 0) & (theta < 1)).any()):
+        raise ValueError(
+            f"save_at: {name} has no dense output, so its save times move with t0 and t1; expected t0 and t1 without "
+            "gradients, or no time between them"
+        )
     nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1).expand(*theta.shape[:-1], -1).contiguous()
     after = torch.searchsorted(nodes, theta.contiguous()).clamp(1, nodes.shape[-1] - 1)
     left, right = nodes.gather(-1, after - 1), nodes.gather(-1, after)

@@ -150,10 +150,11 @@ class Brownian(Path):
                 f"path: by='step' cannot be refined, expected Grid(n={self.cells}), got {_described(controller)}"
             )
         thetas = controller.thetas(t0, t1) if grid else None
-        if thetas is not None and thetas.requires_grad:
+        moving = [times for times in (thetas, *controller.edges(t0, t1)) if times is not None and times.requires_grad]
+        if moving:
             raise ValueError(
-                "controller: Brownian motion has no derivative in time; expected Grid(n=..), or ts, t0 and t1 without "
-                "gradients"
+                "controller: Brownian motion has no derivative in time; expected Grid(n=..), or ts, jump_ts, t0 and t1 "
+                "without gradients"
             )
         if self.cells is None:
             found.cells = FINEST if thetas is None else _enough(thetas)
@@ -199,9 +200,9 @@ class Brownian(Path):
         close = (cell[1:] == cell[:-1]) & inside[1:] & inside[:-1] & (steps > 0)
         if bool(close.any()):
             least = steps[close].min().item()
-            raise ValueError(
-                f"cells: expected at least {ceil((1 - SLACK) / least)} for a step of {least:g} of the span, got {cells}"
-            )
+            enough = ceil((1 - SLACK) / least)
+            enough = 1 << (enough - 1).bit_length() if self._adaptive else enough
+            raise ValueError(f"cells: expected at least {enough} for a step of {least:g} of the span, got {cells}")
         whole = place.round()
         if self.by == "step" and not (
             torch.allclose(place, whole, rtol=0, atol=SLACK) and bool((steps * cells < 1.5).all())
@@ -210,7 +211,7 @@ class Brownian(Path):
 
     def repeats(self, other: Path | None) -> bool:
         """Whether another path has the same seed."""
-        return isinstance(other, Brownian) and other.seed == self.seed
+        return isinstance(other, Brownian) and signed(other.seed) == signed(self.seed)
 
     def _settle(self) -> None:
         """Work out what follows from the arguments, as far as they are known."""
@@ -285,7 +286,7 @@ class Brownian(Path):
     def _by_kind(self, streams: Tensor, rest: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
         """The same for lanes on the host: over nodes by what is known of them, 0 where a lane is at rest."""
         first, length = start.numpy(), (end - start).numpy()
-        nodes = (length & (length - 1) | first & (length - 1)) == 0
+        nodes = ((length & (length - 1) | first & (length - 1)) == 0) & (length >= self._width)
         found = [streams.new_zeros(*streams.shape[:-1], 2 * streams.shape[-1], dtype=self._dtype) for _ in self._kinds]
         for whole_nodes in (True, False):
             lanes = ((nodes == whole_nodes) & (length > 0)).nonzero()[0]
@@ -348,7 +349,8 @@ class Brownian(Path):
             raise ValueError(f"path: by='step' knows the steps of Grid(n={self.cells}) only, got {theta0} to {theta1}")
         if self._of is None or self._of.data_ptr() != streams.data_ptr():
             self._drawn, self._halves, self._of = {}, {}, streams
-        if length > 0 and length & (length - 1) == 0 and start % length == 0 and (length > width or self._adaptive):
+        node = length >= width and length & (length - 1) == 0 and start % length == 0
+        if node and (length > width or self._adaptive):
             level = BITS + 1 - length.bit_length()
             return self._node(streams, level, start >> (BITS - level))
         (first, within), (last, rest) = divmod(start, width), divmod(end, width)
@@ -426,7 +428,7 @@ def _summed(rows: Tensor) -> Tensor:
 
 def _reads(x: Tensor) -> bool:
     """Whether it costs nothing to look at numbers."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _described(controller: Controller) -> str:

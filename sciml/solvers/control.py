@@ -24,6 +24,7 @@ from sciml.typing import Lanes, Number
 Norm = Callable[[Tensor], Tensor]
 
 
+SHRINK = 0.95  # what a rejected step is at most multiplied with: were it repeated, it would be rejected for ever
 TINY = 1e-300  # keeps a division by zero from raising, and changes nothing else
 FLOOR = 2.0**-48  # the smallest dtheta: 32 units in the last place of theta near 1
 
@@ -185,7 +186,7 @@ class PID(Controller):
             expect_number(name, getattr(self, name))
             if not (isfinite(getattr(self, name)) or name == "factormax"):
                 raise ValueError(f"{name}: expected a finite number, got {getattr(self, name)}")
-        if not 0 < self.safety <= 1:  # a larger one would try a rejected step again
+        if not 0 < self.safety <= 1:
             raise ValueError(f"safety: expected a positive factor of at most 1, got {self.safety}")
         if not 0 < self.factormin < 1 < self.factormax:
             raise ValueError(
@@ -303,7 +304,8 @@ class PID(Controller):
         accept = error <= 1  # false for NaN
         factor = xp.where(factor < self.factormin, self.factormin, factor)
         factor = xp.where(factor > self.factormax, self.factormax, factor)
-        factor = xp.where(accept | (factor < self.safety), factor, self.safety)
+        less = min(self.safety, SHRINK)
+        factor = xp.where(accept | (factor < less), factor, less)
         size = used * xp.where(xp.isfinite(error), factor, xp.where(error == math.inf, 0.5, 0.1))
         clipped = used < 0.999 * dtheta  # by more than the round-off of theta + dtheta
         return Decision(accept, xp.where(accept & clipped & (size < dtheta), dtheta, size), memory)

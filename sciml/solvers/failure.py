@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import CAUSES, SolveError, Status
+from sciml.solvers.control import FLOOR
 from sciml.solvers.march import March
 from sciml.solvers.state import Const, State
 
@@ -23,10 +24,14 @@ def raise_failures(march: March, c: Const, end: State) -> None:
     lanes = failed.nonzero().reshape(-1).tolist()
     status = [Status(value) for value in end.status.reshape(-1)[failed].tolist()]
     times = (c.t0 + (c.t1 - c.t0) * end.theta).detach().reshape(-1)[failed].tolist()
+    finest = 0.0 if march.path is None else march.path.finest
+    least = f"{finest:g}, a cell of the path," if finest > FLOOR else "2^-48"
     lines = []
     for lane, why, t in list(zip(lanes, status, times, strict=True))[:SHOWN]:
         where = f"at t={t:g}" if joint else f"sample {lane} at t={t:g}"
-        lines.append(f"{where}: {CAUSES[why].format(max_steps=march.max_steps)}{_culprit(march, c, end, lane, why)}")
+        lines.append(
+            f"{where}: {CAUSES[why].format(max_steps=march.max_steps, least=least)}{_culprit(march, c, end, lane, why)}"
+        )
     if len(lanes) > SHOWN:
         lines.append(f"and {len(lanes) - SHOWN} more")
     head = "solve failed" if joint else f"solve failed in {len(lanes)} of {len(failed)} samples"

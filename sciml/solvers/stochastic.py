@@ -179,7 +179,11 @@ def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None
         )
     if path is None:
         raise ValueError(f"path: {name} expects one, as Brownian(seed=0), got None")
-    if isinstance(path, Brownian) and noise == "scalar" and (path.shape is None or prod(path.shape[1:]) != 1):
+    if (
+        isinstance(path, Brownian)
+        and noise == "scalar"
+        and (path.shape is None or prod(path.shape[1:]) != 1 or len(path.shape) != y0.ndim)
+    ):
         expected = (*y0.shape[:1], *(1 for _ in y0.shape[1:]))
         raise ValueError(
             f"path: scalar noise is one number for each sample, expected Brownian({expected}), got {path.shape}"

@@ -33,8 +33,8 @@ class Embedded(Stochastic):
 class SRIW1(Embedded):
     """Roessler's method for Ito equations of diagonal or scalar noise: strong order 3/2, weak order 2.
 
-    Two evaluations of the drift and four of the diffusion; those of the drift are counted. Where noise is additive it
-    has to have an entry for each of the state, or one for all.
+    Two evaluations of the drift and four of the diffusion; those of the drift are counted. Additive noise goes with it
+    where it is one of these too, and is declared as such.
 
     References:
         A. Roessler, Runge-Kutta methods for the strong approximation of solutions of stochastic differential equations,

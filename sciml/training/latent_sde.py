@@ -22,23 +22,30 @@ PATHS = 1000  # of the prior, whose moments are compared with the data's
 class NormalizedLatentSDE(nn.Module):
     """A latent SDE of normalised observations and times, in their own units."""
 
-    horizon: Tensor
+    first: Tensor
+    length: Tensor
 
     def __init__(self, model: LatentSDE):
         super().__init__()
         self.state, self.model = Normalizer(), model
-        self.register_buffer("horizon", torch.ones((), dtype=torch.float64))
+        self.register_buffer("first", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("length", torch.ones((), dtype=torch.float64))
 
     def fit(self, observed: Observed) -> None:
         """Take the units from trajectories."""
         ts, ys, mask = observed
         self.state.fit(ys.flatten(0, 1), mask.flatten(0, 1))
-        self.horizon.copy_(ts.max())
+        self.first.copy_(ts.min())
+        self.length.copy_(ts.max() - ts.min())
+
+    def scaled(self, ts: Tensor) -> Tensor:
+        """Times from 0 to 1."""
+        return (ts - self.first) / self.length
 
     def posterior(self, observed: Observed, seed: int) -> Fit:
         """The fit of normalised observations; its likelihoods are of these."""
         ts, ys, mask = observed
-        return self.model.posterior(ts / self.horizon, self.state(ys), mask, seed)
+        return self.model.posterior(self.scaled(ts), self.state(ys), mask, seed)
 
     def forward(self, ts: Tensor, ys: Tensor, mask: Tensor | None = None, seed: int = 0) -> Tensor:
         """Observations (b, t, c) at times (t) smoothed by a path of the posterior, (b, t, c)."""
@@ -47,17 +54,17 @@ class NormalizedLatentSDE(nn.Module):
 
     def sample(self, count: int, ts: Tensor, seed: int = 0, noisy: bool = False) -> Tensor:
         """So many new trajectories (count, t, c) at times (t)."""
-        return self.state.inverse(self.model.sample(count, ts / self.horizon, seed, noisy))
+        return self.state.inverse(self.model.sample(count, self.scaled(ts), seed, noisy))
 
 
 class LatentSDEModule(TrainingModule):
     """Trains a latent stochastic equation on trajectories.
 
-    Observations are normalised with mean and deviation of the training part, times by the last one. The loss is the
-    negative evidence lower bound in nats per observed value, with the divergence weighted in training by a factor that
-    rises to 1. Logs `train_loss`, `val_loss`, `test_loss`, the bound's parts `.._log_likelihood` and `.._kl`, in nats
-    per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and of new
-    trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and deviation
+    Observations are normalised with mean and deviation of the training part, times by the first and the last. The loss
+    is the negative evidence lower bound in nats per observed value, with the divergence weighted in training by a
+    factor that rises to 1. Logs `train_loss`, `val_loss`, `test_loss`, the bound's parts `.._log_likelihood` and
+    `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and
+    of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and deviation
     over time are off, relative to the deviation (norms over times and components).
 
     Args:
@@ -107,6 +114,8 @@ class LatentSDEModule(TrainingModule):
     def on_test_epoch_end(self) -> None:
         """Log what new trajectories miss."""
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
+        if not isinstance(data, ObservedData):
+            return
         ts, ys, mask = (x.to(self.device) for x in data.part("test"))
         if ts.ndim > 1 or not bool(mask.all()):
             return

@@ -104,14 +104,14 @@ class NeuralSDEModule(RegularizedModule):
         if ts.ndim > 1:
             raise ValueError(f"data: expected paths that share their times (t), got times of shape {tuple(ts.shape)}")
         paths, state = self(ys[:, 0], ts, seed), self.flow.state
-        mean, std = moments(state(paths))
-        right_mean, right_std = moments(state(ys), mask)
-        loss = (mean - right_mean).square().mean() + (std - right_std).square().mean()
+        found, right = moments(state(paths)), moments(state(ys), mask)
+        off = [(a - b).where(right.count > k, 0) for k, (a, b) in enumerate(zip(found[:2], right[:2], strict=True))]
+        shares = [x.square().sum() / (right.count > k).sum().clamp_min(1) for k, x in enumerate(off)]
+        loss = torch.stack(shares).sum()
         total, metrics = regularized(stage, loss, self.flow.sde)
         if stage != "train":
-            scale = right_std.norm()
-            metrics[f"{stage}_mean_error"] = (mean - right_mean).norm() / scale
-            metrics[f"{stage}_std_error"] = (std - right_std).norm() / scale
+            scale = right.std.norm()
+            metrics |= {f"{stage}_{name}_error": x.norm() / scale for name, x in zip(("mean", "std"), off, strict=True)}
         metrics |= work(stage, self.flow.sde)
         self.log_dict(metrics, prog_bar=stage != "train", batch_size=len(ys), sync_dist=stage != "train")
         return total

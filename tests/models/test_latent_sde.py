@@ -48,6 +48,9 @@ def test_missing_observations_take_no_part():
     fits = [model().posterior(TS, y, mask, seed=3) for y in (ys, ys.where(mask, 1e3), ys.where(mask, torch.nan))]
     for other in fits[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, fits[0], strict=True))
+    latent = model()
+    latent.posterior(TS, ys.where(mask, torch.nan), mask).elbo.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in latent.parameters())
     nothing = model().posterior(TS, ys, torch.zeros_like(mask))
     assert not bool(nothing.log_likelihood.any())
 

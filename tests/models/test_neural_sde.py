@@ -38,16 +38,19 @@ def test_moments_are_those_of_the_paths_that_are_there():
     paths = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(paths, dtype=torch.bool)
     mask[4:, 1] = False
-    mean, std = moments(paths.where(mask, 7.0), mask)
+    mask[:, 3] = False
+    mean, std, count = moments(paths.where(mask, torch.nan), mask)
+    assert count[:, 0].tolist() == [6, 4, 6, 0]
+    assert bool(mean.isfinite().all())
     assert torch.allclose(mean[1], paths[:4, 1].mean(0))
     assert torch.allclose(std[1], paths[:4, 1].std(0))
-    for found, right in zip(moments(paths), (paths.mean(0), paths.std(0)), strict=True):
+    for found, right in zip(moments(paths)[:2], (paths.mean(0), paths.std(0)), strict=True):
         assert torch.allclose(found, right)
 
 
 def test_deviation_of_equal_paths_is_zero_and_has_a_finite_gradient():
     paths = torch.ones(3, 2, requires_grad=True)
-    _, std = moments(paths)
+    std = moments(paths).std
     std.sum().backward()
     assert not bool(std.any())
     assert bool(paths.grad.isfinite().all())

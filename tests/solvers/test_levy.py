@@ -111,6 +111,19 @@ def test_lanes_ask_for_intervals_of_their_own_bit_by_bit():
     assert not bool(torch.cat([whole.w[quiet], whole.h[quiet]]).any())
 
 
+@pytest.mark.parametrize("areas", [False, True])
+def test_parts_of_cells_are_the_same_whoever_asks(areas: bool):
+    """Also those that would be nodes, were the tree deeper."""
+    path = Brownian((3,), 5, cells=8, areas=areas, dtype=DTYPE)
+    tensors, one = path.tensors(), torch.ones((), dtype=DTYPE)
+    for ends in ((0.0, 1 / 32), (1 / 32, 1 / 8), (3 / 32, 0.5)):
+        lanes = [torch.full((3,), t, dtype=DTYPE) for t in ends]
+        found = [path(*ends), path(*lanes), path.increment(tensors, *ends, one)]
+        for other in found[1:]:
+            pairs = zip(other, found[0], strict=True) if areas else [(other, found[0])]
+            assert all(float((a - b).abs().max()) < ROUND_OFF for a, b in pairs)
+
+
 def test_areas_scale_with_the_root_of_the_span():
     path = Brownian((4,), 2, cells=10, areas=True, dtype=DTYPE)
     for ends in ((0.3, 0.4), tuple(torch.tensor([0.3, 0.4], dtype=DTYPE))):

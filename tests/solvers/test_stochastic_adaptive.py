@@ -222,6 +222,74 @@ def test_steps_end_at_save_times(kind: str):
         solution([0.333])
 
 
+class Noise(Linear):
+    """dy = dW."""
+
+    def __init__(self):
+        super().__init__("additive", "ito")
+
+    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return 0 * y
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return dw
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("saves", [[1 / 32, 1.0], [0.03, 0.5, 1.0], [2.0**-7, 0.7, 0.9]])
+def test_stops_within_cells_are_places_of_the_same_path(kind: str, saves: list[float]):
+    path = Brownian((4, 2), 3, cells=8, areas=True, dtype=DTYPE)
+    solver = Solver(SRA1(), PID(rtol=1e-3, atol=1e-3), lanes=kind)
+    solution = solve(Noise(), torch.zeros(4, 2, dtype=DTYPE), 0.0, 1.0, solver, path=path, save_at=saves)
+    right = torch.stack([path(0.0, t).w for t in saves], int(kind == "each"))
+    assert float((solution.ys - right).abs().max()) < 1e-13  # sums of a few numbers of size 1 in float64
+
+
+@pytest.mark.parametrize("t1", [0.1, 0.3, 1.1])
+def test_save_times_in_single_precision_may_round_over_the_end(t1: float):
+    solver, ts = Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2)), torch.linspace(0, t1, 5)
+    options = {"args": ARGS, "path": Brownian(seed=1)}
+    solution = solve(Linear("diagonal", "ito"), torch.ones(3, 2, dtype=DTYPE), 0.0, t1, solver, save_at=ts, **options)
+    assert torch.equal(solution(ts[-1:])[0], solution.ys[-1])
+    with pytest.raises(ValueError, match=r"got 1\.5 outside the span"):
+        solve(Linear("diagonal", "ito"), torch.ones(3, 2, dtype=DTYPE), 0.0, t1, solver, save_at=[t1, 1.5], **options)
+
+
+def test_times_that_steps_follow_carry_no_gradient():
+    t1, y0 = torch.tensor(1.0, dtype=DTYPE, requires_grad=True), torch.ones(3, 2, dtype=DTYPE)
+    options = {"args": ARGS, "path": Brownian()}
+    with pytest.raises(ValueError, match="its save times move with t0 and t1; expected t0 and t1 without gradients"):
+        solve(Linear("diagonal", "ito"), y0, 0.0, t1, Solver(SRIW1(), PID()), save_at=[0.5, 1.0], **options)
+    with pytest.raises(ValueError, match="controller: Brownian motion has no derivative in time"):
+        solve(Linear("diagonal", "ito"), y0, 0.0, t1, Solver(SRIW1(), PID(jump_ts=[0.5])), **options)
+
+
+def test_scalar_noise_has_the_axes_of_the_state():
+    y0 = torch.ones(3, 3, dtype=DTYPE)
+    with pytest.raises(ValueError, match=r"scalar noise is one number for each sample, expected Brownian\(\(3, 1\)\)"):
+        solve(Linear("scalar", "ito"), y0, 0.0, 1.0, Solver(SRIW1(), PID()), args=ARGS, path=Brownian((3,)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["loop", "chunks"])
+def test_compiled_adaptive_march_saves_the_same(kind: str, mode: Any):
+    y0, options = torch.ones(3, 2, dtype=DTYPE), {"args": ARGS, "save_at": [0.3, 1.0]}
+    right, found = (
+        solve(
+            Linear("diagonal", "ito"),
+            y0,
+            0.0,
+            1.0,
+            Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2), lanes=kind, compile=compiled),
+            path=Brownian(cells=2**8),
+            **options,
+        ).ys
+        for compiled in (None, mode)
+    )
+    assert torch.allclose(found, right, rtol=1e-11, atol=0)
+
+
 @pytest.mark.parametrize("lengths", [0.5, 0.11])
 def test_no_rejected_end_is_passed_over(lengths: float):
     """Accepted and rejected at random: every end that was tried is the end of a step."""
@@ -260,7 +328,7 @@ def test_finest_step_is_where_it_ends(kind: str):
 
     solver, y0 = Solver(SRIW1(), PID(rtol=1e-3, atol=1e-3), lanes=kind), torch.ones(2, 2, dtype=DTYPE)
     options = {"args": ARGS, "path": Brownian(cells=2**10)}
-    with pytest.raises(SolveError, match="step size"):
+    with pytest.raises(SolveError, match=r"step size fell below 0\.0009[0-9]+, a cell of the path, of the span"):
         solve(Steep("diagonal", "ito"), y0, 0.0, 1.0, solver, **options)
     end = solve(Steep("diagonal", "ito"), y0, 0.0, 1.0, solver, throw=False, **options)
     assert bool((end.status == Status.DT_UNDERFLOW).all())

@@ -64,6 +64,19 @@ def test_loss_in_training_weighs_the_divergence_by_the_epoch():
         assert torch.equal(module._step("val", batch, 7, weight), right)
 
 
+def test_times_may_lie_anywhere():
+    torch.manual_seed(0)
+    module = LatentSDEModule(LatentSDE(1, latent=1, context=2, width=4))
+    ys = torch.randn(3, 4, 1)
+    ts, mask = torch.linspace(0, 1, 4, dtype=torch.float64), torch.ones_like(ys, dtype=torch.bool)
+    right = module.latent(ts, ys)
+    for start, length in ((-4.0, 4.0), (-9.0, 2.0), (100.0, 0.5)):
+        module.latent.fit(Observed(start + length * ts, ys, mask))
+        module.latent.state.mean.zero_()
+        module.latent.state.std.fill_(1)
+        assert torch.allclose(module.latent(start + length * ts, ys), right, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_module_learns_the_law_of_a_process(tmp_path):
     from tests.training.running import train
