@@ -148,15 +148,13 @@ class March:
     ) -> State:
         """The books after a trial that ended at theta1: everything of the new state but y and the carry."""
         verdict = self.controller.decide(error, s.dtheta, theta1 - s.theta, s.memory, self.stepper.error_order, xp)
-        running, finest = s.status == RUNNING, self.path.finest if self.path else 0.0
+        running, least = s.status == RUNNING, max(FLOOR, self.path.finest if self.path else 0.0)
         accept, trials, marks = verdict.accept & running, s.trials + running, s.marks
         cause = xp.where(xp.isfinite(error), DT_UNDERFLOW, NON_FINITE)
         if failure is not None:
             cause = xp.where(failure == RUNNING, cause, failure)
         status = xp.where(running & (trials >= self.max_steps), MAX_STEPS, s.status)
-        status = xp.where(
-            running & (verdict.dtheta < xp.where(verdict.accept, FLOOR, max(FLOOR, finest))), cause, status
-        )
+        status = xp.where(running & (verdict.dtheta < xp.where(verdict.accept, FLOOR, least)), cause, status)
         status = xp.where(accept & (theta1 >= 1), DONE, status)
         if self.events:
             marks, halts, why = look(self, segment, after, s.marks, trials, error, xp)

@@ -64,8 +64,8 @@ class LatentSDEModule(TrainingModule):
     is the negative evidence lower bound in nats per observed value, with the divergence weighted in training by a
     factor that rises to 1. Logs `train_loss`, `val_loss`, `test_loss`, the bound's parts `.._log_likelihood` and
     `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and
-    of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and deviation
-    over time are off, relative to the deviation (norms over times and components).
+    of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and
+    deviation over time are off, relative to the deviation (norms over times and components).
 
     Args:
         model: what is trained.
