@@ -116,7 +116,8 @@ def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: T
         worst = ts.expand(theta.shape)[outside][0].item()
         raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
     theta = theta.clamp(0, 1)
-    if (t0.requires_grad or t1.requires_grad) and bool(((theta > 0) & (theta < 1)).any()):
+    moving = stepper.adaptive and (t0.requires_grad or t1.requires_grad)  # a grid's own times move with them
+    if moving and bool(((theta > 0) & (theta < 1)).any()):
         raise ValueError(
             f"save_at: {name} has no dense output, so its save times move with t0 and t1; expected t0 and t1 without "
             "gradients, or no time between them"
