@@ -350,7 +350,7 @@ class Brownian(Path):
         if self._of is None or self._of.data_ptr() != streams.data_ptr():
             self._drawn, self._halves, self._of = {}, {}, streams
         node = length >= width and length & (length - 1) == 0 and start % length == 0
-        if node and (length > width or self._adaptive):
+        if node and (self._adaptive or length > (width if self.areas else 2 * width)):
             level = BITS + 1 - length.bit_length()
             return self._node(streams, level, start >> (BITS - level))
         (first, within), (last, rest) = divmod(start, width), divmod(end, width)
