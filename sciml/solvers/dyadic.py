@@ -147,7 +147,7 @@ def _differences(before: Tensor, after: Tensor, same: Tensor, share: Tensor) -> 
         values = [rise]
         if before.shape[-1] == 2:
             mean = (last[..., 1] - first[..., 1]) / torch.where(share > 0, share, 1.0)
-            values.append(mean - 0.5 * (first[..., 0] + last[..., 0]))
+            values.append(torch.where(share > 0, mean - 0.5 * (first[..., 0] + last[..., 0]), 0.0))
         groups.append(torch.stack(values, -1))
     return groups
 

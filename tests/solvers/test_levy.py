@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciml.solvers import Brownian, Levy
+from sciml.solvers import Brownian, Levy, brownian
 from tests.solvers.systems import DTYPE
 
 PATHS = 20_000
@@ -129,6 +129,12 @@ def test_areas_scale_with_the_root_of_the_span():
     for ends in ((0.3, 0.4), tuple(torch.tensor([0.3, 0.4], dtype=DTYPE))):
         long, short = (path.increment(path.tensors(), *ends, torch.tensor(t, dtype=DTYPE)) for t in (9.0, 1.0))
         assert torch.allclose(long.h, 3 * short.h, rtol=1e-14, atol=0)
+
+
+def test_step_of_no_length_has_no_area_on_a_device_either(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(brownian, "_reads", lambda x: False)
+    path, ends = Brownian((3,), cells=64, areas=True, dtype=DTYPE), torch.tensor([0.25, 0.3, 1.0], dtype=DTYPE)
+    assert not bool(torch.cat(path(ends, ends)).any())
 
 
 @pytest.mark.slow
