@@ -1,6 +1,6 @@
 """Brownian motion as a function of its seed: any increment can be asked for, at any time, in any order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from math import ceil, prod, sqrt
 from numbers import Integral
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 FINEST = 2**20  # cells where no grid says how many
 MOST = 2**30
 SLACK = 1e-4  # of a cell, by which a step may be shorter: nodes of a grid in float32
-AT_ONCE = 24  # rows of normal numbers that are added up together; part of what a path is, to the last bit
+TOGETHER = 8  # rows of normal numbers that are added up together; part of what a path is, to the last bit
+MANY = 2**15  # streams that fill a kernel
 BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^11 numbers
 
 
@@ -305,16 +306,18 @@ class Brownian(Path):
 
     def _sums(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """The weighted sums (b, 2 p) of the numbers of keys (rows, l), for each of their weights (rows, l, 1 or 2)."""
-        total: list[Any] = [0.0] * len(self._kinds)
+        return list(_summed(self._products(streams, groups)).unbind())
+
+    def _products(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """What is to be added up, some rows (rows, 1 or 2, b, 2 p) after others."""
+        at_once = TOGETHER * max(1, MANY // max(1, streams.numel()))
         for keys, weights in groups:
-            weights = weights.to(self._dtype)
             if keys.ndim == 1:
                 keys, weights = keys[:, None], weights[:, None]
-            for key, weight in zip(keys.split(AT_ONCE), weights.split(AT_ONCE), strict=True):
+            weights = weights.to(self._dtype).movedim(-1, 1)[..., None]
+            for key, weight in zip(keys.split(at_once), weights.split(at_once), strict=True):
                 drawn = halved_normals(mixed(mixed(key * GAMMA)[..., None] + streams), self._dtype)  # (rows, b, 2 p)
-                for k, share in enumerate(weight.unbind(-1)):
-                    total[k] = total[k] + _summed(drawn * share[..., None])
-        return total
+                yield from (drawn[:, None] * weight).split(TOGETHER)
 
     @property
     def _kinds(self) -> range:
@@ -417,12 +420,15 @@ def _root(span: Tensor) -> Tensor:
     return torch.where(some, torch.where(some, span, 1.0).sqrt(), 0.0)
 
 
-def _summed(rows: Tensor) -> Tensor:
-    """The sum over the first axis by neighbours: in one order, which zeros at the end do not change."""
+def _summed(parts: Iterator[Tensor]) -> Tensor:
+    """The sum of all rows of parts, at most `TOGETHER` each: in one order, which zeros at the end do not change."""
+    rows, half = next(parts), TOGETHER // 2
+    for part in parts:
+        rows[: len(part)] += part
     while len(rows) > 1:
-        even = len(rows) // 2 * 2
-        pairs = rows[0:even:2] + rows[1:even:2]
-        rows = torch.cat([pairs, rows[even:]]) if even < len(rows) else pairs
+        rows, rest = rows[:half], rows[half:]
+        rows[: len(rest)] += rest
+        half //= 2
     return rows[0]
 
 

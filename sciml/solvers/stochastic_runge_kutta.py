@@ -12,7 +12,7 @@ from torch import Tensor
 from sciml.solvers.path import Levy
 from sciml.solvers.stepper import Field, Interval, Step
 from sciml.solvers.stochastic import Stochastic, with_root
-from sciml.typing import Calculus, NoiseType
+from sciml.typing import Calculus, NoiseType, Number
 
 
 class Embedded(Stochastic):
@@ -22,6 +22,11 @@ class Embedded(Stochastic):
     levy: ClassVar[bool] = True
     order: ClassVar[int] = 2
     strong: ClassVar[float] = 1.5
+    nodes: ClassVar[tuple[float, ...]] = (0.0, 0.25, 0.75, 1.0)  # where a step evaluates drift or diffusion
+
+    def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """The nodes (s)."""
+        return (torch.tensor(self.nodes, dtype=torch.float64, device=t0.device),)
 
     @property
     def error_order(self) -> float:
@@ -51,26 +56,37 @@ class SRIW1(Embedded):
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Levy, full: bool = True
     ) -> Step:
         """One step over the increment and the area of the path."""
-        w, mean = dx.w, 0.5 * dx.w + dx.h  # I_1 and I_10 / h
-        h, (start, quarter, most, end) = interval.scale, _times(field, interval, y)
-        step, root = with_root(h, w)
-        safe = step if isinstance(step, float) else torch.where(step > 0, step, 1.0)
-        double = (w * w - step) / (2 * root)  # I_11 / sqrt h
-        triple = w * (w * w - 3 * step) / (6 * safe)  # I_111 / h
+        w, h = dx.w, interval.scale
+        start, quarter, most, end = field.clocks(interval, field.constants[0], y)
+        mean, double, triple = _integrals(dx, h)
+        _, root = with_root(h, w)
         ones = torch.ones_like(w)
         f0 = field.fitting(field(start, y), y)
         g0 = field.diffused(start, y, ones)
-        f1 = field(most, y + (0.75 * h) * f0 + 1.5 * g0 * mean)
-        slope = (0.25 * h) * f0
-        g1 = field.diffused(quarter, y + slope + (0.5 * root) * g0, ones)
-        g2 = field.diffused(end, y + h * f0 - root * g0, ones)
-        g3 = field.diffused(quarter, y + slope + root * (3 * g1 - 5 * g0 + 0.5 * g2), ones)
-        drift = (2 / 3 * h) * (f1 - f0)
-        inner = (4 * g1 + 2 * g2) / 3
-        noise = mean * (2 * g0 - inner) + triple * ((5 * g1 - 2 * g2) / 3 - 2 * g0 + g3)
-        first = h * f0 + w * (inner - g0) + double * ((4 * g1 - g2) / 3 - g0)
-        error = drift + noise
+        drift, noise = h * f0, root * g0
+        f1 = field(most, torch.add(y, drift, alpha=0.75).addcmul(g0, mean, value=1.5))
+        early = torch.add(y, drift, alpha=0.25)
+        d1 = field.diffused(quarter, torch.add(early, noise, alpha=0.5), ones) - g0
+        d2 = field.diffused(end, y + drift - noise, ones) - g0
+        rise = 3 * root * torch.add(d1, d2, alpha=1 / 6)
+        d3 = field.diffused(quarter, torch.add(early, noise, alpha=-1.5) + rise, ones) - g0
+        error = (2 / 3 * h) * (f1 - f0)
+        error = error.addcmul(d1, torch.add(triple, mean, alpha=-0.8), value=5 / 3)
+        error = error.addcmul(d2, triple + mean, value=-2 / 3).addcmul(d3, triple)
+        first = drift.addcmul(g0, w).addcmul(d1, w + double, value=4 / 3)
+        first = first.addcmul(d2, torch.add(w, double, alpha=-0.5), value=2 / 3)
         return Step(y + (first + error), error, (), ())
+
+
+def _integrals(dx: Levy, h: Number) -> tuple[Tensor, Tensor, Tensor]:
+    """I_10 / h, I_11 / sqrt h and I_111 / h over a step, 0 over one of no length."""
+    w, square = dx.w, dx.w * dx.w
+    h, root = with_root(h, w)
+    mean = torch.add(dx.h, w, alpha=0.5)
+    if isinstance(h, float):
+        return mean, (square - h) * (0.5 / root), torch.add(square, -3 * h) * w * (1 / (6 * h) if h else 0.0)
+    safe = torch.where(h > 0, h, 1.0)
+    return mean, (square - h) / (2 * root), torch.add(square, h, alpha=-3) * (w / (6 * safe))
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,8 @@ class SRA1(Embedded):
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Levy, full: bool = True
     ) -> Step:
         """One step over the increment and the area of the path."""
-        mean, h, (start, _, most, end) = 0.5 * dx.w + dx.h, interval.scale, _times(field, interval, y)
+        mean, h = 0.5 * dx.w + dx.h, interval.scale
+        start, _, most, end = field.clocks(interval, field.constants[0], y)
         f0 = field.fitting(field(start, y), y)
         rise = field.diffused(end, y, mean)
         f1 = field(most, y + (0.75 * h) * f0 + 1.5 * rise)
@@ -112,13 +129,14 @@ class ShARK(Embedded):
     evaluations: ClassVar[int] = 2
     calculus: ClassVar[Calculus] = "stratonovich"
     noise_types: ClassVar[tuple[NoiseType, ...]] = ("additive",)
+    nodes: ClassVar[tuple[float, ...]] = (0.0, 5 / 6, 1.0)
 
     def step(
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Levy, full: bool = True
     ) -> Step:
         """One step over the increment and the area of the path."""
-        h, t = interval.scale, interval.t
-        start, late, end = (field.clock(at, y) for at in (t, t + 5 / 6 * interval.h, t + interval.h))
+        h = interval.scale
+        start, late, end = field.clocks(interval, field.constants[0], y)
         shifted = y + field.diffused(start, y, dx.h)
         rise = field.diffused(start, y, dx.w)
         f0 = field.fitting(field(start, shifted), y)
@@ -127,9 +145,3 @@ class ShARK(Embedded):
         change = field.diffused(end, y, rest) - field.diffused(start, y, rest)
         error = (0.6 * h) * (f1 - f0)
         return Step(y + (h * f0 + rise + change + error), error, (), ())
-
-
-def _times(field: Field, interval: Interval, y: Tensor) -> list[Tensor]:
-    """The start of a step, a quarter, three quarters, and its end."""
-    t, h = interval.t, interval.h
-    return [field.clock(at, y) for at in (t, t + 0.25 * h, t + 0.75 * h, t + h)]
