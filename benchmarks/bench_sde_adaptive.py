@@ -1,12 +1,13 @@
 """Adaptive and order 3/2 steps of stochastic equations beside torchsde's, at equal strong error, in float32.
 
 "hard samples" is a geometric Brownian motion of 512 samples with 4 entries, of which one sample in ten has a volatility
-of 2.5 and the others of .25: SRIW1 with steps per sample ("each") and joint, beside torchsde's adaptive "srk", which
-judges the whole batch by halving steps. "fixed" is the same motion, all volatilities .5, on grids: SRIW1 beside
-torchsde's "srk". "neural" is a drift of our own making (a perceptron of width 64) with diagonal noise on grids, forward
-and with backward. The error is the mean of |y - exact| / (1 + |exact|) on the path that was used; of "neural" exact is
-the same method with 16 times as many steps on that path. Every solver runs at several tolerances, or numbers of steps;
-evaluations of the drift, summed over samples, and seconds of CPU time are read off at the error in the row by
+of 2.5 and the others of .25: SRIW1 with steps per sample ("each", and samples that arrived left out) and joint, beside
+torchsde's adaptive "srk", which judges the whole batch by halving steps; "hard samples, 16384" is the same with 16,384
+samples, where the work of a step exceeds its overhead. "fixed" is the same motion, all volatilities .5, on grids: SRIW1
+beside torchsde's "srk". "neural" is a drift of our own making (a perceptron of width 64) with diagonal noise on grids,
+forward and with backward. The error is the mean of |y - exact| / (1 + |exact|) on the path that was used; of "neural"
+exact is the same method with 16 times as many steps on that path. Every solver runs at several tolerances, or numbers
+of steps; evaluations of the drift, summed over samples, and seconds of CPU time are read off at the error in the row by
 interpolation of their logarithms.
 
 "million" is a million Euler steps of one sample, "long" an adaptive solve over a span of 10,000: the most memory that
@@ -27,8 +28,8 @@ from torch import Tensor
 from sciml import Solver, solve
 from sciml.solvers import PID, SRIW1, Brownian, Diffusive, EulerMaruyama, Grid
 
-SHAPE, REPEATS = (512, 4), 5
-TARGETS = {"hard samples": 1e-3, "fixed": 3e-4, "neural": 3e-4, "neural backward": 3e-4}
+SHAPE, LARGE, REPEATS = (512, 4), (16384, 4), 5
+TARGETS = {"hard samples": 1e-3, "hard samples, 16384": 1e-3, "fixed": 3e-4, "neural": 3e-4, "neural backward": 3e-4}
 
 
 class Growth(Diffusive, torch.nn.Module):
@@ -48,10 +49,18 @@ class Growth(Diffusive, torch.nn.Module):
         return self.strengths * y
 
     def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return self.rates * y
+        return args[0] * y
 
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return self.strengths * y * dw
+        return args[1] * y * dw
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rates), SHAPE[1]
+
+    @property
+    def args(self) -> tuple[Tensor, ...]:
+        return self.rates, self.strengths
 
     def exact(self, w: Tensor) -> Tensor:
         return (self.rates - 0.5 * self.strengths**2 + self.strengths * w).exp()
@@ -97,10 +106,10 @@ def run(case: str, seed: int) -> dict[str, float | str]:
     if case in ("million", "long"):
         return memory(case, seed)
     target = TARGETS[case]
-    generator = torch.Generator().manual_seed(seed)
-    rates = 0.2 * torch.rand(SHAPE[0], 1, generator=generator)
-    hard = torch.rand(SHAPE[0], 1, generator=generator) < 0.1
-    process = Growth(rates, torch.where(hard, 2.5, 0.25) if case == "hard samples" else torch.full_like(rates, 0.5))
+    generator, samples = torch.Generator().manual_seed(seed), LARGE[0] if case.endswith("16384") else SHAPE[0]
+    rates = 0.2 * torch.rand(samples, 1, generator=generator)
+    hard = torch.rand(samples, 1, generator=generator) < 0.1
+    process = Growth(rates, torch.where(hard, 2.5, 0.25) if case.startswith("hard") else torch.full_like(rates, 0.5))
     if case == "fixed":
         ours = {"ours": lambda n, k: fixed(process, int(n), k)}
         theirs, levels = lambda n, k: peer(process, k, n=int(n)), [4, 8, 16, 32]
@@ -142,19 +151,20 @@ def missed(y: Tensor, right: Tensor) -> float:
 
 @torch.no_grad()
 def adaptive(process: Growth, tolerance: float, seed: int, lanes: str) -> Outcome:
-    solver = Solver(SRIW1(), PID(rtol=tolerance, atol=tolerance), lanes=lanes)
+    solver, shape = Solver(SRIW1(), PID(tolerance, tolerance), lanes=lanes, compact=lanes == "each"), process.shape
     start = time.process_time()
-    solution = solve(process, torch.ones(SHAPE), 0.0, 1.0, solver, path=Brownian(seed=seed))
+    solution = solve(process, torch.ones(shape), 0.0, 1.0, solver, args=process.args, path=Brownian(seed=seed))
     seconds = time.process_time() - start
-    right = process.exact(Brownian(SHAPE, seed, cells=2**20, areas=True)(0.0, 1.0).w)
-    nfe = solution.stats.nfe.sum() * (SHAPE[0] if lanes == "joint" else 1)
+    right = process.exact(Brownian(shape, seed, cells=2**20, areas=True)(0.0, 1.0).w)
+    nfe = solution.stats.nfe.sum() * (shape[0] if lanes == "joint" else 1)
     return Outcome(missed(solution.ys, right), float(nfe), seconds)
 
 
 @torch.no_grad()
 def fixed(process: Growth, n: int, seed: int) -> Outcome:
     start = time.process_time()
-    y = solve(process, torch.ones(SHAPE), 0.0, 1.0, Solver(SRIW1(), Grid(n=n)), path=Brownian(seed=seed)).ys
+    solver = Solver(SRIW1(), Grid(n=n))
+    y = solve(process, torch.ones(SHAPE), 0.0, 1.0, solver, args=process.args, path=Brownian(seed=seed)).ys
     seconds = time.process_time() - start
     right = process.exact(Brownian(SHAPE, seed, cells=n, areas=True)(0.0, 1.0).w)
     return Outcome(missed(y, right), float(2 * n * SHAPE[0]), seconds)
@@ -163,16 +173,23 @@ def fixed(process: Growth, n: int, seed: int) -> Outcome:
 @torch.no_grad()
 def peer(process: Growth, seed: int, tolerance: float | None = None, n: int = 16) -> Outcome:
     path = torchsde.BrownianInterval(
-        0.0, 1.0, size=SHAPE, entropy=seed, dtype=torch.float32, levy_area_approximation="space-time"
+        0.0, 1.0, size=process.shape, entropy=seed, dtype=torch.float32, levy_area_approximation="space-time"
     )
     options = {"rtol": tolerance, "atol": tolerance, "adaptive": True} if tolerance else {}
     process.calls = 0
     start = time.process_time()
     ys = torchsde.sdeint(
-        process, torch.ones(SHAPE), torch.tensor([0.0, 1.0]), bm=path, method="srk", dt=1 / n, dt_min=1e-6, **options
+        process,
+        torch.ones(process.shape),
+        torch.tensor([0.0, 1.0]),
+        bm=path,
+        method="srk",
+        dt=1 / n,
+        dt_min=1e-6,
+        **options,
     )
     seconds = time.process_time() - start
-    return Outcome(missed(ys[-1], process.exact(path(0.0, 1.0))), float(process.calls * SHAPE[0]), seconds)
+    return Outcome(missed(ys[-1], process.exact(path(0.0, 1.0))), float(process.calls * process.shape[0]), seconds)
 
 
 def neural(net: Neural, n: int, seed: int, backward: bool) -> Outcome:
@@ -208,17 +225,29 @@ def timed(net: Neural, end: Callable[[int], Tensor], n: int, backward: bool) -> 
 
 @torch.no_grad()
 def memory(case: str, seed: int) -> dict[str, float | str]:
-    process, y0 = Growth(torch.tensor(-0.5), torch.tensor(0.5)), torch.ones(1, 1)
+    process, y0 = Growth(torch.tensor([[-0.5]]), torch.tensor([[0.5]])), torch.ones(1, 1)
     most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
     if case == "million":
         go = lambda n: solve(  # noqa: E731
-            process, y0, 0.0, 1.0, Solver(EulerMaruyama(), Grid(n=n), max_steps=n), path=Brownian(seed=seed)
+            process,
+            y0,
+            0.0,
+            1.0,
+            Solver(EulerMaruyama(), Grid(n=n), max_steps=n),
+            args=process.args,
+            path=Brownian(seed=seed),
         )
         few, many = 1000, 1_000_000
     else:
         controller = PID(rtol=1e-2, atol=1e-2)
         go = lambda end: solve(  # noqa: E731
-            process, y0, 0.0, end, Solver(SRIW1(), controller, max_steps=10**6), path=Brownian(seed=seed)
+            process,
+            y0,
+            0.0,
+            end,
+            Solver(SRIW1(), controller, max_steps=10**6),
+            args=process.args,
+            path=Brownian(seed=seed),
         )
         few, many = 10.0, 10_000.0
     go(few)

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml.solvers.control import Controller
 from sciml.solvers.expect import expect, expect_times
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump
+from sciml.solvers.path import Path
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import real_dtype
 from sciml.typing import Lanes, Time
@@ -135,3 +137,15 @@ def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: T
             f"{above:g}, got {ts.expand(theta.shape)[off][0].item():g}"
         )
     return t0[..., None] + length * nearest
+
+
+def check_compact(controller: Controller, events: Any, jumps: Any, path: Path | None) -> None:
+    """Refuse what a batch that shrinks has no part of."""
+    for name, given in (("events", events), ("jumps", jumps)):
+        if given:
+            raise ValueError(f"{name}: expected none with compact=True")
+    for name in ("rtol", "atol"):
+        if getattr(getattr(controller, name, 0.0), "ndim", 0):
+            raise ValueError(f"{name}: expected a number with compact=True, got a tensor")
+    if path is not None and type(path).among is Path.among:
+        raise ValueError(f"path: {type(path).__name__} knows all samples together only, expected compact=False")

@@ -245,6 +245,11 @@ class Brownian(Path):
         lengths = [self._root * 2.0**-level for level in levels]
         return streams, shifts, torch.tensor(lengths, dtype=torch.float64, device=streams.device)
 
+    def among(self, tensors: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+        """The tensors for some of the samples, whose numbers do not depend on the others."""
+        streams, *rest = tensors
+        return streams.index_select(0, rows.to(streams.device)), *rest
+
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
         theta0, theta1 = (torch.as_tensor(theta, dtype=torch.float64) for theta in (theta0, theta1))
@@ -340,8 +345,8 @@ class Brownian(Path):
     def _shaped(self, drawn: Tensor) -> Tensor:
         """Numbers (.., b, 2 p) as W (.., *shape); of an odd number of entries the last one is left out."""
         shape = self.shape or ()
-        lead = drawn.shape[:-2]
-        return drawn[..., : prod(shape[1:])].reshape(lead + shape)
+        lead = drawn.shape[: -1 if shape else -2]
+        return drawn[..., : prod(shape[1:])].reshape(lead + shape[1:])
 
     def _on_host(self, tensors: tuple[Tensor, ...], theta0: float, theta1: float) -> Sequence[Tensor]:
         """The values between numbers: of a cell from those of all cells of a block, of a node from those above it."""

@@ -77,6 +77,10 @@ class Fold(ABC):
         """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""
         return ()
 
+    def among(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `prepare` returned as it is for some of the samples, by their numbers."""
+        return inputs
+
     @abstractmethod
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Any:
         """What is read of one step: a tensor (l, ...), or `Writes` where ``reduce`` is "write".
@@ -136,6 +140,10 @@ class SaveAt(Fold):
         inside = theta + (theta.clamp(0, 1) - theta).detach()  # round-off at the ends is no reason to lose a gradient
         inside = inside.sort(-1).values
         return inside, inside.detach().clamp_min(SHORT)
+
+    def among(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Their times."""
+        return tuple(x.index_select(0, rows) for x in inputs)
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Writes | None:
         """The states at the save times in (theta0, theta1]; None where it is known that there are none."""

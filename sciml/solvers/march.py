@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,8 @@ from sciml.solvers.event import Event, Turn, just_after, look, meet
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump, beside, jumped
 from sciml.solvers.path import Path
-from sciml.solvers.state import Const, Row, State, with_numbers, with_tensors
-from sciml.solvers.stepper import Field, Interval, Stepper
+from sciml.solvers.state import Const, Row, State, lanes_of, rows_of, with_lanes, with_numbers, with_tensors
+from sciml.solvers.stepper import Field, Interval, Stepper, small
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand, vanishing
 from sciml.typing import Lanes, Number
@@ -73,6 +74,7 @@ class March:
     jumps: tuple[Jump, ...] = ()
     events: tuple[Event, ...] = ()
     folds: tuple[Fold, ...] = ()
+    compact: bool = False
 
     def field(self, c: Const) -> Field:
         """The term bound to its arguments."""
@@ -201,7 +203,11 @@ class March:
         return new._replace(y=y, carry=tuple(carry)), Row(s.theta, taken, s.y, self.emit(segment, saves))
 
     def run(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
-        """Advance from books of `host` numbers until no lane is running; ``tick`` is called after every trial.
+        """Advance from books of `host` numbers until no lane is running; ``tick`` is called after every trial."""
+        return with_tensors(self._run(s, c, tape, tick), c.t0)
+
+    def _run(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
+        """The same with books of numbers.
 
         It reads the verdict, so that it masks only where lanes disagree, and records a graph where gradients are on
         (joint lanes).
@@ -214,6 +220,8 @@ class March:
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
                 s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
                 continue
+            if self.compact and not small(s.y) and 2 * np.count_nonzero(s.status == RUNNING) <= len(s.status):
+                return self._among(s, c, tape, tick)
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
             full = reads or theta1 < 1
@@ -231,7 +239,30 @@ class March:
                 new = new._replace(y=after, carry=tuple(carry))
             s = new
             tick(s)
-        return with_tensors(s, c.t0)
+        return s
+
+    def _among(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
+        """The last state from a march of the lanes that are running, the others left out of the batch."""
+        running = (s.status == RUNNING).nonzero()[0]
+        rows = torch.from_numpy(running).to(s.y.device)
+        with tape.among(rows, len(s.status)):
+            few = self._run(lanes_of(s, running, rows), self._const_among(c, rows.to(c.t0.device)), tape, tick)
+        return with_lanes(s, few, running, rows)
+
+    def _const_among(self, c: Const, rows: Tensor) -> Const:
+        """The constants of some of the lanes."""
+        pick = lambda x: x.index_select(0, rows)  # noqa: E731
+        each = lambda x: pick(x) if x.ndim > 1 else x  # noqa: E731
+        path = () if self.path is None else self.path.among(c.path, rows)
+        return c._replace(
+            t0=pick(c.t0),
+            t1=pick(c.t1),
+            stops=each(c.stops),
+            args=rows_of(c.args, rows, len(c.t0)),
+            path=path,
+            folds=tuple(fold.among(rows, *inputs) for fold, inputs in zip(self.folds, c.folds, strict=True)),
+            edges=tuple(map(each, c.edges)),
+        )
 
     @property
     def host(self) -> Arithmetic:

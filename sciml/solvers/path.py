@@ -46,6 +46,10 @@ class Path(ABC):
         """
         return self
 
+    def among(self, tensors: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+        """The tensors for some of the samples, by their numbers; a path that knows them has a method of its own."""
+        raise TypeError(f"{type(self).__name__} knows all samples together only")
+
     @property
     def finest(self) -> float:
         """The shortest step that it knows under a controller of step sizes, as a fraction of the span."""

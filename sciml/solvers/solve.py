@@ -15,7 +15,7 @@ from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
-from sciml.solvers.arguments import check_args, check_folds, check_jumps, check_state
+from sciml.solvers.arguments import check_args, check_compact, check_folds, check_jumps, check_state
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
@@ -58,6 +58,9 @@ class Solver:
             eagerly. The first call takes seconds to compile. A field that cannot be traced falls back, with a warning.
             The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
+        compact: in eager marches of lanes "each", leave samples that have arrived out of the batch, whenever half of
+            them have. The term then sees some of the samples, with their rows of those ``args`` that have a row for
+            each; it may keep no tensor of the whole batch, and a sample must not depend on others.
     """
 
     stepper: Stepper | None = None
@@ -67,6 +70,7 @@ class Solver:
     lanes: Lanes = "joint"
     compile: Literal["loop", "chunks"] | None = None
     fast_math: bool = False
+    compact: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
@@ -82,6 +86,9 @@ class Solver:
             raise ValueError(f"compile: expected None, 'loop' or 'chunks', got {self.compile!r}")
         if self.fast_math and self.compile is None:
             raise ValueError("fast_math: expected compile='loop' or 'chunks' with it, got None")
+        if self.compact and (self.lanes != "each" or self.compile is not None):
+            expected = "lanes='each' and compile=None with it"
+            raise ValueError(f"compact: expected {expected}, got {self.lanes!r} and {self.compile!r}")
         control.check(self.stepper or Tsit5(), self.controller or PID())
         refuse_store(self.gradient.store, self.stepper or Tsit5())
 
@@ -302,10 +309,14 @@ class _Task:
             why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
             raise ValueError(f"events: {type(stepper).__name__} {why}")
         jumps = check_jumps(jumps)
+        if solver.compact:
+            check_compact(controller, events, jumps, path)
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
-        march = March(bound, stepper, controller, solver.lanes, solver.max_steps, path, jumps, awaited, used)
+        march = March(
+            bound, stepper, controller, solver.lanes, solver.max_steps, path, jumps, awaited, used, solver.compact
+        )
         return cls(march, const, y0, tuple(named), tuple(events), layout, solver, frame.empty)
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:

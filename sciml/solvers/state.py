@@ -36,6 +36,11 @@ class Const(NamedTuple):
         return Const(t0, t1, stops, args, path, folds, take(self.stepper), take(self.edges))
 
 
+def rows_of(args: Args, rows: Tensor, lanes: int) -> Args:
+    """Those of args that have a row for each sample with the rows of some of them, the others as they are."""
+    return tuple(x.index_select(0, rows.to(x.device)) if x.shape[:1] == (lanes,) else x for x in args)
+
+
 class State(NamedTuple):
     """Where every lane stands: the state and the books, which an eager march keeps in numbers on the host."""
 
@@ -64,6 +69,28 @@ def with_numbers(s: State, number: Callable[[Tensor, Any], Number]) -> State:
     theta, dtheta, *counts = (number(x, x) for x in (s.theta, s.dtheta, *s[-3:]))
     memory, marks = (tuple(number(x, x) for x in xs) for xs in (s.memory, s.marks))
     return State(theta, dtheta, s.y, s.carry, memory, marks, *counts)
+
+
+def lanes_of(s: State, running: np.ndarray, rows: Tensor) -> State:
+    """The state of some of the lanes, with books of arrays; both arguments are their numbers."""
+    pick = lambda x: x[running]  # noqa: E731
+    y, *carry = (x.index_select(0, rows) for x in (s.y, *s.carry))
+    memory, marks = (tuple(map(pick, books)) for books in (s.memory, s.marks))
+    return State(pick(s.theta), pick(s.dtheta), y, tuple(carry), memory, marks, *map(pick, s[-3:]))
+
+
+def with_lanes(s: State, few: State, running: np.ndarray, rows: Tensor) -> State:
+    """A state with that of some of its lanes put in."""
+
+    def put(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x = x.copy()
+        x[running] = y
+        return x
+
+    y, *carry = (x.index_copy(0, rows, z) for x, z in zip((s.y, *s.carry), (few.y, *few.carry), strict=True))
+    memory, marks = (tuple(map(put, *books)) for books in ((s.memory, few.memory), (s.marks, few.marks)))
+    theta, dtheta = put(s.theta, few.theta), put(s.dtheta, few.dtheta)
+    return State(theta, dtheta, y, tuple(carry), memory, marks, *map(put, s[-3:], few[-3:]))
 
 
 class Row(NamedTuple):

@@ -1,6 +1,7 @@
 """What an eager march, or a pass over a mesh, keeps of its steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -36,14 +37,32 @@ class Tape:
         self.met: list[Tensor] = []  # the states there
         self.last: Any = -torch.inf  # theta of every lane's last event (l)
         self.complete = False  # whether what is to be written is known to be all there
+        self.rows: Tensor | None = None  # the lanes whose steps it is given; None for all
+        self.lanes = 0  # how many there are, where it is given those of some
+
+    @contextmanager
+    def among(self, rows: Tensor, lanes: int) -> Iterator[None]:
+        """Be given the steps of some of the lanes, by their numbers among those so far."""
+        self.flush()
+        before, self.lanes = self.rows, self.lanes or lanes
+        self.rows = rows if before is None else before.index_select(0, rows)
+        yield
+        self.flush()
+        self.rows = before
+
+    def _wide(self, x: Any) -> Any:
+        """A tensor (l, ...) of the lanes that it is given as one of all lanes, 0 for the others."""
+        if self.rows is None:
+            return x
+        return x.new_zeros(self.lanes, *x.shape[1:]).index_copy_(0, self.rows.to(x.device), x)
 
     def add(self, segment: "Segment", taken: Tensor | None = None) -> None:
         """Keep a step; ``taken`` are the lanes that took it (l), None for all."""
-        self.theta.append(segment.theta0)
+        self.theta.append(self._wide(segment.theta0))
         if self.keep:
-            self.y.append(segment.y0)
+            self.y.append(self._wide(segment.y0))
         if taken is not None:
-            self.taken.append(taken)
+            self.taken.append(self._wide(taken))
         wait = taken is not None and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         for i, fold in enumerate(self.folds):
             if not (wait and fold.reduce == "write"):
@@ -59,11 +78,11 @@ class Tape:
             if value is not None:
                 self.values[i].append(value if taken is None else value._replace(hit=value.hit & taken[..., None]))
         elif reduce == "stack":
-            self.values[i].append(value)
+            self.values[i].append(self._wide(value))
         elif reduce == "max":
-            self.values[i] = greatest(self.values[i], value, step, taken)
+            self.values[i] = greatest(self.values[i], *map(self._wide, (value, step, taken)))
         else:
-            self.values[i] = accumulate(reduce, self.values[i], value, taken)
+            self.values[i] = accumulate(reduce, self.values[i], self._wide(value), self._wide(taken))
 
     def meet(self, y: Tensor, fired: Tensor) -> None:
         """Keep the events (l) at the end of the last step and the state there."""
@@ -76,8 +95,10 @@ class Tape:
             return
         segments, taken = zip(*self.waiting, strict=True)
         self.waiting = []
-        joined, steps, lanes = _joined(segments), len(segments), len(taken[0])
-        row = torch.arange(lanes, device=joined.y0.device).repeat(steps)[:, None]
+        joined, steps = _joined(segments), len(segments)
+        lanes = self.lanes or len(taken[0])
+        row = torch.arange(lanes, device=joined.y0.device) if self.rows is None else self.rows
+        row = row.repeat(steps)[:, None]
         for i, fold in enumerate(self.folds):
             if fold.reduce != "write":
                 continue

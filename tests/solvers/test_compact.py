@@ -1,0 +1,116 @@
+"""Batches from which samples that arrived are left out: the same steps and states, bit by bit."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sciml import PID, Solver, Tsit5, solve
+from sciml.errors import Status
+from sciml.solvers import (
+    SRIW1,
+    Brownian,
+    Diffusive,
+    Discrete,
+    Event,
+    Final,
+    Kvaerno5,
+    Path,
+    Quadrature,
+    Stats,
+    Steps,
+)
+
+DTYPE = torch.float64
+SAMPLES = 2500  # of which half, with two entries each, are more than a kernel's launch costs
+STIFFNESS = 10 ** torch.linspace(0, 2, SAMPLES, dtype=DTYPE)[torch.randperm(SAMPLES, generator=torch.manual_seed(0))]
+Y0 = torch.randn(SAMPLES, 2, dtype=DTYPE, generator=torch.manual_seed(1))
+widths: list[int] = []
+
+
+class Growth(Diffusive):
+    noise_type = "diagonal"
+
+    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return 0.1 * y
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return args[0] * y * dw
+
+
+class Clock(Path):
+    def increment(self, tensors: tuple[Tensor, ...], theta0: Any, theta1: Any, span: Tensor) -> Any:
+        return theta1 - theta0
+
+
+def van_der_pol(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+    x, v = y.unbind(1)
+    widths.append(len(y))
+    return torch.stack([v, args[0] * (1 - x * x) * v - x], 1)
+
+
+def both(field: Any, stepper: Any, y0: Tensor, t1: Any, **options: Any) -> list[Any]:
+    solvers = (Solver(stepper, PID(1e-3, 1e-5), lanes="each", compact=compact) for compact in (False, True))
+    return [solve(field, y0, 0.0, t1, solver, **options) for solver in solvers]
+
+
+@pytest.mark.parametrize("stepper", [Tsit5(), Kvaerno5()], ids=lambda s: type(s).__name__)
+def test_all_that_is_read_of_the_steps_is_the_same(stepper: Any):
+    widths.clear()
+    ends = torch.linspace(0.5, 3.0, SAMPLES, dtype=DTYPE)
+    folds = {"a": Stats(), "b": Steps(), "c": Final(), "d": Quadrature(lambda t, y, args: y)}
+    times = torch.linspace(0, 1, 4, dtype=DTYPE) * ends[:, None]
+    whole, few = both(van_der_pol, stepper, Y0, ends, args=(STIFFNESS,), save_at=times, folds=folds)
+    assert min(widths) <= SAMPLES // 2 < max(widths) == SAMPLES
+    assert torch.equal(whole.ys, few.ys)
+    assert torch.equal(whole.mesh.theta, few.mesh.theta)
+    assert all(map(torch.equal, whole.stats, few.stats))
+    for name in ("a", "b"):
+        assert all(map(torch.equal, whole.folds[name], few.folds[name]))
+    assert torch.equal(whole.folds["c"], few.folds["c"])
+    assert torch.equal(whole.folds["d"], few.folds["d"])
+
+
+def test_gradients_are_the_same():
+    grads = []
+    for compact in (False, True):
+        y0, stiffness = Y0.clone().requires_grad_(), STIFFNESS.clone().requires_grad_()
+        solver = Solver(Tsit5(), PID(1e-3, 1e-5), Discrete("all"), lanes="each", compact=compact)
+        solve(van_der_pol, y0, 0.0, 0.5, solver, args=(stiffness,)).ys.square().sum().backward()
+        grads.append((y0.grad, stiffness.grad))
+    assert all(map(torch.equal, *grads))
+
+
+def test_samples_that_fail_or_take_no_time_are_left_out_too():
+    ends = torch.where(torch.arange(SAMPLES) % 3 == 0, 0.0, 1.0).to(DTYPE)
+    y0 = Y0.abs().clamp_max(0.5)
+    y0[1] = 5.0  # which is infinite at t = .2
+    whole, few = both(lambda t, y: y * y, Tsit5(), y0, ends, throw=False)
+    assert torch.equal(whole.ys, few.ys)
+    assert torch.equal(whole.status, few.status)
+    assert whole.status[1] != Status.DONE
+    assert int((whole.status == Status.DONE).sum()) == SAMPLES - 1
+
+
+def test_paths_are_those_of_their_samples():
+    volatility = torch.where(torch.arange(SAMPLES) % 10 == 0, 1.5, 0.1).to(DTYPE)[:, None]
+    whole, few = both(Growth(), SRIW1(), Y0, 1.0, args=(volatility,), path=Brownian(seed=3))
+    assert torch.equal(whole.ys, few.ys)
+    assert torch.equal(whole.mesh.theta, few.mesh.theta)
+
+
+def test_what_does_not_go_with_it_is_named():
+    solver = Solver(lanes="each", compact=True)
+    with pytest.raises(ValueError, match="compact: expected lanes='each'"):
+        Solver(compact=True)
+    with pytest.raises(ValueError, match="compact: expected lanes='each' and compile=None"):
+        Solver(lanes="each", compile="loop", compact=True)
+    for what in ({"events": Event(lambda t, y, args: y[:, 0])}, {"jumps": [lambda t, y, key, args: (y, key > 0)]}):
+        with pytest.raises(ValueError, match=f"{next(iter(what))}: expected none with compact=True"):
+            solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, **what)
+    tolerance = torch.full((SAMPLES, 1), 1e-3, dtype=DTYPE)
+    with pytest.raises(ValueError, match="rtol: expected a number with compact=True"):
+        solve(lambda t, y: -y, Y0, 0.0, 1.0, Solver(controller=PID(rtol=tolerance), lanes="each", compact=True))
+    with pytest.raises(ValueError, match="path: Clock knows all samples together only"):
+        solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, path=Clock())
