@@ -236,7 +236,7 @@ class PID(Controller):
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
         """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
-        unit = self._unit(torch.maximum(y0.abs(), y1.abs()), lanes)
+        unit = self._unit(_larger(y0, y1), lanes)
         # y1 - y1 is NaN where y1 is infinite, which would hide in the unit
         quotients = (error + (y1 - y1)) / unit if error.is_complex() else torch.addcdiv(y1 - y1, error, unit)
         return self._norm(quotients, lanes)
@@ -393,6 +393,13 @@ class Grid(Controller):
         """Accept whatever is finite; what is not fails at once, since a grid cannot take a smaller step."""
         finite = xp.isfinite(error)
         return Decision(finite, xp.where(finite, dtheta, 0.0), memory)
+
+
+def _larger(y0: Tensor, y1: Tensor) -> Tensor:
+    """The larger absolute value; with a gradient one that is cheaper to differentiate than `torch.maximum`."""
+    if torch.is_grad_enabled() and (y0.requires_grad or y1.requires_grad):
+        return torch.where(y1.detach().abs() > y0.detach().abs(), y1, y0).abs()
+    return torch.maximum(y0.abs(), y1.abs())
 
 
 def check(stepper: Stepper, controller: Controller) -> None:

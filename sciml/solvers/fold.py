@@ -54,12 +54,14 @@ class Fold(ABC):
         stages: whether `emit` reads more of a step than its two ends.
         dense: whether it cannot do without the states within a step.
         differentiable: whether a gradient flows through what it reads.
+        errors: whether `emit` reads the scaled error.
     """
 
     reduce: ClassVar[Reduce]
     stages: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
+    errors: ClassVar[bool] = False
 
     @property
     def places(self) -> int:
@@ -266,6 +268,7 @@ class Stats(Fold):
     """Size h and scaled error of every accepted step; the error is 0 where nothing estimates it."""
 
     reduce: ClassVar[Reduce] = "stack"
+    errors: ClassVar[bool] = True
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """(l, 2)."""

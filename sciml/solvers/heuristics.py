@@ -50,6 +50,8 @@ class ErrorEstimate(Heuristic):
         True
     """
 
+    errors: ClassVar[bool] = True
+
     def refusal(self, stepper: Stepper, controller: "Controller") -> str | None:
         """Grids have no tolerances."""
         return _without_tolerances(self, controller)
@@ -68,6 +70,8 @@ class StepCount(Heuristic):
     A step of h whose error is E could have been h E^(-1/q) long. Unlike that of `ErrorEstimate`, the size of this does
     not depend on the problem, so that a weight found on one serves others.
     """
+
+    errors: ClassVar[bool] = True
 
     def refusal(self, stepper: Stepper, controller: "Controller") -> str | None:
         """Grids have no tolerances."""

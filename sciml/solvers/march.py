@@ -49,6 +49,7 @@ class Segment(NamedTuple):
     stages: tuple[Tensor, ...]
     error: Tensor | None
     turns: tuple[Turn, ...] = ()  # what events at its end do
+    scaled: Tensor | None = None  # the error in units of the tolerance (l), where it is known
 
     def dense(self, s: Tensor) -> Tensor:
         """The state at fractions s (l, k) of the step: (l, k, ...), l left out for joint lanes."""
@@ -56,6 +57,8 @@ class Segment(NamedTuple):
 
     def scaled_error(self) -> Tensor:
         """The error estimate in units of the tolerance (l)."""
+        if self.scaled is not None:
+            return self.scaled
         if self.error is None:
             raise ValueError(f"{type(self.march.stepper).__name__} gives no error estimate")
         return self.march.controller.scaled(self.error, self.y0, self.y1, self.march.lanes)
@@ -215,6 +218,7 @@ class March:
         xp, joint = self.host, self.lanes == "joint"
         quiet = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
         reads = not joint or self.controller.adaptive or tape.reads
+        judged = self.controller.adaptive and any(fold.errors for fold in self.folds)
         bounds = self.bounds(c, xp)
         while xp.any(s.status <= RUNNING):
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
@@ -226,6 +230,8 @@ class March:
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
             full = reads or theta1 < 1
             segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
+            if judged:
+                segment = segment._replace(scaled=segment.scaled_error())
             with quiet:
                 failure = None if failure is None else xp.number(failure, s.status)
                 error = self.error(segment, after, failure, s.theta, xp)
