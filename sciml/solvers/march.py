@@ -78,6 +78,7 @@ class March:
     events: tuple[Event, ...] = ()
     folds: tuple[Fold, ...] = ()
     compact: bool = False
+    patience: int = 1  # joint steps of a grid between looks at whether the state is finite
 
     def field(self, c: Const) -> Field:
         """The term bound to its arguments."""
@@ -213,9 +214,11 @@ class March:
         """The same with books of numbers.
 
         It reads the verdict, so that it masks only where lanes disagree, and records a graph where gradients are on
-        (joint lanes).
+        (joint lanes). With ``patience`` a state that is not finite is noticed some steps late: the place of the failure
+        is then not known.
         """
         xp, joint = self.host, self.lanes == "joint"
+        blind = joint and not (self.controller.adaptive or self.events or self.jumps) and self.patience > 1
         quiet = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
         reads = not joint or self.controller.adaptive or tape.reads
         judged = self.controller.adaptive and any(fold.errors for fold in self.folds)
@@ -229,12 +232,18 @@ class March:
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
             full = reads or theta1 < 1
-            segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
+            try:
+                segment, after, carry, failure = self.segment(c, start, end, s.y, s.carry, key, full)
+            except Exception:
+                if blind and not bool(s.y.isfinite().all()):
+                    return s._replace(status=NON_FINITE)
+                raise
+            look = not blind or failure is not None or theta1 >= 1 or (key + 1) % self.patience == 0
             if judged:
                 segment = segment._replace(scaled=segment.scaled_error())
             with quiet:
                 failure = None if failure is None else xp.number(failure, s.status)
-                error = self.error(segment, after, failure, s.theta, xp)
+                error = self.error(segment, after, failure, s.theta, xp) if look else 0.0
                 new = self.judge(s, segment, theta1, after, error, failure, xp)
             taken = new.accepted > s.accepted
             if xp.any(taken):

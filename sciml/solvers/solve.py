@@ -40,6 +40,8 @@ from sciml.solvers.term import as_term, declared_parameters, expand, refuse_chan
 from sciml.typing import Lanes, Time
 from sciml.typing import State as Tree
 
+PATIENCE = 64  # steps of a grid between looks at whether the state is finite
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -375,12 +377,16 @@ class _Task:
                 )
             if through is not None:
                 return through
-        tape = Tape(march.folds, keep)
         with np.errstate(all="ignore"), progress_bar(progress) as tick:
             s = march.start(c, self.y0, march.host)
             if resume is not None:
                 s = self._warm(s, resume, march.host)
-            end = march.run(s, c, tape, tick)
+            tape = Tape(march.folds, keep)
+            end = replace(march, patience=PATIENCE).run(s, c, tape, tick)
+            grid = march.lanes == "joint" and not march.controller.adaptive
+            if grid and int(end.status) >= Status.MAX_STEPS:  # again, to see where it failed
+                tape = Tape(march.folds, keep)
+                end = march.run(s, c, tape, tick)
         return *freeze(march, c, end, tape), end
 
     def _pull(self) -> Callable[..., list[Any]] | None:

@@ -31,6 +31,10 @@ class SRK(Unjudged):
     calculus: ClassVar[Calculus] = "ito"
     noise_types: ClassVar[tuple[NoiseType, ...]] = ("diagonal", "additive", "scalar")
 
+    def constants(self, t0: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Those of SRA1."""
+        return SRA1().constants(t0, y)
+
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Any) -> Tensor:
         """The state at the end of the step; ``dw`` is a `Levy`."""
         if field.term.noise_type == "additive":
