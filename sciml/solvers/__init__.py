@@ -67,7 +67,7 @@ _HOMES = {
     "srk": ("SRK",),
     "stepper": ("Stepper",),
     "stochastic": ("EulerHeun", "EulerMaruyama", "Milstein", "StratonovichHeun"),
-    "stochastic_runge_kutta": ("SRA1", "SRIW1", "ShARK"),
+    "stochastic_runge_kutta": ("SOSRI2", "SRA1", "SRIW1", "ShARK"),
     "stratonovich": ("StratonovichMidpoint", "StratonovichMilstein", "StratonovichReversibleHeun"),
     "symplectic": ("VelocityVerlet", "Yoshida4"),
     "taylor": ("Taylor",),

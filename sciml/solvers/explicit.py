@@ -28,12 +28,10 @@ class RungeKutta(Stepper):
     stage, so that every method costs as many evaluations per step as its tableau has rows.
 
     Attributes:
-        stability: how far it is stable along the negative real axis.
         apart: weights of the slopes in the difference of the last two stages' states, where both are at the step's end.
     """
 
     tableau: ClassVar[tab.Tableau]
-    stability: ClassVar[float]
     apart: ClassVar[tab.Row | None]
     nodes: ClassVar[np.ndarray]
     columns: ClassVar[np.ndarray]
@@ -59,6 +57,13 @@ class RungeKutta(Stepper):
             columns = y.new_empty(0)
         dense = () if self.rungs is None else (torch.tensor(self.rungs, dtype=torch.float64, device=y.device),)
         return torch.as_tensor(self.nodes, device=t0.device), columns, *dense
+
+    def probe(self, segment: "Segment") -> tuple[Tensor, Tensor] | None:
+        """The last two stages."""
+        if self.apart is None:
+            return None
+        ks = segment.stages
+        return combine(self.apart, ks, segment.interval.scale), ks[-1] - ks[-2]
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The field at (t, y)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.fold import Fold, Reduce
-from sciml.solvers.stepper import Stepper, combine
+from sciml.solvers.stepper import Stepper
 from sciml.typing import Lanes
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ class Stiffness(Heuristic):
 
     g and g' are the states of the last two stages, k and k' the slopes there; both are at the end of the step, so that
     the quotient estimates an eigenvalue of the Jacobian. Methods with two such stages are Tsit5, Dopri5, Dopri8, RK4,
-    Heun and Fehlberg2. The stability interval, along the negative real axis, is 3.5068 for Tsit5; a step is as long as
-    stability allows where S |h| is near 1. Where the states agree to round-off, S is 0.
+    Heun and Fehlberg2, and SOSRI2 for stochastic equations. The stability interval, along the negative real axis, is
+    3.5068 for Tsit5; a step is as long as stability allows where S |h| is near 1. Where the states agree to round-off,
+    S is 0.
 
     Reference:
         A. Pal, Y. Ma, V. Shah, C. Rackauckas, ICML 2021, arXiv:2105.03918 (SRNODE).
@@ -98,12 +99,12 @@ class Stiffness(Heuristic):
     """
 
     def refusal(self, stepper: Stepper, controller: "Controller") -> str | None:
-        """Methods whose last two stages are at different times."""
-        if isinstance(stepper, RungeKutta) and stepper.apart is not None:
+        """Methods that cannot be probed."""
+        if stepper.stability and (not isinstance(stepper, RungeKutta) or stepper.apart is not None):
             return None
         return (
             f"{type(self).__name__} compares the last two stages where both are at the end of a step, those of "
-            f"{type(stepper).__name__} are not; expected Tsit5, Dopri5, Dopri8, RK4, Heun or Fehlberg2"
+            f"{type(stepper).__name__} are not; expected Tsit5, Dopri5, Dopri8, RK4, Heun, Fehlberg2 or SOSRI2"
         )
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
@@ -138,14 +139,13 @@ def _times_size(value: Tensor, segment: "Segment") -> Tensor:
 
 def _stiffness(segment: "Segment") -> Tensor:
     """S of the step (l)."""
-    march, ks, y = segment.march, segment.stages, segment.y1
-    stepper = march.stepper
-    if not isinstance(stepper, RungeKutta) or stepper.apart is None:
-        raise TypeError(f"{type(stepper).__name__} has no two stages at the end of a step")
-    gap = _length(combine(stepper.apart, ks, segment.interval.scale), march.lanes)
+    march, y = segment.march, segment.y1
+    found = march.stepper.probe(segment)
+    if found is None:
+        raise TypeError(f"{type(march.stepper).__name__} has no two stages at the end of a step")
+    gap, rise = (_length(x, march.lanes) for x in found)
     near = ~(gap > ROUND_OFF * torch.finfo(gap.dtype).eps * _length(y.detach(), march.lanes))
-    quotient = _length(ks[-1] - ks[-2], march.lanes) / torch.where(near, 1, gap)
-    return torch.where(near, 0, quotient) / stepper.stability
+    return torch.where(near, 0, rise / torch.where(near, 1, gap)) / march.stepper.stability
 
 
 def _length(x: Tensor, lanes: Lanes) -> Tensor:

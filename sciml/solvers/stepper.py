@@ -143,6 +143,7 @@ class Stepper(ABC):
         noise_types: those of the stochastic equations that it integrates; none for a method of ordinary ones.
         levy: whether it reads space-time Levy areas of the path, as `Levy`.
         area: whether it reads Levy areas of pairs of the path's entries, as `sciml.solvers.given.Area`.
+        stability: how far it is stable along the negative real axis, where its steps can be probed for stiffness.
     """
 
     order: ClassVar[int]
@@ -157,6 +158,7 @@ class Stepper(ABC):
     noise_types: ClassVar[tuple[NoiseType, ...]] = ()
     levy: ClassVar[bool] = False
     area: ClassVar[bool] = False
+    stability: ClassVar[float] = 0.0
     starts: ClassVar[int] = 1  # evaluations of `init`
     lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out
 
@@ -214,6 +216,13 @@ class Stepper(ABC):
         lane = int(segment.march.lanes == "each")
         y0, y1 = segment.y0.unsqueeze(lane), segment.y1.unsqueeze(lane)
         return torch.where(s.reshape(s.shape + (1,) * (segment.y0.ndim - lane)) < 0.5, y0, y1)
+
+    def probe(self, segment: "Segment") -> tuple[Tensor, Tensor] | None:
+        """The difference of two states at one time within a step, and that of the slopes there; None without such.
+
+        Their quotient estimates an eigenvalue of the Jacobian.
+        """
+        return None
 
     def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
         """The same as a polynomial in s: the coefficients of s, s^2, .., shaped as the state."""

@@ -11,13 +11,29 @@ from torch import Tensor
 
 from sciml import Discrete, Solver, solve
 from sciml.errors import SolveError, Status
-from sciml.solvers import PID, SRA1, SRIW1, Brownian, Diffusive, EulerMaruyama, Grid, ShARK, Stats, StratonovichHeun
+from sciml.solvers import (
+    PID,
+    SOSRI2,
+    SRA1,
+    SRIW1,
+    Brownian,
+    Diffusive,
+    EulerMaruyama,
+    Grid,
+    MaxStiffness,
+    ShARK,
+    Stats,
+    Stiffness,
+    StratonovichHeun,
+)
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS
 from sciml.solvers.stochastic import Stochastic
+from sciml.solvers.stochastic_runge_kutta import SOSRI2_ROWS
 from tests.solvers.systems import DTYPE
 from tests.solvers.test_stochastic import ARGS, END, KINDS, SAME, STEPS, Arc, Linear, Problem, fitted, name
 
-EMBEDDED = [SRIW1(), SRA1(), ShARK()]
+DIAGONAL = [SRIW1(), SOSRI2()]
+EMBEDDED = [*DIAGONAL, SRA1(), ShARK()]
 JUDGED = [*EMBEDDED, StratonovichHeun()]
 PATHS = 800
 
@@ -39,25 +55,43 @@ def noise_of(stepper: Stochastic) -> Any:
     return stepper.noise_types[0]
 
 
+def test_sosri2_meets_the_conditions_of_strong_order_three_halves():
+    """Roessler (2010), theorem 6.1, with the coefficients' 15 digits."""
+    rows = SOSRI2_ROWS
+    square = lambda given: np.array([[0.0] * 4, *(np.pad(row, (0, 4 - len(row))) for row in given)])  # noqa: E731
+    a0, b0, a1, b1 = map(square, rows[:4])
+    alpha, *betas = map(np.array, rows[4:])
+    e, noise = np.ones(4), b1.sum(1)
+    assert np.allclose(
+        [alpha @ e, alpha @ a0 @ e, alpha @ b0 @ e, alpha @ b0.sum(1) ** 2], [1, 0.5, 1, 1.5], atol=1e-12
+    )
+    for beta, right in zip(betas, ([1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0, 0, -1, -1, 0], [0, 0, 0, 2, 1]), strict=True):
+        found = [beta @ e, beta @ noise, beta @ a1 @ e, beta @ noise**2, beta @ b1 @ noise]
+        assert np.allclose(found, right, atol=1e-12)
+    assert abs((0.5 * betas[0] + betas[2] / 3) @ a1 @ b0.sum(1)) < 1e-6  # met less exactly in the paper's table
+
+
 @pytest.mark.parametrize("noise", ["diagonal", "scalar"])
-def test_sriw1_has_strong_order_three_halves_and_weak_order_two(noise: str):
+@pytest.mark.parametrize("stepper", DIAGONAL, ids=name)
+def test_strong_order_is_three_halves_and_weak_order_two(stepper: Stochastic, noise: str):
     count, steps = 4 * PATHS, np.array([8, 16, 32, 64])
     path = Brownian((count, 1 if noise == "scalar" else 2), 3, cells=64, areas=True, dtype=DTYPE)
     y0, term, w = torch.ones(count, 2, dtype=DTYPE), Linear(noise, "ito"), path(0.0, 1.0).w * math.sqrt(END)
     strengths = ARGS[1].diagonal().diag() if noise == "diagonal" else ARGS[1][:, :1]
     right = ((ARGS[0] - 0.5 * strengths.square().sum(1)) * END + w @ strengths.T).exp()
-    missed = [solve(term, y0, 0.0, END, Solver(SRIW1(), Grid(n=n)), args=ARGS, path=path).ys - right for n in steps]
+    missed = [solve(term, y0, 0.0, END, Solver(stepper, Grid(n=n)), args=ARGS, path=path).ys - right for n in steps]
     errors = torch.stack([miss.norm(dim=1) for miss in missed]).mean(1)
     assert 1.3 <= -np.polyfit(np.log(steps), errors.log(), 1)[0] <= 2.0
     means = torch.stack([miss.mean(0).abs().max() for miss in missed])
     assert 1.7 <= -np.polyfit(np.log(steps), means.log(), 1)[0] <= 2.5
 
 
-def test_sriw1_has_strong_order_three_halves_where_the_diffusion_is_no_line():
+@pytest.mark.parametrize("stepper", DIAGONAL, ids=name)
+def test_strong_order_is_three_halves_where_the_diffusion_is_no_line(stepper: Stochastic):
     path = Brownian((PATHS, 2), 3, cells=128, areas=True, dtype=DTYPE)
     right = torch.arctan(math.tan(0.2) + math.sin(END) + path(0.0, 1.0).w * math.sqrt(END))
     y0 = torch.full((PATHS, 2), 0.2, dtype=DTYPE)
-    ends = [solve(Arc("ito"), y0, 0.0, END, Solver(SRIW1(), Grid(n=n)), path=path).ys for n in STEPS]
+    ends = [solve(Arc("ito"), y0, 0.0, END, Solver(stepper, Grid(n=n)), path=path).ys for n in STEPS]
     slope, error = fitted(torch.stack([(end - right).norm(dim=1) for end in ends]))
     assert 4 * error < 0.2
     assert 1.3 <= slope <= 2.0, (slope, error)
@@ -359,3 +393,29 @@ def test_pairs_that_cannot_work_are_refused():
     ):
         with pytest.raises(ValueError, match=match):
             solve(term, y0, 0.0, 1.0, solver(), args=ARGS, path=path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stiffness_of_a_linear_drift_is_its_rate(kind: str):
+    """Whatever the noise; its gradient is that of the rate, and other methods are refused."""
+    rate = torch.tensor(3.0, dtype=DTYPE, requires_grad=True)
+
+    class Decay(Diffusive):
+        noise_type = "diagonal"
+
+        def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return -args[0] * y
+
+        def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return 0.3 * y * dw
+
+    y0, folds = torch.ones(5, 2, dtype=DTYPE), {"most": MaxStiffness(), "all": Stiffness()}
+    solver = Solver(SOSRI2(), PID(1e-2, 1e-2), lanes=kind)
+    found = solve(Decay(), y0, 0.0, 2.0, solver, args=(rate,), path=Brownian(seed=1), folds=folds).folds
+    assert 2 < SOSRI2.stability < 20
+    assert torch.allclose(found["most"], rate / SOSRI2.stability, rtol=1e-8)
+    assert torch.allclose(found["all"], 2 * rate / SOSRI2.stability, rtol=1e-8)
+    (grad,) = torch.autograd.grad(found["all"].mean(), rate)
+    assert abs(float(grad) - 2 / SOSRI2.stability) < 1e-7
+    with pytest.raises(ValueError, match="those of SRIW1 are not; expected Tsit5"):
+        solve(Decay(), y0, 0.0, 2.0, Solver(SRIW1(), PID(1e-2, 1e-2)), args=(rate,), path=Brownian(), folds=folds)
