@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers import areas
 from sciml.solvers.control import Controller, Grid
 from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, over_nodes, subtree, whole
 from sciml.solvers.expect import expect
@@ -112,7 +113,7 @@ class Brownian(Path):
         self.shape = None if shape is None else tuple(shape)
         self.seed, self.samples, self.cells, self.by, self.dtype = int(seed), samples, cells, by, dtype
         self.areas, self._tells = areas, areas  # whether it has them, and whether it tells them
-        self._adaptive = False
+        self._adaptive = self._pairs = False  # whether areas of pairs of entries are told
         self.device = None if device is None else torch.device(device)
         if self.shape is not None:
             self._check_samples()
@@ -142,7 +143,11 @@ class Brownian(Path):
         if self.device not in (None, y0.device) and not bare:
             raise ValueError(f"path: expected the state's device {y0.device}, got {self.device}")
         found.dtype, found.device = real_dtype(y0), y0.device
-        found.areas, found._tells = self.areas or stepper.levy, stepper.levy
+        found._pairs = stepper.area
+        if found._pairs and (controller.adaptive or len(found.shape) != 2):
+            name = type(stepper).__name__
+            raise ValueError(f"path: {name} reads areas of steps of a grid and a shape (b, m), got {found.shape}")
+        found.areas, found._tells = self.areas or stepper.levy or stepper.area, stepper.levy
         found._adaptive = controller.adaptive
         still = torch.equal(t0, t1)
         grid = isinstance(controller, Grid) and not still
@@ -262,6 +267,7 @@ class Brownian(Path):
 
     def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
         """W(theta1) - W(theta0), of the path's shape, times the root of the span; `Levy` where areas are asked for."""
+        ends = theta0, theta1
         if isinstance(theta0, float):
             values = self._on_host(tensors, theta0, theta1)
             root: Any = _root(span).to(self._dtype) if span.requires_grad else sqrt(span.item())
@@ -272,7 +278,21 @@ class Brownian(Path):
             values = self._between(tensors, start, end)
             root = expand(_root(span).to(values[0].device, values[0].dtype), values[0])
         found = [value * root for value in values]
+        if self._pairs:
+            return self._area(tensors[0], ends, Levy(*found), root)
         return Levy(*found) if self._tells else found[0]
+
+    def _area(self, streams: Tensor, ends: tuple[Number, Number], levy: Levy, root: Any) -> areas.Area:
+        """The areas of pairs of entries over a step of a grid, whose ends tell its numbers."""
+        start, end = (
+            (torch.as_tensor(theta, dtype=torch.float64).detach() * self._ticks).round().to(streams.device, torch.int64)
+            for theta in ends
+        )
+        w, h = levy
+        size = (end - start).to(w.dtype) / self._ticks
+        size = (expand(size, w) if size.ndim else size) * root * root
+        pairs = w.shape[-1] * (w.shape[-1] - 1) // 2
+        return areas.drawn(w, h, size, areas.numbers(streams, start, end, pairs, w.dtype))
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -1,11 +1,12 @@
 """A Brownian motion that is given as a callable of times, as torchsde's objects are."""
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from sciml.solvers.areas import Area
 from sciml.solvers.control import Controller, Grid
 from sciml.solvers.path import Levy, Path
 from sciml.solvers.term import real_dtype
@@ -13,13 +14,6 @@ from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
     from sciml.solvers.stepper import Stepper
-
-
-class Area(NamedTuple):
-    """What a stepper with ``area`` reads of a step."""
-
-    w: Tensor  # (b, m) the increment
-    a: Tensor  # (b, m, m) the Levy area: the antisymmetric part of W^k integrated against W^l from the step's start
 
 
 class Given(Path):

@@ -142,7 +142,7 @@ class Stepper(ABC):
         history: whether the carry is more than a cache, so that a step cannot be taken again from (t, y) alone.
         noise_types: those of the stochastic equations that it integrates; none for a method of ordinary ones.
         levy: whether it reads space-time Levy areas of the path, as `Levy`.
-        area: whether it reads Levy areas of pairs of the path's entries, as `sciml.solvers.given.Area`.
+        area: whether it reads Levy areas of pairs of the path's entries, as `sciml.solvers.areas.Area`.
         stability: how far it is stable along the negative real axis, where its steps can be probed for stiffness.
     """
 
