@@ -128,6 +128,7 @@ def _joined(segments: "Sequence[Segment]") -> "Segment":
         y1=join(s.y1 for s in segments),
         stages=tuple(join(parts) for parts in zip(*(s.stages for s in segments), strict=True)),
         error=None,
+        scaled=None,
     )
 
 
