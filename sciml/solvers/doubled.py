@@ -42,7 +42,7 @@ class Doubled(Stochastic):
     order 1 and more, and for `EulerHeun`, `StratonovichHeun` and `StratonovichMidpoint` of any noise. Where the strong
     order is 1/2 only because errors of mean zero cancel, as those of `EulerMaruyama` with noise that depends on the
     state, steps that are chosen by what the path does next let them add up: the limit is another process (Gaines and
-    Lyons, 1997).
+    Lyons, 1997), as a warning says.
 
     Args:
         stepper: the method; None takes `StratonovichMidpoint`.

@@ -28,7 +28,8 @@ the states of every method are the same to round-off, of fixed steps. What diffe
   generator as torchsde's is, so that the numbers are others.
 - Two faults of torchsde's "milstein" are kept, so that its states are: of scalar noise it takes the transposed Jacobian
   of g, which halves its strong order unless entry i of g depends on y_i alone, as ``grad_free`` does for Stratonovich
-  equations. The core's `Milstein` and `StratonovichMilstein` have neither.
+  equations, and adaptive steps may converge to another process then. The core's `Milstein` and `StratonovichMilstein`
+  have neither.
 - A state that becomes infinite or NaN raises `SolveError`.
 - The equation sees times in the dtype of the state.
 

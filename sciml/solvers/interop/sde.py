@@ -275,12 +275,6 @@ class SDEProblem:
             raise ValueError("ts, dt, rtol, atol, dt_min: expected values without gradients")
         if not float(dt) > 0:
             raise ValueError(f"dt: expected a positive step size, got {float(dt)}")
-        if adaptive and method == "euler" and sde.noise_type != "additive":
-            warnings.warn(
-                "Numerical solution is not guaranteed to converge to the correct solution when using adaptive "
-                "time-stepping with the Euler--Maruyama method with non-additive noise; expected another method.",
-                stacklevel=4,
-            )
         steps = Adaptive(ts, dt, *numbers[:3]) if adaptive and len(ts) > 1 else None
         return cls(sde, y0, ts, bm, method, dt, dict(options or {}), sizes.noise, logqp, steps)
 
