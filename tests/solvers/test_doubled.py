@@ -9,6 +9,8 @@ import pytest
 import torch
 import torchsde
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sciml import Discrete, Solver, solve
 from sciml.solvers import (
@@ -27,10 +29,13 @@ from sciml.solvers import (
     StratonovichHeun,
     StratonovichMidpoint,
     StratonovichReversibleHeun,
+    brownian,
 )
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS
 from sciml.solvers.doubled import joined
 from sciml.solvers.given import Area
+from sciml.solvers.march import March
+from sciml.solvers.state import Const
 from sciml.solvers.stochastic import Stochastic
 from tests.solvers.systems import DTYPE
 from tests.solvers.test_given import Area as Areas
@@ -253,6 +258,23 @@ def test_a_motion_that_is_given_and_what_is_refused():
         Given(inner, 3)
     with pytest.raises(ValueError, match="term: Doubled expects diagonal or additive or scalar noise, found general"):
         solve(Linear("general", "ito"), y0, 0.0, 1.0, solver, args=ARGS, path=Brownian((50, 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_number_is_read_on_the_host(kind: str, monkeypatch: pytest.MonkeyPatch):
+    lanes, y0 = () if kind == "joint" else (3,), torch.ones(3, 2, dtype=DTYPE)
+    t0, t1 = torch.zeros(lanes, dtype=DTYPE), torch.ones(lanes, dtype=DTYPE)
+    controller = PID(rtol=1e-2, atol=1e-2)
+    path = Brownian().within(Doubled(), controller, t0, t1, y0, kind)
+    march = March(Linear("diagonal", "stratonovich"), Doubled(), controller, kind, path=path)
+    const = Const(t0, t1, torch.tensor([0.3, 1.0], dtype=DTYPE), ARGS, path.tensors())
+    state, mode = march.start(const, y0), FakeTensorMode()
+    monkeypatch.setattr(brownian, "_reads", lambda x: False)  # as on a GPU
+    fakes = tree_map_only(Tensor, mode.from_tensor, (state, const))
+    with mode:
+        found = march.advance(*fakes, saves=1)
+    right = march.advance(state, const, saves=1)
+    assert [(x.shape, x.dtype) for x in tree_leaves(found)] == [(x.shape, x.dtype) for x in tree_leaves(right)]
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def sdeint(
         method: "euler", "milstein", "srk", "midpoint", "heun", "euler_heun", "reversible_heun" or "log_ode"; None is
             "srk" for Ito equations ("euler" where the noise is general), "midpoint" for Stratonovich equations.
         dt: step size, the first one of adaptive steps.
-        adaptive: whether to choose steps by step doubling, see below.
+        adaptive: whether to choose the steps.
         rtol: relative tolerance of adaptive steps.
         atol: absolute tolerance of adaptive steps.
         dt_min: least size of adaptive steps; where a smaller one is wanted, a warning says so and this one is taken.
