@@ -12,9 +12,10 @@ from sciml.solvers.control import PID
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.fold import SaveAt, Starts
 from sciml.solvers.heuristics import ErrorEstimate, Heuristic
-from sciml.solvers.local import local_heuristic
+from sciml.solvers.local import local_heuristic, step_again
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.solve import Solution, Solver
+from sciml.solvers.term import Diffusive
 from sciml.typing import Time
 
 Form = Literal["global", "unbiased", "biased", "reuse"]
@@ -29,6 +30,8 @@ class SolverRegularizer(Regularizer):
       steps starts, each as likely as the others; both with the first size that the solver would choose. ``"reuse"``:
       that of the solver's steps over t ~ U(t0, t1), with its value over its probability, which makes the expectation
       that of the global form (`MaxStiffness` is taken as it is).
+
+    Of stochastic equations ``"global"`` and ``"reuse"`` are there, the latter on the path of the solve.
 
     Lanes "each" draw a step for every sample; the penalty is the mean over the lanes.
 
@@ -93,7 +96,7 @@ class SolverRegularizer(Regularizer):
             t = start + draw * (end - start)
             fold = SaveAt(t[..., None])
             return Reading({"state": fold}, lambda s: value(t, s.folds["state"].squeeze(t.ndim), t1=end).mean())
-        again = self.form == "reuse"
+        again, noisy = self.form == "reuse", isinstance(field, Diffusive)
 
         def penalty(solution: Solution) -> Tensor:
             mesh = solution.mesh
@@ -104,8 +107,12 @@ class SolverRegularizer(Regularizer):
             t, y = (picked(x, step) for x in solution.folds["starts"])
             if not again:
                 return value(t, y, t1=end).mean()
-            share = picked(mesh.theta.diff(dim=0).movedim(0, -1), step)  # of the span, its probability
-            found = value(t, y, h=share * (end - start).to(share))
+            first, last = (picked(nodes.movedim(0, -1), step) for nodes in (mesh.theta[:-1], mesh.theta[1:]))
+            share = last - first  # of the span, its probability
+            if noisy:
+                found = step_again(self.heuristic, solution, first, last, y)
+            else:
+                found = value(t, y, h=share * (end - start).to(share))
             return (found / share.to(found) if self.heuristic.reduce == "sum" else found).mean()
 
         return Reading({"starts": Starts()}, penalty)

@@ -20,6 +20,7 @@ _HOMES = {
     "controlled": ("Controlled",),
     "conversion": ("Converted",),
     "diffusion": ("MatrixDiffusive",),
+    "doubled": ("Doubled",),
     "event": ("Crossings", "Event"),
     "explicit": (
         "RK4",

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers import control
+from sciml.solvers import backsolve_stochastic, control
 from sciml.solvers.adjoint import once
 from sciml.solvers.auto import Auto
+from sciml.solvers.backsolve_stochastic import REMEDY
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
@@ -27,6 +28,7 @@ from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.newton import ImplicitStepper
 from sciml.solvers.state import Const
 from sciml.solvers.stepper import Stepper
+from sciml.solvers.stochastic import Stochastic
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand, real_dtype
 from sciml.typing import Args
@@ -46,17 +48,24 @@ class Backsolve:
     time to the one before, which fails where the equation damps: a warning says so when it does not come back to where
     it was. `Discrete` with ``store="every"`` has neither fault.
 
+    Of a stochastic equation it goes back over the steps of the solve, on the same path, in Stratonovich's calculus (Li
+    et al. 2020): under any stepper and controller, joint and per sample, of any noise; an Ito equation is converted,
+    which takes second derivatives of the diffusion. Only the ends of the steps are kept, a number each. It converges to
+    the gradient with the steps by order 1, and 1/2 where general noise does not commute; it has no derivative in time,
+    and steps back by Heun's method, or the midpoint method if that is the solve's or asked for as ``stepper``.
+
     Integrals over parameters are computed beside the steps, not as part of the state, so that they do not govern the
     step sizes (as Kidger, Chen and Lyons, 2021, arXiv:2009.09457, advise).
 
     Args:
         stepper: the method of the backward solve; None takes that of the solve. It needs dense output.
         controller: its controller; None takes that of the solve. ``Grid(n=...)`` counts steps of the whole span. Its
-            tolerances hold for the state and the adjoint alike.
+            tolerances hold for the state and the adjoint alike. Of stochastic equations None only.
 
-    Reference:
+    References:
         R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations (2018),
-        arXiv:1806.07366, algorithm 1.
+        arXiv:1806.07366, algorithm 1. X. Li, T.-K. L. Wong, R. T. Q. Chen, D. Duvenaud, Scalable gradients for
+        stochastic differential equations (2020), arXiv:2001.01328, theorem 3.1 and algorithm 1.
     """
 
     store: ClassVar[str] = "ends"
@@ -119,6 +128,9 @@ def attach(
     Raises:
         ValueError: the solve has what has no continuous adjoint here.
     """
+    refuse(march, c)
+    if isinstance(march.stepper, Stochastic):
+        return backsolve_stochastic.attach(adjoint, march, mesh, c, y0, done, parameters, _warn)
     plan = _plan(adjoint, march, mesh, c, y0)
     lane, lanes = int(march.lanes == "each"), c.t0.shape
     saves = [i for i, fold in enumerate(march.folds) if isinstance(fold, SaveAt)]
@@ -143,20 +155,29 @@ def _picked(x: Tensor, order: Tensor, lane: int) -> Tensor:
     return x.gather(1, expand(order, x).expand(*order.shape, *x.shape[2:]))
 
 
+def refuse(march: March, c: Const) -> None:
+    """Refuse a solve that has no continuous adjoint.
+
+    Raises:
+        ValueError: naming what it has.
+    """
+    for fold in march.folds:
+        if fold.differentiable and not isinstance(fold, SaveAt | Final):
+            raise ValueError(f"folds: Backsolve differentiates save times only, got {type(fold).__name__}; {REMEDY}")
+    path = None if isinstance(march.stepper, Stochastic) else march.path
+    for what, given in (("events", march.events), ("jumps", march.jumps), ("path", path)):
+        if given:
+            raise ValueError(f"{what}: Backsolve knows smooth solutions of time, and noise, only; {REMEDY}")
+    if march.term.mass(c.args) is not None:
+        raise ValueError(f"term: Backsolve takes no mass; {REMEDY}")
+
+
 def _plan(adjoint: Backsolve, march: March, mesh: Mesh, c: Const, y0: Tensor) -> _Plan:
     """The backward march; refused where there is none."""
     stepper, controller = adjoint.stepper or march.stepper, adjoint.controller or march.controller
     if isinstance(stepper, Auto):  # a backward pass cannot start again
         stepper = Tsit5()
-    name, remedy = type(stepper).__name__, 'use Discrete("every"), for example'
-    for fold in march.folds:
-        if fold.differentiable and not isinstance(fold, SaveAt | Final):
-            raise ValueError(f"folds: Backsolve differentiates save times only, got {type(fold).__name__}; {remedy}")
-    for what, given in (("events", march.events), ("jumps", march.jumps), ("path", march.path)):
-        if given:
-            raise ValueError(f"{what}: Backsolve knows smooth solutions of time only; {remedy}")
-    if march.term.mass(c.args) is not None:
-        raise ValueError(f"term: Backsolve takes no mass; {remedy}")
+    name = type(stepper).__name__
     if stepper.needs is not Term:
         raise ValueError(f"Backsolve: {name} cannot integrate the adjoint; expected stepper=Tsit5(), for example")
     if not stepper.dense:

@@ -15,12 +15,11 @@ from sciml.solvers.control import Controller, Grid
 from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, over_nodes, subtree, whole
 from sciml.solvers.expect import expect
 from sciml.solvers.hashed import GAMMA, halved_normals, mixed, mixed_number, signed
-from sciml.solvers.path import Levy, Path
+from sciml.solvers.path import DyadicPath, Levy, Path
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
-    from sciml.solvers.arithmetic import Arithmetic
     from sciml.solvers.stepper import Stepper
 
 FINEST = 2**20  # cells where no grid says how many
@@ -31,7 +30,7 @@ MANY = 2**15  # streams that fill a kernel
 BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^11 numbers
 
 
-class Brownian(Path):
+class Brownian(DyadicPath):
     r"""Brownian motion W from a tree of normal numbers, each a hash of (seed, sample, entry, node).
 
     A path belongs to a span and a number of cells: solves of another span, or of one that follows, take another seed,
@@ -148,7 +147,7 @@ class Brownian(Path):
             name = type(stepper).__name__
             raise ValueError(f"path: {name} reads areas of steps of a grid and a shape (b, m), got {found.shape}")
         found.areas, found._tells = self.areas or stepper.levy or stepper.area, stepper.levy
-        found._adaptive = controller.adaptive
+        found._adaptive, found.parts = controller.adaptive, 1 + stepper.halves
         still = torch.equal(t0, t1)
         grid = isinstance(controller, Grid) and not still
         if self.by == "step" and not still and (not grid or controller.ts is not None):
@@ -164,37 +163,11 @@ class Brownian(Path):
             )
         if self.cells is None:
             found.cells = FINEST if thetas is None else _enough(thetas)
-        elif controller.adaptive and self.cells & (self.cells - 1):
-            raise ValueError(f"cells: expected a power of two under {_described(controller)}, got {self.cells}")
+        elif controller.adaptive and (self.cells & (self.cells - 1) or self.cells < found.parts):
+            least = f" of at least {found.parts}" if found.parts > 1 else ""
+            raise ValueError(f"cells: expected a power of two{least} under {_described(controller)}, got {self.cells}")
         found._settle()
         return found
-
-    @property
-    def finest(self) -> float:
-        """A cell."""
-        return 1 / (self.cells or 1)
-
-    def end(self, theta: Number, size: Number, xp: "Arithmetic") -> Number:
-        """The end of the longest node of at most this size, and at least a cell, that starts at theta.
-
-        The end of a trial that is rejected is then the end of a later step, whatever is tried between: no part of the
-        path that a decision was made of is passed over, which would change what the solution converges to. From places
-        that are no end of a cell, where a stop was, steps go to the next end of a node.
-
-        Reference:
-            J. Foster, A. Jelincic, On the convergence of adaptive approximations for stochastic differential equations
-            (2023), arXiv:2311.14201.
-        """
-        cells = self.cells or 1
-        size = xp.where(size < 1, size, 1.0)
-        size = xp.where(size > 1 / cells, size, 1 / cells)
-        mantissa, _ = xp.frexp(size)
-        size = size / (2 * mantissa)  # a power of two, as all that follow
-        place = theta * cells
-        cell = xp.whole(place)
-        longest = (cell & -cell) / cells
-        size = xp.where((cell == place) & (cell > 0) & (longest < size), longest, size)
-        return (xp.whole(theta / size) + 1) * size
 
     def admit(self, theta: Tensor) -> None:
         """Refuse two ends within one cell, whose joint law would be wrong, and by ``"step"`` all but cells."""

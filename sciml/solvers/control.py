@@ -411,6 +411,8 @@ def check(stepper: Stepper, controller: Controller) -> None:
     name = type(stepper).__name__
     if controller.adaptive and stepper.uniform:
         raise ValueError(f"controller: {name} takes steps of one size only, expected Grid(n=...) or Grid(dt=...)")
+    if stepper.halves and not controller.adaptive:
+        raise ValueError(f"controller: {name} judges its steps, expected PID; on a grid take the stepper in it")
     if controller.adaptive and not stepper.adaptive:
         raise ValueError(
             f"controller: {name} has no error estimate, expected Grid(...), got {type(controller).__name__}"

@@ -25,7 +25,8 @@ def raise_failures(march: March, c: Const, end: State) -> None:
     status = [Status(value) for value in end.status.reshape(-1)[failed].tolist()]
     times = (c.t0 + (c.t1 - c.t0) * end.theta).detach().reshape(-1)[failed].tolist()
     finest = 0.0 if march.path is None else march.path.finest
-    least = f"{finest:g}, a cell of the path," if finest > FLOOR else "2^-48"
+    cells = "two cells" if march.stepper.halves else "a cell"
+    least = f"{finest:g}, {cells} of the path," if finest > FLOOR else "2^-48"
     lines = []
     for lane, why, t in list(zip(lanes, status, times, strict=True))[:SHOWN]:
         where = f"at t={t:g}" if joint else f"sample {lane} at t={t:g}"

@@ -1,14 +1,17 @@
 """A Brownian motion that is given as a callable of times, as torchsde's objects are."""
 
 from copy import copy
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sciml.solvers.areas import Area
+from sciml.solvers.brownian import FINEST, MOST
 from sciml.solvers.control import Controller, Grid
-from sciml.solvers.path import Levy, Path
+from sciml.solvers.expect import expect
+from sciml.solvers.path import DyadicPath, Levy
 from sciml.solvers.term import real_dtype
 from sciml.typing import Lanes, Number
 
@@ -16,17 +19,19 @@ if TYPE_CHECKING:
     from sciml.solvers.stepper import Stepper
 
 
-class Given(Path):
+class Given(DyadicPath):
     """A Brownian motion of torchsde's calling convention as a path: a solve sees its increments, and no others.
 
     Whoever gives the path answers for its law: increments are asked for at the ends of steps, in order, in a backward
     pass once more. On ``Grid(ts=...)`` they are those between these very times. Correlated noise is the business of
-    the term's ``diffuse``.
+    the term's ``diffuse``. Under a controller of step sizes steps are nodes of a binary tree over the span, as those of
+    `Brownian` are, so that its decisions do not bias the noise.
 
     Args:
         motion: ``motion(t0, t1)`` is the increment from t0 to t1 (0-d tensors); with ``return_U=True`` the pair of it
             and of W_u - W_t0 integrated over u, with ``return_A=True`` that of it and of the Levy area, for steppers
             that read them. Its attributes ``shape`` and ``dtype`` are read where it has them.
+        cells: of adaptive steps, the number of leaves of the tree, which are the finest; a power of two.
 
     Example:
         >>> import torch, torchsde
@@ -45,10 +50,13 @@ class Given(Path):
         torch.Size([7, 2])
     """
 
-    def __init__(self, motion: Any):
+    def __init__(self, motion: Any, cells: int = FINEST):
         if not callable(motion):
             raise TypeError(f"motion: expected a callable motion(t0, t1), got {type(motion).__name__}")
-        self.motion, self.reads = motion, ""
+        expect("cells", cells, Integral, "a whole number")
+        if not 2 <= cells <= MOST or cells & (cells - 1):
+            raise ValueError(f"cells: expected a power of two from 2 to 2^30, got {cells}")
+        self.motion, self.reads, self.cells = motion, "", int(cells)
         self._start = 0.0
         self._nodes: dict[float, Tensor] = {}
 
@@ -68,7 +76,8 @@ class Given(Path):
         if dtype not in (None, real_dtype(y0)):
             raise ValueError(f"path: expected the state's dtype {real_dtype(y0)}, got {dtype}")
         found = copy(self)
-        found._start, found._nodes = t0.item(), {}
+        found._start, found.parts = t0.item(), 1 + stepper.halves
+        found._nodes = {1.0: t1.detach().double().cpu()}
         found.reads = "U" if stepper.levy else "A" if stepper.area else ""
         known, enough = getattr(self.motion, "levy_area_approximation", None), ("davie", "foster")
         if found.reads and known not in (None, *enough, *(("space-time",) if found.reads == "U" else ())):

@@ -12,7 +12,7 @@ from sciml.solvers.explicit import Tsit5
 from sciml.solvers.heuristics import Heuristic
 from sciml.solvers.layout import Layout, PackedTerm
 from sciml.solvers.march import March
-from sciml.solvers.solve import Solver
+from sciml.solvers.solve import Solution, Solver
 from sciml.solvers.state import Const
 from sciml.solvers.stochastic import check_noise
 from sciml.solvers.term import as_term, refuse_changing
@@ -96,4 +96,26 @@ def local_heuristic(
         theta1, carry = first.dtheta, first.carry
     theta0, theta1 = (march.host.tensor(theta, start) for theta in (theta0, theta1))
     segment, *_ = march.segment(c, theta0, theta1, y, carry, zero.long())
+    return heuristic.emit(segment, None)
+
+
+def step_again(heuristic: Heuristic, solution: Solution, theta0: Tensor, theta1: Tensor, y: Tensor) -> Tensor:
+    """What a heuristic says of a step of a solution that is taken again, on the path of the solve.
+
+    Times and state count as constants, as in `local_heuristic`.
+
+    Args:
+        heuristic: what to read.
+        solution: the solution.
+        theta0: start of the step as a fraction of the span (l).
+        theta1: its end (l).
+        y: state at its start.
+
+    Returns:
+        The heuristic's value (l) for this step.
+    """
+    march, c = solution._task.march, solution._task.const
+    c = c._replace(t0=c.t0.detach(), t1=c.t1.detach())
+    theta0, theta1 = (march.host.tensor(march.host.number(x, x), c.t0) for x in (theta0.detach(), theta1.detach()))
+    segment, *_ = march.segment(c, theta0, theta1, y.detach(), None, solution.mesh.count)
     return heuristic.emit(segment, None)

@@ -93,7 +93,7 @@ class March:
             marks = just_after(self, c, c.t0, y) if self.events else ()
             marks = tuple(xp.number(mark, zero) for mark in marks)
             t0, t1, theta = (xp.number(x, zero) for x in (c.t0, c.t1, zero))
-            k = carry[0] if carry else None
+            k = carry[0] if carry and not self.stepper.noise_types else None
             dtheta = self.controller.start(field, t0, t1 - t0, y, k, self.stepper.order, xp)
             none = torch.zeros_like(c.t0, dtype=torch.int64)
             none = xp.number(none, none)
@@ -124,7 +124,7 @@ class March:
         elif isinstance(edge, Tensor):
             carry = tuple(_where(edge, self.stepper.init(field, interval.t, y, interval.h), carry))
         if self.path is not None:
-            dx = self.path.increment(c.path, theta0, theta1, c.t1 - c.t0)
+            dx = self.stepper.read(self.path, c.path, theta0, theta1, c.t1 - c.t0)
         step = self.stepper.step(field, interval, y, carry, dx, full)
         segment = Segment(self, c, theta0, theta1, key, interval, y, step.y, step.stages, step.error)
         after, carry = step.y, step.carry

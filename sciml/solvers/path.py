@@ -59,6 +59,10 @@ class Path(ABC):
         """Where a step from theta (l) of about this size may end, as a controller of step sizes proposes it."""
         return theta + size
 
+    def middle(self, theta0: Number, theta1: Number, xp: "Arithmetic") -> Number:
+        """The place within a step (l) at which a stepper that halves it reads the path too."""
+        return 0.5 * (theta0 + theta1)
+
     def admit(self, theta: Tensor) -> None:  # noqa: B027 - most paths can drive any steps
         """Refuse steps that it cannot drive.
 
@@ -84,3 +88,61 @@ class Path(ABC):
             theta1: its end, likewise.
             span: t1 - t0 (l).
         """
+
+
+class DyadicPath(Path):
+    """A path that adaptive steps read at nodes of a binary tree over the span.
+
+    The end of a trial that is rejected is then the end of a later step, whatever is tried between, and so is its
+    middle, or the middle of one: no part of the path that a decision was made of is passed over, which would change
+    what the solution converges to.
+
+    Attributes:
+        cells: number of leaves of the tree, a power of two under controllers of step sizes.
+        parts: how many the stepper cuts a step into, 1 or 2.
+
+    Reference:
+        J. Foster, A. Jelincic, On the convergence of adaptive approximations for stochastic differential equations
+        (2023), arXiv:2311.14201.
+    """
+
+    cells: int | None = None
+    parts: int = 1
+
+    @property
+    def finest(self) -> float:
+        """A cell for each part."""
+        return self.parts / (self.cells or 1)
+
+    def end(self, theta: Number, size: Number, xp: "Arithmetic") -> Number:
+        """The end of the longest node of at most this size, and at least `finest`, that starts at theta.
+
+        From places that are no end of a cell, where a stop was, steps go to the next end of a node.
+        """
+        cells, least = self.cells or 1, self.finest
+        size = xp.where(size < 1, size, 1.0)
+        size = xp.where(size > least, size, least)
+        mantissa, _ = xp.frexp(size)
+        size = size / (2 * mantissa)  # a power of two, as all that follow
+        place = theta * cells
+        cell = xp.whole(place)
+        longest = (cell & -cell) / cells
+        size = xp.where((cell == place) & (cell > 0) & (longest < size), longest, size)
+        return (xp.whole(theta / size) + 1) * size
+
+    def middle(self, theta0: Number, theta1: Number, xp: "Arithmetic") -> Number:
+        """Of the ends of nodes in the middle half of a step that of the longest node; theta1 where there is none.
+
+        Of a node that is its middle. Steps from or to a stop have no node's end in the middle; this one is never passed
+        over by the steps that follow where this one is rejected.
+        """
+        length = theta1 - theta0
+        some = length > 0
+        half = xp.where(some, 0.5 * length, 1.0)
+        low, high = theta0 + 0.5 * half, theta1 - 0.5 * half
+        mantissa, _ = xp.frexp(half)
+        size = half / (2 * mantissa)  # one or two multiples of it lie there
+        last = xp.whole(high / size)
+        before = (last - 1) * size
+        place = xp.where((last % 2 == 1) & (before >= low), before, last * size)
+        return xp.where(some & (size * (self.cells or 1) >= 1), place, theta1)

@@ -470,7 +470,7 @@ class _Task:
         nfe = nfe + jump.evaluations(march, self.const, mesh.theta, trials, not frozen)
         reads = any(fold.stages for fold in march.folds)
         if not reads and (frozen or (march.lanes == "joint" and not controller.adaptive)):
-            nfe = nfe - stepper.starts * stepper.lean * (end.theta == 1)  # the last step is not `full`
+            nfe = nfe - stepper.spared * (end.theta == 1)  # the last step is not `full`
         return SolveStats(torch.where(trials > 0, nfe, 0), end.accepted, trials - end.accepted)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from sciml.solvers.path import Path
 from sciml.solvers.term import Term, expand, real_dtype
 from sciml.typing import Args, Lanes, NoiseType, Number
 
@@ -143,6 +144,7 @@ class Stepper(ABC):
         noise_types: those of the stochastic equations that it integrates; none for a method of ordinary ones.
         levy: whether it reads space-time Levy areas of the path, as `Levy`.
         area: whether it reads Levy areas of pairs of the path's entries, as `sciml.solvers.areas.Area`.
+        halves: whether it reads the path within a step too, so that it takes adaptive steps only.
         stability: how far it is stable along the negative real axis, where its steps can be probed for stiffness.
     """
 
@@ -158,14 +160,20 @@ class Stepper(ABC):
     noise_types: ClassVar[tuple[NoiseType, ...]] = ()
     levy: ClassVar[bool] = False
     area: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
     stability: ClassVar[float] = 0.0
     starts: ClassVar[int] = 1  # evaluations of `init`
-    lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out
+    lean: ClassVar[bool] = True  # whether a step without ``full`` leaves as many out, see `spared`
 
     @property
     def error_order(self) -> float:
         """The power of the step size by which the error estimate shrinks."""
         return self.order
+
+    @property
+    def spared(self) -> int:
+        """Evaluations that a step without ``full`` leaves out."""
+        return self.starts * self.lean
 
     def within(self, controller: "Controller") -> "Stepper":
         """The same method, told what it wants to know of the controller that it runs under."""
@@ -178,6 +186,10 @@ class Stepper(ABC):
         refused.
         """
         return ()
+
+    def read(self, path: Path, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
+        """What it reads of a path over a step; arguments as those of `Path.increment`."""
+        return path.increment(tensors, theta0, theta1, span)
 
     @abstractmethod
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:

@@ -1,5 +1,6 @@
 """Steppers of stochastic equations dy = f(t, y) dt + g(t, y) dW."""
 
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import prod, sqrt
@@ -176,6 +177,12 @@ def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None
         raise ValueError(
             f"term: {name} expects an equation of {stepper.calculus} calculus, found {calculus}; "
             f"take {instead}, for example"
+        )
+    if stepper.halves and calculus == "ito" and stepper.strong < 1 and noise != "additive":
+        warnings.warn(
+            "Numerical solution is not guaranteed to converge to the correct solution: with noise that depends on the "
+            "state, adaptive steps of Euler's method converge to another process; expected a stepper of strong order 1",
+            stacklevel=4,
         )
     if path is None:
         raise ValueError(f"path: {name} expects one, as Brownian(seed=0), got None")

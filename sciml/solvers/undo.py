@@ -121,7 +121,8 @@ def undone(
         with torch.no_grad():
             theta0, theta1 = march.ends(mesh.theta, j)
             interval = Interval.of(c.t0, c.t1, theta0, theta1, y).reversed()
-            dx = None if march.path is None else -march.path.increment(c.path, theta0, theta1, c.t1 - c.t0)
+            span = c.t1 - c.t0
+            dx = None if march.path is None else -stepper.read(march.path, c.path, theta0, theta1, span)
             before = stepper.step(march.field(c), interval, y, carry or (), dx)
         y, carry = before.y, before.carry
         yield j, y, carry if stepper.history else ()

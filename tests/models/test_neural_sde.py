@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sciml import Grid, Solver
+from sciml import Discrete, Grid, Solver, solve
 from sciml.models import MLP, STEER, Autonomous, CoordinateDiffusion, DiagonalSDE, NeuralSDE, SolverRegularizer
 from sciml.models.neural_sde import moments
-from sciml.solvers import PID, SRIW1
+from sciml.solvers import PID, SRIW1, Backsolve, Brownian, ErrorEstimate
 
 
 def model(**options: object) -> NeuralSDE:
@@ -76,5 +76,53 @@ def test_regulariser_reads_the_steps_of_noisy_solves_in_train_mode():
 
 def test_regularisers_that_take_steps_without_the_noise_are_refused():
     for regularizer, given in ((SolverRegularizer(form="biased"), "biased"), (STEER(), "STEER")):
-        with pytest.raises(ValueError, match=f"form 'global' for noise, got '{given}'"):
+        with pytest.raises(ValueError, match=f"form 'global' or 'reuse' for noise, got '{given}'"):
             model(regularizer=regularizer)
+
+
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_a_step_that_is_taken_again_estimates_all_steps_under_every_adjoint(
+    lanes: str, monkeypatch: pytest.MonkeyPatch
+):
+    """On the path of the solve; over draws from a grid its mean is the global form, but for the grid's coarseness."""
+    y0, draws = torch.ones(2, 2, dtype=torch.float64), 100
+    field = model().field.double()
+    solver = Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2), lanes=lanes)
+    right = (
+        solve(field, y0, 0.0, 1.0, solver, path=Brownian(seed=1), folds={"e": ErrorEstimate()})
+        .folds["e"]
+        .mean()
+        .detach()
+    )
+    found = []
+    for adjoint in (Backsolve(), Discrete("all"), None):
+        used = Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2), adjoint, lanes=lanes)
+        sde = NeuralSDE(field, used, regularizer=SolverRegularizer(form="reuse"))
+        monkeypatch.setattr(torch, "rand", lambda shape, dtype=None: torch.full(shape, 0.4, dtype=dtype))
+        sde(y0, seed=1).sum().backward()
+        found.append(torch.autograd.grad(sde.take_penalty(), list(sde.parameters()), allow_unused=True))
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.allclose(one, other, rtol=1e-12, atol=0) for other in others)
+    assert any(bool(grad.any()) for grad in found[0])
+    sde, values = NeuralSDE(field, solver, regularizer=SolverRegularizer(form="reuse")), []
+    for k in range(draws):
+        monkeypatch.setattr(
+            torch, "rand", lambda shape, dtype=None, k=k: torch.full(shape, (k + 0.5) / draws, dtype=dtype)
+        )
+        with torch.no_grad():
+            sde(y0, seed=1)
+        values.append(float(sde.take_penalty()))
+    # each of some ten steps is met by its share of the draws to within one of them
+    assert sum(values) / draws == pytest.approx(float(right), rel=0.1)
+
+
+def test_training_takes_fewer_steps_with_a_local_penalty_under_backsolve():
+    solver = Solver(SRIW1(), PID(rtol=1e-3, atol=1e-3), Backsolve())
+    sde = model(solver=solver, regularizer=SolverRegularizer(form="reuse", weight=1.0))
+    optimizer, y0, steps = torch.optim.Adam(sde.parameters(), 0.02), torch.ones(8, 2), []
+    for seed in range(40):
+        optimizer.zero_grad()
+        (0.01 * sde(y0, seed=seed).square().mean() + sde.take_penalty()).backward()
+        optimizer.step()
+        steps.append(int(sde.stats.accepted))
+    assert sum(steps[-8:]) < 0.8 * sum(steps[:8])

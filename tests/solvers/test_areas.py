@@ -1,11 +1,12 @@
 """Levy areas of pairs of entries, which a path draws for single steps: their law, and equations that read them."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sciml import Discrete, Solver, solve
-from sciml.solvers import PID, Brownian, Grid, LogODE, MatrixDiffusive, StratonovichHeun
+from sciml.solvers import PID, Brownian, Grid, LogODE, MatrixDiffusive, StratonovichHeun, interop
 from tests.solvers.systems import DTYPE
 
 COUNT, END = 40_000, 2.0
@@ -73,3 +74,21 @@ def test_areas_of_adaptive_steps_and_of_other_shapes_are_refused():
         solve(Area(), torch.zeros(3, 3), 0.0, 1.0, solver, path=Brownian((3, 1, 2)))
     with pytest.raises(ValueError, match="LogODE has no error estimate"):
         Solver(LogODE(), PID())
+
+
+def test_log_ode_of_the_drop_in_draws_them_too():
+    """At times that are no multiple of the step; the variance of the area of the span as above."""
+
+    class Disk:
+        noise_type, sde_type = "general", "stratonovich"
+
+        def f(self, t: Tensor, y: Tensor) -> Tensor:
+            return 0 * y
+
+        def g(self, t: Tensor, y: Tensor) -> Tensor:
+            return Area().diffusion(t, y, ())
+
+    np.random.seed(1)  # noqa: NPY002 - the seeds are drawn as torchsde's are
+    ys = interop.sdeint(Disk(), torch.zeros(COUNT, 3, dtype=DTYPE), [0.0, 0.7, END], dt=0.5, method="log_ode")
+    a = ys[-1, :, 2] ** 2
+    assert abs(float(a.mean()) - END**2 / 4) < 4 * float(a.std()) / COUNT**0.5

@@ -399,8 +399,6 @@ def test_what_torchsde_refuses_is_refused_alike(name: str):
 
 
 def test_what_is_refused_beyond_torchsde():
-    with pytest.raises(ValueError, match="adaptive: expected False"):
-        called(adaptive=True)(interop)
     with pytest.raises(ValueError, match="dt: expected a positive step size"):
         called(dt=0.0)(interop)
     with pytest.raises(ValueError, match="dt: expected steps that move a time of"):

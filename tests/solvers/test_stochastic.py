@@ -15,7 +15,6 @@ from sciml import Discrete, Solver, solve
 from sciml.errors import Status
 from sciml.solvers import (
     PID,
-    Backsolve,
     Brownian,
     Diffusive,
     EulerHeun,
@@ -412,8 +411,6 @@ def test_path_that_does_not_fit_is_refused():
     ts = torch.tensor([0.0, 0.3, 1.0], dtype=DTYPE, requires_grad=True)
     refused("controller: Brownian motion has no derivative in time", solver=Solver(EulerMaruyama(), Grid(ts=ts)))
     refused("y0: expected a tensor with a Diffusive term, got tuple", y0=(torch.ones(3, 2, dtype=DTYPE),))
-    backsolve = Solver(EulerMaruyama(), Grid(n=4), Backsolve())
-    refused("path: ", y0=torch.ones(3, 2, dtype=DTYPE, requires_grad=True), solver=backsolve)
 
 
 def test_diffusion_that_does_not_fit_the_state_is_refused():

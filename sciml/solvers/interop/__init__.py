@@ -18,16 +18,18 @@ The Adams methods, ``scipy_solver`` and states of half precision are handed on t
 as with torchdiffeq.
 
 Of torchsde names, methods, options, shapes and types of exceptions are those of 0.2.6, and on the same Brownian motion
-the states of every method are the same to round-off. What differs:
+the states of every method are the same to round-off, of fixed steps. What differs:
 
-- Steps are fixed: ``adaptive=True`` is refused as yet.
+- Adaptive steps are nodes of a binary tree over the span, so that rejected ones do not bias the noise, and end at all
+  times of ``ts``, where torchsde interpolates by straight lines.
 - `sdeint_adjoint` gives the gradient of the discrete solution, as `sdeint` does, not that of an adjoint equation
   integrated back in time (see there); so it does not warn where torchsde's is inexact.
-- Without ``bm`` the core's own Brownian motion is drawn (for "srk" and "log_ode" torchsde's), its seed from numpy's
+- Without ``bm`` the core's own Brownian motion is drawn (for adaptive steps of "log_ode" torchsde's), its seed from numpy's
   generator as torchsde's is, so that the numbers are others.
 - Two faults of torchsde's "milstein" are kept, so that its states are: of scalar noise it takes the transposed Jacobian
   of g, which halves its strong order unless entry i of g depends on y_i alone, as ``grad_free`` does for Stratonovich
-  equations. The core's `Milstein` and `StratonovichMilstein` have neither.
+  equations, and adaptive steps may converge to another process then. The core's `Milstein` and `StratonovichMilstein`
+  have neither.
 - A state that becomes infinite or NaN raises `SolveError`.
 - The equation sees times in the dtype of the state.
 

@@ -12,15 +12,18 @@ from torch import Tensor, nn
 
 from sciml.solvers.adjoint import Discrete, graph_leaves, graph_nodes
 from sciml.solvers.brownian import Brownian
-from sciml.solvers.control import Grid
+from sciml.solvers.control import Controller, Grid
+from sciml.solvers.doubled import Doubled
 from sciml.solvers.given import Given
 from sciml.solvers.interop import equation
 from sciml.solvers.interop.equation import Equation, WithRatio
 from sciml.solvers.interop.options import Between
 from sciml.solvers.interop.sde_methods import METHODS, check_adjoint, chosen, stepper
+from sciml.solvers.interop.sde_steps import Adaptive, Nodes
+from sciml.solvers.interop.sde_steps import nodes as nodes_of
 from sciml.solvers.path import Path
 from sciml.solvers.solve import Solver, solve
-from sciml.solvers.stepper import Stepper
+from sciml.solvers.stochastic import Stochastic
 
 Backend = Literal["sciml", "torchsde"]
 
@@ -48,6 +51,12 @@ def sdeint(
 ) -> Any:
     """Integrate a stochastic equation of torchsde's and save at all times; differentiable by backpropagation.
 
+    With ``adaptive=True`` the method takes every step once whole and once in halves, whose difference is judged, as in
+    torchsde; the states at ``ts`` are ends of steps then. Sizes are chosen by `PID`, and steps are nodes of a binary
+    tree over the span (see `Doubled`), so that rejections do not bias the noise: states differ from torchsde's by the
+    errors of both. With "euler" and noise that is not additive, adaptive steps converge to another process, as a
+    warning says; "heun" and "midpoint" of the equation in Stratonovich's calculus do not.
+
     Args:
         sde: the equation: an object with ``noise_type``, ``sde_type`` and methods ``f(t, y)`` and ``g(t, y)``, or
             ``f_and_g``, ``g_prod``, ``f_and_g_prod``.
@@ -58,25 +67,25 @@ def sdeint(
             generator.
         method: "euler", "milstein", "srk", "midpoint", "heun", "euler_heun", "reversible_heun" or "log_ode"; None is
             "srk" for Ito equations ("euler" where the noise is general), "midpoint" for Stratonovich equations.
-        dt: step size.
-        adaptive: not there yet: refused.
-        rtol: of adaptive steps.
-        atol: likewise.
-        dt_min: likewise.
+        dt: step size, the first one of adaptive steps.
+        adaptive: whether to choose the steps.
+        rtol: relative tolerance of adaptive steps.
+        atol: absolute tolerance of adaptive steps.
+        dt_min: least size of adaptive steps; where a smaller one is wanted, a warning says so and this one is taken.
         options: ``grad_free`` of "milstein".
         names: other names of the equation's methods, by "drift", "diffusion", "prior_drift", "drift_and_diffusion",
             "drift_and_diffusion_prod".
         logqp: whether the increments of the log ratio to the prior of drift ``h`` are wanted too.
         extra: whether the state that a method carries along is wanted too.
         extra_solver_state: such a state, to go on from.
-        backend: "torchsde" has its own solvers run, for comparison, and for adaptive steps.
+        backend: "torchsde" has its own solvers run, for comparison.
         unused_kwargs: warned of.
 
     Returns:
         states (t, b, d); with ``logqp`` also (t - 1, b), with ``extra`` also a tuple of tensors.
 
     Raises:
-        ValueError: what torchsde refuses with it, and adaptive steps.
+        ValueError: what torchsde refuses with it.
         RuntimeError: the equation lacks what the method calls.
         AttributeError: likewise with ``logqp``.
         SolveError: a state became infinite or NaN.
@@ -108,7 +117,8 @@ def sdeint(
 
         return torchsde.sdeint(sde, y0, ts, **given, **unused_kwargs)
     _warn_of("sdeint", unused_kwargs)
-    problem = SDEProblem.of(sde, y0, ts, bm, method, dt, adaptive, (rtol, atol, dt_min), options, names, logqp)
+    numbers = (rtol, atol, dt_min)
+    problem = SDEProblem.of(sde, y0, ts, bm, method, dt, adaptive, numbers, options, names, logqp)
     return problem.results(extra, extra_solver_state, tuple)
 
 
@@ -154,8 +164,8 @@ def sdeint_adjoint(
         method: a name.
         adjoint_method: without effect.
         dt: step size.
-        adaptive: refused.
-        adjoint_adaptive: refused.
+        adaptive: as for `sdeint`.
+        adjoint_adaptive: without effect.
         rtol: of adaptive steps.
         adjoint_rtol: without effect.
         atol: of adaptive steps.
@@ -205,7 +215,7 @@ def sdeint_adjoint(
     if adjoint_params is None and not isinstance(sde, nn.Module):
         raise ValueError(f"adjoint_params: expected them with an sde that is no module, got {type(sde).__name__}")
     numbers = (rtol, atol, dt_min, adjoint_rtol, adjoint_atol)
-    problem = SDEProblem.of(sde, y0, ts, bm, method, dt, adaptive or adjoint_adaptive, numbers, options, names, logqp)
+    problem = SDEProblem.of(sde, y0, ts, bm, method, dt, adaptive, numbers, options, names, logqp)
     adjoint_method = problem.adjoint(adjoint_method)
     problem.warn_of_ends(adjoint_method)
     if torch.is_grad_enabled():
@@ -216,18 +226,6 @@ def sdeint_adjoint(
         if not (extra or extra_solver_state is not None):
             problem = problem.declaring(params, own)
     return problem.results(extra, extra_solver_state, list)
-
-
-@dataclass(frozen=True)
-class Nodes(Grid):
-    """A grid whose last step is taken even where it is round-off, since torchsde takes it."""
-
-    def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
-        """As of any grid; the last two differ."""
-        found = super().thetas(t0, t1)
-        if len(found) > 1 and bool(found[-2] == found[-1]):
-            found[-2] = 1 - 2.0**-53
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +241,7 @@ class SDEProblem:
     options: dict[str, Any]
     noise: int
     logqp: bool
+    adaptive: Adaptive | None = None
     store: Discrete | None = None
     params: tuple[Tensor, ...] | None = None  # the only ones that get gradients; None: all that are read
     declared: tuple[Tensor, ...] = ()  # parameters that are all that is read
@@ -272,13 +271,12 @@ class SDEProblem:
             sde, y0 = WithRatio(sde), torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
         method, ts = chosen(method, sde), _times(ts, y0)
         sizes = equation.sizes(sde, y0, ts[0], bm)
-        if adaptive:
-            raise ValueError("adaptive: expected False, adaptive steps are not there yet; backend='torchsde' has them")
         if any(isinstance(x, Tensor) and x.requires_grad for x in (ts, dt, *numbers)):
             raise ValueError("ts, dt, rtol, atol, dt_min: expected values without gradients")
         if not float(dt) > 0:
             raise ValueError(f"dt: expected a positive step size, got {float(dt)}")
-        return cls(sde, y0, ts, bm, method, dt, dict(options or {}), sizes.noise, logqp)
+        steps = Adaptive(ts, dt, *numbers[:3]) if adaptive and len(ts) > 1 else None
+        return cls(sde, y0, ts, bm, method, dt, dict(options or {}), sizes.noise, logqp, steps)
 
     def adjoint(self, method: str | None) -> str:
         """The adjoint method, torchsde's default where it is None."""
@@ -349,35 +347,42 @@ class SDEProblem:
         term, t = Equation(self.sde, self.noise, True, [], None), self.ts[0].to(self.y0)
         return self._unpacked((term.drift(t, self.y0, ()), term.diffusion(t, self.y0, ()), self.y0)) or ()
 
-    def states(self, scheme: Stepper) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def states(self, scheme: Stochastic) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The states at all times, and what the method carried to the end."""
         ts, y0 = self.ts, self.y0
         if len(ts) == 1 or y0.numel() == 0:
             return y0.expand(len(ts), *y0.shape), self._begin()
-        nodes = _nodes(ts, self.dt)
+        nodes = ts.double().cpu() if self.adaptive else nodes_of(ts, self.dt)
         path, controller, nodes = self.noise_of(scheme, nodes)
         exact = nodes.tolist() if y0.dtype == torch.float64 and not y0.is_cuda else []
         term = Equation(self.sde, self.noise, METHODS[self.method].pairs, exact, self.params, self.declared)
-        folds = {"at": Between(ts[1:].double(), False)} if len(ts) > 2 else {}
-        solver = Solver(scheme, controller, self.store, max_steps=len(nodes))
+        folds, saves, most = {}, None, len(nodes)
+        if self.adaptive:
+            scheme, saves, most = Doubled(scheme), ts[1:].double(), self.adaptive.max_steps
+        elif len(ts) > 2:
+            folds = {"at": Between(ts[1:].double(), False)}
+        solver = Solver(scheme, controller, self.store, max_steps=most)
         start, end = ts[0].item(), ts[-1].item()
-        found = solve(term, y0, start, end, solver, args=self.params or (), path=path, folds=folds)
+        found = solve(term, y0, start, end, solver, args=self.params or (), path=path, folds=folds, save_at=saves)
         term.last = term.free.last = None  # which may hold a graph
-        ys = found.folds["at"] if folds else found.ys[None]
+        ys = found.folds["at"] if folds else found.ys if self.adaptive else found.ys[None]
         return torch.cat([y0[None], ys]), found._end.carry
 
-    def noise_of(self, scheme: Stepper, nodes: Tensor) -> tuple[Path, Grid, Tensor]:
-        """The path, and the grid that it is asked on, with its nodes."""
+    def noise_of(self, scheme: Stochastic, nodes: Tensor) -> tuple[Path, Controller, Tensor]:
+        """The path, and the controller that it is asked under, with the nodes that are known before."""
         ts, y0, bm = self.ts, self.y0, self.bm
-        if bm is not None:
-            return Given(bm), Nodes(ts=nodes), nodes
-        if scheme.area:
+        if bm is None and scheme.area and self.adaptive:
             import torchsde
 
             shape = len(y0), self.noise
             bm = torchsde.BrownianInterval(ts[0], ts[-1], shape, y0.dtype, y0.device, levy_area_approximation="foster")
+        if bm is not None:
+            if self.adaptive:
+                return Given(bm, self.adaptive.cells), self.adaptive.controller, nodes
             return Given(bm), Nodes(ts=nodes), nodes
         seed, shape = int(np.random.randint(0, 2**31 - 1)), (len(y0), self.noise)  # noqa: NPY002 - as torchsde
+        if self.adaptive:
+            return Brownian(shape, seed, cells=self.adaptive.cells), self.adaptive.controller, nodes
         start, end = float(nodes[0]), float(nodes[-1])
         count = (end - start) / float(self.dt)
         if abs(count - round(count)) <= STUB and round(count):
@@ -406,23 +411,6 @@ def _times(ts: Any, y0: Tensor) -> Tensor:
     if not all(a < b for a, b in pairwise(ts.tolist())):
         raise ValueError("ts: expected strictly increasing times")
     return ts
-
-
-def _nodes(ts: Tensor, dt: Any) -> Tensor:
-    """The ends of torchsde's steps, float64: added up one after the other as it does, in the dtype of the times."""
-    kind = torch.result_type(ts[0], dt)
-    kind = kind if kind.is_floating_point else torch.get_default_dtype()
-    start, end = ts[0].to(kind).item(), ts[-1].to(kind).item()
-    size = torch.as_tensor(dt, dtype=kind).item()
-    far = torch.tensor(max(abs(start), abs(end)), dtype=kind)
-    if bool(far - size == far):
-        raise ValueError(f"dt: expected steps that move a time of {kind}, got {size:g}")
-    count, sums = int((end - start) / size) + 2, torch.tensor([start], dtype=kind)
-    while sums[-1] < end:  # once, but for round-off
-        more = torch.cat([sums[-1:], torch.full((count,), size, dtype=kind)]).numpy()
-        sums = torch.cat([sums, torch.from_numpy(np.add.accumulate(more)[1:])])
-    inner = sums[sums < end].double()
-    return torch.cat([inner, torch.tensor([end], dtype=torch.float64)])
 
 
 def _foreign(backend: str) -> bool:

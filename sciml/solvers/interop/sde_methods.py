@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sciml.solvers.log_ode import LogODE
 from sciml.solvers.srk import SRK
-from sciml.solvers.stepper import Field, Interval, Stepper
-from sciml.solvers.stochastic import EulerHeun, EulerMaruyama, StratonovichHeun, Unjudged, with_root
+from sciml.solvers.stepper import Field, Interval
+from sciml.solvers.stochastic import EulerHeun, EulerMaruyama, Stochastic, StratonovichHeun, Unjudged, with_root
 from sciml.solvers.stratonovich import StratonovichMidpoint, StratonovichReversibleHeun
 from sciml.typing import Calculus, NoiseType, Number
 
@@ -77,7 +77,7 @@ class Method(NamedTuple):
         pairs: whether drift and diffusion are wanted at the same places.
     """
 
-    kinds: dict[Calculus, type[Stepper]]
+    kinds: dict[Calculus, type[Stochastic]]
     reads: tuple[tuple[str, ...], tuple[str, ...]]
     levy: tuple[str, ...] = ("none", *LEVY)
     pairs: bool = True
@@ -114,7 +114,7 @@ def chosen(method: str | None, sde: Any) -> str:
     return method
 
 
-def stepper(name: str, sde: Any, bm: Any, options: dict[str, Any] | None, extra: Any) -> Stepper:
+def stepper(name: str, sde: Any, bm: Any, options: dict[str, Any] | None, extra: Any) -> Stochastic:
     """The stepper of a method for an equation and a motion.
 
     Raises:
