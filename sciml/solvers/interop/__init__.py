@@ -24,8 +24,8 @@ the states of every method are the same to round-off, of fixed steps. What diffe
   times of ``ts``, where torchsde interpolates by straight lines.
 - `sdeint_adjoint` gives the gradient of the discrete solution, as `sdeint` does, not that of an adjoint equation
   integrated back in time (see there); so it does not warn where torchsde's is inexact.
-- Without ``bm`` the core's own Brownian motion is drawn (for adaptive steps of "log_ode" torchsde's), its seed from numpy's
-  generator as torchsde's is, so that the numbers are others.
+- Without ``bm`` the core's own Brownian motion is drawn (for adaptive steps of "log_ode" torchsde's), its seed from
+  numpy's generator as torchsde's is, so that the numbers are others.
 - Two faults of torchsde's "milstein" are kept, so that its states are: of scalar noise it takes the transposed Jacobian
   of g, which halves its strong order unless entry i of g depends on y_i alone, as ``grad_free`` does for Stratonovich
   equations, and adaptive steps may converge to another process then. The core's `Milstein` and `StratonovichMilstein`
