@@ -31,7 +31,7 @@ Make = Callable[[float], Regularizer | None]  # of a factor on the weights
 TOLERANCE, MARGIN = 1e-3, 0.02  # that of the error, relative
 SHARE, DRAWS = 0.1, 10
 BATCH, EPOCHS, LR, WARM_UP = 60, 80, 1e-2, 30
-FACTOR = 0.1  # on the weights of regularisers
+FACTOR = 0.01  # on the weights of regularisers
 BARS = ("linear MSE", "course MSE", "loosest tolerance", "NFE there", "RK4, 4 steps: MSE")
 
 
