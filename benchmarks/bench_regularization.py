@@ -199,7 +199,7 @@ def run(case: str, seed: int) -> dict[str, float | str]:
     torch.set_num_threads(1)
     task, method = case.split(": ")
     if task == "weather":
-        return weather_task.run(METHODS[method], seed, plain=method == "unregularised")
+        return weather_task.run(method, METHODS[method], seed)
     base, known = unregularised(task, seed)
     trained, found, extra = base, known, {}
     if method != "unregularised":

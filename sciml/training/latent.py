@@ -38,7 +38,7 @@ def shown(observed: Observed, task: Task, share: float, seed: int) -> Tensor:
 def interpolated(observed: Observed, seen: Tensor) -> Tensor:
     """Values (b, t, c) on lines between those that are seen; before the first and behind the last as these are.
 
-    Where none of a component is seen, 0.
+    Where none of a component is seen, 0, which should be its mean.
     """
     ts, ys, _ = observed
     t = ts.expand(seen.shape[:2])[..., None].expand_as(ys).to(ys)
@@ -55,6 +55,11 @@ def interpolated(observed: Observed, seen: Tensor) -> Tensor:
 def course(observed: Observed) -> Tensor:
     """The mean (t, c) of trajectories at each of the times that they share; 0 where none has a value."""
     return observed.ys.where(observed.mask, 0).sum(0) / observed.mask.sum(0).clamp_min(1)
+
+
+def same_times(observed: Observed, other: Observed) -> bool:
+    """Whether all trajectories of both share their times."""
+    return observed.ts.ndim == other.ts.ndim == 1 and torch.equal(observed.ts.cpu(), other.ts.cpu())
 
 
 class NormalizedLatent(nn.Module):
@@ -207,21 +212,21 @@ class LatentModule(RegularizedModule):
             return
         ts, ys, mask = batch
         hidden, normalized = mask & ~seen, self.latent.state
-        found = {"mse": self.latent(ts, ys, seen)}
+        prediction, right = self.latent(ts, ys, seen), normalized(ys)
+        found = {"mse": normalized(prediction)}
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if stage == "test":
-            found |= {"mean_mse": normalized.inverse(torch.zeros_like(ys)), "linear_mse": interpolated(batch, seen)}
-        if stage == "test" and isinstance(data, ObservedData) and ts.ndim == 1:
-            usual = course(data.part("train")).to(ys)
-            found["course_mse"] = usual + interpolated(batch._replace(ys=ys - usual), seen)
+            found |= {"mean_mse": torch.zeros_like(ys), "linear_mse": interpolated(batch._replace(ys=right), seen)}
+        if stage == "test" and isinstance(data, ObservedData) and same_times(data.part("train"), batch):
+            usual = normalized(course(data.part("train")).to(ys))
+            found["course_mse"] = usual + interpolated(batch._replace(ys=right - usual), seen)
         count = int(hidden.sum())
         for name, values in found.items():
-            off = normalized(values) - normalized(ys)
-            mse = off.square().where(hidden, 0).sum() / max(count, 1)
+            mse = (values - right).square().where(hidden, 0).sum() / max(count, 1)
             self.log(f"{stage}_{name}", mse, batch_size=count, sync_dist=True)
         if stage != "test" or not isinstance(data, ObservedData):
             return
-        off, counts = (found["mse"] - ys).abs().where(hidden, 0).sum((0, 1)), hidden.sum((0, 1)).tolist()
+        off, counts = (prediction - ys).abs().where(hidden, 0).sum((0, 1)), hidden.sum((0, 1)).tolist()
         for name, total, count in zip(data.names, off, counts, strict=True):
             self.log(f"test_{name}_error", total / max(count, 1), batch_size=count, sync_dist=True)
 
