@@ -9,7 +9,8 @@ at the last observation.
 
 The bars: straight lines between what is seen, the same for deviations from the mean course over the two days, the
 loosest tolerance of powers of ten at which the error is within 2 % of that at the solver's own, and four steps of RK4,
-which take 16 evaluations. A regulariser should cost no more than these 2 % either.
+which take 16 evaluations. A regulariser should cost no more than these 2 % either; the weights come from a coarse
+search with seed 0, in powers of about three, where the error on the validation part rose by 2 to 4 %.
 """
 
 import time
@@ -40,7 +41,7 @@ FACTORS = {  # on the weights of regularisers
     "local, biased": 0.01,
     "step count, reuse": 0.03,
     "RNODE": 0.001,
-    "TayNODE": 0.001,
+    "TayNODE": 0.0001,
 }
 BARS = ("linear MSE", "course MSE", "loosest tolerance", "NFE there", "RK4, 4 steps: MSE")
 
