@@ -33,8 +33,11 @@ def few(tmp_path, monkeypatch):
 def test_every_configuration_goes_through_a_fast_dev_run(name, few, capsys):
     quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
     code = main(["fit", "--config", name, "--trainer.fast_dev_run=true", *quiet, *few(examples()[name])])
-    assert code == 0, capsys.readouterr().err
-    assert "run folder: runs/" in capsys.readouterr().out
+    output = capsys.readouterr()
+    if code and 'pip install "sciml-torch[data]" brings it' in output.err:
+        pytest.skip(output.err)
+    assert code == 0, output.err
+    assert "run folder: runs/" in output.out
 
 
 @pytest.mark.parametrize("name", examples())

@@ -16,6 +16,7 @@ _WHERE = {
     "TensorFields": "fields",
     "Trajectories": "trajectories",
     "TrajectoryData": "trajectories",
+    "Weather": "weather",
 }
 
 __all__ = sorted(_WHERE)

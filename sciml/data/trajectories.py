@@ -24,7 +24,7 @@ class Observed(NamedTuple):
 
     ts: Tensor  # (t) where all share their times, else (n, t); increasing, float64; the last one fills up short ones
     ys: Tensor  # (n, t, c, ..), float32; 0 where missing
-    mask: Tensor  # as ys, bool: whether there is a value; everywhere at the first time
+    mask: Tensor  # as ys, bool: whether there is a value; everywhere at the first time, where solves start from it
 
     def take(self, chosen: Any) -> "Observed":
         """Some of the trajectories."""

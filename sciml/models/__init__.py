@@ -14,6 +14,8 @@ _WHERE = {
     "DiagonalSDE": "neural_sde",
     "FNO": "fno",
     "KineticRegularizer": "regularizers",
+    "LatentModel": "latent",
+    "LatentODE": "latent_ode",
     "LatentSDE": "latent_sde",
     "MLP": "mlp",
     "NeuralODE": "neural_ode",

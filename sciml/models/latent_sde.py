@@ -1,21 +1,19 @@
 """Latent stochastic equations: trajectories as observations of a diffusion in a latent space."""
 
-import math
-from typing import NamedTuple
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from sciml.models.encoders import BackwardGRU
+from sciml.models.latent import LatentModel
 from sciml.models.mlp import MLP
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID
-from sciml.solvers.solve import Solver, SolveStats, solve
+from sciml.solvers.solve import Solver, solve
 from sciml.solvers.stochastic_runge_kutta import SRIW1
 from sciml.solvers.term import Diffusive
 from sciml.typing import Args
 
-LOG_TWO_PI = math.log(2 * math.pi)
 LEAST = 1e-3  # diffusion, so that the two drifts can be compared
 
 
@@ -40,26 +38,7 @@ class CoordinateDiffusion(nn.Module):
         return LEAST + (self.scale - LEAST) * torch.sigmoid((hidden * self.outer).sum(-1))
 
 
-class Fit(NamedTuple):
-    """What the posterior makes of trajectories (b).
-
-    Attributes:
-        predictions: means of the observations along a path of the posterior, (b, t, c).
-        log_likelihood: of what was observed, given that path (b).
-        kl: divergence of the posterior from the prior: of the start, and of the path (b).
-    """
-
-    predictions: Tensor
-    log_likelihood: Tensor
-    kl: Tensor
-
-    @property
-    def elbo(self) -> Tensor:
-        """A bound (b) below the log-evidence, in nats per trajectory, without bias."""
-        return self.log_likelihood - self.kl
-
-
-class LatentSDE(nn.Module):
+class LatentSDE(LatentModel):
     r"""Trajectories as observations, with normal noise, of a diffusion in a latent space.
 
     The prior is dz = f(z) dt + g(z) dW, the posterior of a trajectory dz = h(z, context(t)) dt + g(z) dW, where a GRU
@@ -93,8 +72,6 @@ class LatentSDE(nn.Module):
         torch.Size([7, 5, 2])
     """
 
-    stats: SolveStats | None = None
-
     def __init__(
         self,
         channels: int,
@@ -105,62 +82,31 @@ class LatentSDE(nn.Module):
         diffusion: float = 1.0,
         solver: Solver | None = None,
     ):
-        super().__init__()
-        if not noise > 0 or not diffusion > LEAST:
-            raise ValueError(f"noise, diffusion: expected noise > 0 and diffusion > {LEAST}, got {noise}, {diffusion}")
-        self.latent, self.solver = latent, solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2))
-        self.encoder = nn.GRU(2 * channels + 1, width, batch_first=True)
+        super().__init__(channels, latent, noise)
+        if not diffusion > LEAST:
+            raise ValueError(f"diffusion: expected a number above {LEAST}, got {diffusion}")
+        self.solver = solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2))
+        self.encoder = BackwardGRU(channels, width)
         self.context, self.start = nn.Linear(width, context), nn.Linear(context, 2 * latent)
-        self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
         self.prior = MLP(latent, latent, width, activation="softplus")
         self.drift = MLP(latent + context, latent, width, activation="softplus")
         self.diffusion = CoordinateDiffusion(latent, scale=diffusion)
         self.decoder = nn.Linear(latent, channels)
-        self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
-
-    def posterior(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0) -> Fit:
-        """One path of the posterior for each trajectory.
-
-        Args:
-            ts: increasing times (t), or (b, t) with lanes "each".
-            ys: observations (b, t, c); what stands where there is none does not matter.
-            mask: where there are some, (b, t, c), bool.
-            seed: of the path and its start.
-
-        Returns:
-            The fit, differentiable in all parameters.
-        """
-        if ts.ndim != 1 and self.solver.lanes != "each":
-            raise ValueError(f'ts: expected times (t), got shape {tuple(ts.shape)}; (b, t) needs lanes="each"')
-        ys = ys.where(mask, 0)  # also for the gradient
-        contexts = self.contexts(ts, ys, mask)
-        mean, log_std = self.start(contexts[:, 0]).chunk(2, -1)
-        draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed))
-        z0 = mean + log_std.exp() * draw.to(mean)
-        states = self._solved(Posterior(self), torch.cat([z0, torch.zeros_like(z0[:, :1])], -1), ts, seed, contexts)
-        predictions = self.decoder(states[..., :-1])
-        surprise = ((ys - predictions) / self.log_noise.exp()).square() + 2 * self.log_noise + LOG_TWO_PI
-        likelihood = -0.5 * surprise.where(mask, 0).sum((1, 2))
-        kl = normal_divergence(mean, log_std, *self.prior_start).sum(-1) + states[:, -1, -1]
-        return Fit(predictions, likelihood, kl)
 
     def contexts(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor:
         """What the GRU knows at each observation of that and all later ones: (b, t, context)."""
-        gaps = ts.diff(dim=-1, prepend=ts[..., :1]).to(ys)
-        gaps = gaps.expand(ys.shape[:2])[..., None]
-        seen = torch.cat([ys.where(mask, 0), mask.to(ys), gaps], -1)
-        read, _ = self.encoder(seen.flip(1))
-        return self.context(read.flip(1))
+        return self.context(super().contexts(ts, ys, mask))
 
-    def sample(self, count: int, ts: Tensor, seed: int = 0, noisy: bool = False) -> Tensor:
-        """So many trajectories (count, t, c) of the prior at times (t), with the observations' noise or without."""
-        mean, log_std = self.prior_start
-        generator = Generator().manual_seed(seed)
-        z0 = mean + log_std.exp() * torch.randn(count, self.latent, generator=generator).to(mean)
-        means = self.decoder(self._solved(Prior(self), z0, ts, seed))
-        if not noisy:
-            return means
-        return means + self.log_noise.exp() * torch.randn(means.shape, generator=generator).to(means)
+    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """A path of the posterior, and its divergence from the prior."""
+        if ts.ndim != 1 and self.solver.lanes != "each":
+            raise ValueError(f'ts: expected times (t), got shape {tuple(ts.shape)}; (b, t) needs lanes="each"')
+        states = self._solved(Posterior(self), torch.cat([z0, torch.zeros_like(z0[:, :1])], -1), ts, seed, contexts)
+        return states[..., :-1], states[:, -1, -1]
+
+    def prior_path(self, z0: Tensor, ts: Tensor, seed: int) -> Tensor:
+        """A path of the prior."""
+        return self._solved(Prior(self), z0, ts, seed)
 
     def _solved(self, term: Diffusive, y0: Tensor, ts: Tensor, seed: int, *args: Tensor) -> Tensor:
         """The states (b, t, ..) at times, of which the first is that of y0."""
@@ -171,12 +117,6 @@ class LatentSDE(nn.Module):
         )
         self.stats = solution.stats
         return solution.ys if self.solver.lanes == "each" else solution.ys.transpose(0, 1)
-
-
-def normal_divergence(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
-    """KL(N(mean, std^2) | N(other_mean, other_std^2)), entry by entry."""
-    ratio = 2 * (log_std - other_log_std)
-    return 0.5 * (ratio.exp() + ((mean - other_mean) / other_log_std.exp()).square() - 1 - ratio)
 
 
 class Prior(nn.Module, Diffusive):

@@ -8,6 +8,7 @@ _WHERE = {
     "Checkpoints": "checkpoint",
     "DensityModule": "density",
     "Figures": "callbacks",
+    "LatentODEModule": "latent_ode",
     "LatentSDEModule": "latent_sde",
     "LevenbergMarquardt": "levenberg_marquardt",
     "MetricsLogger": "metrics",

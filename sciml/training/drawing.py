@@ -120,7 +120,9 @@ def draw_plane(plane: Plane, prediction: Tensor, exact: Tensor | None, inside: T
     return figure
 
 
-def draw_trajectories(ts: Tensor, ys: Tensor, predictions: Tensor, names: Sequence[str]) -> Figure:
+def draw_trajectories(
+    ts: Tensor, ys: Tensor, predictions: Tensor, names: Sequence[str], given: Tensor | None = None
+) -> Figure:
     """Each component over time: data as dots, predictions as lines, a colour for each trajectory.
 
     Args:
@@ -128,16 +130,20 @@ def draw_trajectories(ts: Tensor, ys: Tensor, predictions: Tensor, names: Sequen
         ys: data (n, t, c), NaN where missing.
         predictions: (n, t, c).
         names: of the components; at most six are drawn.
+        given: which data the predictions know (n, t, c), bool; the others are small dots. None tells none apart.
     """
+    given = torch.ones_like(ys, dtype=torch.bool) if given is None else given
     shown = min(len(names), 6)
     figure = Figure(figsize=(8, 1 + 2 * shown), layout="constrained")
     panels = figure.subplots(shown, 1, sharex=True, squeeze=False)[:, 0]
     for c, axes in enumerate(panels):
         for n, t in enumerate(ts):
-            axes.plot(t, ys[n, :, c], ".", color=f"C{n}", markersize=4)
+            for known, size in ((given, 4), (~given, 1)):
+                axes.plot(t, ys[n, :, c].where(known[n, :, c], torch.nan), ".", color=f"C{n}", markersize=size)
             axes.plot(t, predictions[n, :, c], color=f"C{n}", linewidth=1)
         axes.set_ylabel(names[c])
-    panels[0].set_title("dots: data, lines: prediction")
+    hidden = "" if bool(given.all()) else ", small ones hidden"
+    panels[0].set_title(f"dots: data{hidden}, lines: prediction")
     panels[-1].set_xlabel("t")
     return figure
 

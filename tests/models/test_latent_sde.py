@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sciml import Discrete, Solver
 from sciml.models import CoordinateDiffusion, LatentSDE
-from sciml.models.latent_sde import Posterior, normal_divergence
+from sciml.models.latent import normal_divergence
+from sciml.models.latent_sde import Posterior
 from sciml.solvers import PID, SRIW1, Backsolve, Brownian, Grid, Milstein
 
 TS = torch.linspace(0, 1, 6)
@@ -146,8 +147,10 @@ def test_times_of_their_own_need_lanes_of_their_own():
 
 
 def test_impossible_scales_are_refused():
-    with pytest.raises(ValueError, match="noise, diffusion: expected noise > 0"):
+    with pytest.raises(ValueError, match="noise: expected a positive deviation, got 0"):
         model(noise=0.0)
+    with pytest.raises(ValueError, match="diffusion: expected a number above"):
+        model(diffusion=0.0)
 
 
 def test_bound_trains_under_the_continuous_adjoint():
