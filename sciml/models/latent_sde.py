@@ -1,6 +1,7 @@
 """Latent stochastic equations: trajectories as observations of a diffusion in a latent space."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,83 @@ class Fit(NamedTuple):
         return self.log_likelihood - self.kl
 
 
-class LatentSDE(nn.Module):
+class LatentModel(nn.Module, ABC):
+    """Trajectories as observations, with normal noise, of paths in a latent space, by a linear map of these.
+
+    A GRU reads the observations from the last to the first and gives a context of each time, which tells of that and
+    all later ones. That of the first gives the start of the posterior, all of them lead its paths. Derived classes say
+    which paths, and make the decoder.
+
+    Args:
+        channels: number of components of an observation.
+        latent: number of latent coordinates.
+        context: size of the context.
+        width: of the hidden layers.
+        noise: deviation of the observations' noise at the start; it is learnt.
+    """
+
+    decoder: nn.Linear
+    stats: SolveStats | None = None
+
+    def __init__(self, channels: int, latent: int, context: int, width: int, noise: float):
+        super().__init__()
+        self.latent = latent
+        self.encoder = nn.GRU(2 * channels + 1, width, batch_first=True)
+        self.context, self.start = nn.Linear(width, context), nn.Linear(context, 2 * latent)
+        self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
+
+    @abstractmethod
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """A path (b, t, latent) of the posterior for each sample, and its divergence (b) from the prior.
+
+        Args:
+            start: mean and logarithm of the deviation of the first state (b, 2, latent).
+            contexts: (b, t, context).
+            ts: times, as of `posterior`.
+            seed: of the path and its start.
+        """
+
+    @abstractmethod
+    def prior_paths(self, count: int, ts: Tensor, seed: int, generator: Generator) -> Tensor:
+        """So many paths (count, t, latent) of the prior, whose starts are drawn with the generator."""
+
+    def posterior(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0) -> Fit:
+        """One path of the posterior for each trajectory.
+
+        Args:
+            ts: increasing times (t), or (b, t) with lanes "each".
+            ys: observations (b, t, c); what stands where there is none does not matter.
+            mask: where there are some, (b, t, c), bool.
+            seed: of the path and its start.
+
+        Returns:
+            The fit, differentiable in all parameters.
+        """
+        ys = ys.where(mask, 0)  # also for the gradient
+        contexts = self.contexts(ts, ys, mask)
+        z, kl = self.paths(self.start(contexts[:, 0]).unflatten(-1, (2, -1)), contexts, ts, seed)
+        predictions = self.decoder(z)
+        surprise = ((ys - predictions) / self.log_noise.exp()).square() + 2 * self.log_noise + LOG_TWO_PI
+        return Fit(predictions, -0.5 * surprise.where(mask, 0).sum((1, 2)), kl)
+
+    def contexts(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor:
+        """What the GRU knows at each observation of that and all later ones: (b, t, context)."""
+        gaps = ts.diff(dim=-1, prepend=ts[..., :1]).to(ys)
+        gaps = gaps.expand(ys.shape[:2])[..., None]
+        seen = torch.cat([ys.where(mask, 0), mask.to(ys), gaps], -1)
+        read, _ = self.encoder(seen.flip(1))
+        return self.context(read.flip(1))
+
+    def sample(self, count: int, ts: Tensor, seed: int = 0, noisy: bool = False) -> Tensor:
+        """So many trajectories (count, t, c) of the prior at times (t), with the observations' noise or without."""
+        generator = Generator().manual_seed(seed)
+        means = self.decoder(self.prior_paths(count, ts, seed, generator))
+        if not noisy:
+            return means
+        return means + self.log_noise.exp() * torch.randn(means.shape, generator=generator).to(means)
+
+
+class LatentSDE(LatentModel):
     r"""Trajectories as observations, with normal noise, of a diffusion in a latent space.
 
     The prior is dz = f(z) dt + g(z) dW, the posterior of a trajectory dz = h(z, context(t)) dt + g(z) dW, where a GRU
@@ -93,8 +170,6 @@ class LatentSDE(nn.Module):
         torch.Size([7, 5, 2])
     """
 
-    stats: SolveStats | None = None
-
     def __init__(
         self,
         channels: int,
@@ -105,62 +180,32 @@ class LatentSDE(nn.Module):
         diffusion: float = 1.0,
         solver: Solver | None = None,
     ):
-        super().__init__()
         if not noise > 0 or not diffusion > LEAST:
             raise ValueError(f"noise, diffusion: expected noise > 0 and diffusion > {LEAST}, got {noise}, {diffusion}")
-        self.latent, self.solver = latent, solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2))
-        self.encoder = nn.GRU(2 * channels + 1, width, batch_first=True)
-        self.context, self.start = nn.Linear(width, context), nn.Linear(context, 2 * latent)
+        super().__init__(channels, latent, context, width, noise)
+        self.solver = solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2))
         self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
         self.prior = MLP(latent, latent, width, activation="softplus")
         self.drift = MLP(latent + context, latent, width, activation="softplus")
         self.diffusion = CoordinateDiffusion(latent, scale=diffusion)
         self.decoder = nn.Linear(latent, channels)
-        self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
 
-    def posterior(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0) -> Fit:
-        """One path of the posterior for each trajectory.
-
-        Args:
-            ts: increasing times (t), or (b, t) with lanes "each".
-            ys: observations (b, t, c); what stands where there is none does not matter.
-            mask: where there are some, (b, t, c), bool.
-            seed: of the path and its start.
-
-        Returns:
-            The fit, differentiable in all parameters.
-        """
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """As `LatentModel` says."""
         if ts.ndim != 1 and self.solver.lanes != "each":
             raise ValueError(f'ts: expected times (t), got shape {tuple(ts.shape)}; (b, t) needs lanes="each"')
-        ys = ys.where(mask, 0)  # also for the gradient
-        contexts = self.contexts(ts, ys, mask)
-        mean, log_std = self.start(contexts[:, 0]).chunk(2, -1)
+        mean, log_std = start.unbind(1)
         draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed))
         z0 = mean + log_std.exp() * draw.to(mean)
         states = self._solved(Posterior(self), torch.cat([z0, torch.zeros_like(z0[:, :1])], -1), ts, seed, contexts)
-        predictions = self.decoder(states[..., :-1])
-        surprise = ((ys - predictions) / self.log_noise.exp()).square() + 2 * self.log_noise + LOG_TWO_PI
-        likelihood = -0.5 * surprise.where(mask, 0).sum((1, 2))
         kl = normal_divergence(mean, log_std, *self.prior_start).sum(-1) + states[:, -1, -1]
-        return Fit(predictions, likelihood, kl)
+        return states[..., :-1], kl
 
-    def contexts(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor:
-        """What the GRU knows at each observation of that and all later ones: (b, t, context)."""
-        gaps = ts.diff(dim=-1, prepend=ts[..., :1]).to(ys)
-        gaps = gaps.expand(ys.shape[:2])[..., None]
-        seen = torch.cat([ys.where(mask, 0), mask.to(ys), gaps], -1)
-        read, _ = self.encoder(seen.flip(1))
-        return self.context(read.flip(1))
-
-    def sample(self, count: int, ts: Tensor, seed: int = 0, noisy: bool = False) -> Tensor:
-        """So many trajectories (count, t, c) of the prior at times (t), with the observations' noise or without."""
+    def prior_paths(self, count: int, ts: Tensor, seed: int, generator: Generator) -> Tensor:
+        """As `LatentModel` says."""
         mean, log_std = self.prior_start
-        generator = Generator().manual_seed(seed)
         z0 = mean + log_std.exp() * torch.randn(count, self.latent, generator=generator).to(mean)
-        means = self.decoder(self._solved(Prior(self), z0, ts, seed))
-        if not noisy:
-            return means
-        return means + self.log_noise.exp() * torch.randn(means.shape, generator=generator).to(means)
+        return self._solved(Prior(self), z0, ts, seed)
 
     def _solved(self, term: Diffusive, y0: Tensor, ts: Tensor, seed: int, *args: Tensor) -> Tensor:
         """The states (b, t, ..) at times, of which the first is that of y0."""

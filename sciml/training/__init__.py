@@ -9,6 +9,7 @@ _WHERE = {
     "DensityModule": "density",
     "Figures": "callbacks",
     "LatentSDEModule": "latent_sde",
+    "LatentVideoModule": "latent_video",
     "LevenbergMarquardt": "levenberg_marquardt",
     "MetricsLogger": "metrics",
     "NeuralODEModule": "neural_ode",

@@ -8,7 +8,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from sciml.data.trajectories import Observed, ObservedData
-from sciml.models.latent_sde import Fit, LatentSDE
+from sciml.models.latent_fsde import LatentFSDE
+from sciml.models.latent_sde import Fit, LatentModel
 from sciml.training.module import TrainingModule
 from sciml.training.neural_ode import Stage
 from sciml.training.operator import Normalizer
@@ -20,12 +21,12 @@ PATHS = 1000  # of the prior, whose moments are compared with the data's
 
 
 class NormalizedLatentSDE(nn.Module):
-    """A latent SDE of normalised observations and times, in their own units."""
+    """A latent model of normalised observations and times, in their own units."""
 
     first: Tensor
     length: Tensor
 
-    def __init__(self, model: LatentSDE):
+    def __init__(self, model: LatentModel):
         super().__init__()
         self.state, self.model = Normalizer(), model
         self.register_buffer("first", torch.zeros((), dtype=torch.float64))
@@ -65,7 +66,8 @@ class LatentSDEModule(TrainingModule):
     factor that rises to 1. Logs `train_loss`, `val_loss`, `test_loss`, the bound's parts `.._log_likelihood` and
     `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and
     of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and
-    deviation over time are off, relative to the deviation (norms over times and components).
+    deviation over time are off, relative to the deviation (norms over times and components). Of `LatentFSDE` also
+    `.._hurst`.
 
     Args:
         model: what is trained.
@@ -77,7 +79,7 @@ class LatentSDEModule(TrainingModule):
 
     def __init__(
         self,
-        model: LatentSDE,
+        model: LatentModel,
         warm_up: int = 0,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
@@ -159,7 +161,10 @@ class LatentSDEModule(TrainingModule):
             f"{stage}_log_likelihood": fit.log_likelihood.mean(),
             f"{stage}_kl": fit.kl.mean(),
         }
-        stats = self.latent.model.stats
+        model = self.latent.model
+        if isinstance(model, LatentFSDE):
+            metrics[f"{stage}_hurst"] = model.dynamics.hurst.detach()
+        stats = model.stats
         if stats is not None:
             metrics |= {f"{stage}_{name}": count.float().mean() for name, count in stats._asdict().items()}
         self.log_dict(metrics, prog_bar=stage != "train", batch_size=len(batch.ys), sync_dist=stage != "train")
