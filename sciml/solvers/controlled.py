@@ -24,9 +24,10 @@ class Controlled(Diffusive):
     evidence of the discrete model where a stepper holds the control over a step, as `EulerMaruyama` and
     `FractionalHeun` do. What a drift cannot do within a step, make the noise narrower, is lost, in proportion to the
     step. One that `narrows` may do so, under `FractionalHeun` only: a pair (u, c) with :math:`c \ge 0` of u's shape
-    makes of W's increment, of variance h, one of mean u h and variance :math:`s^2 h`, :math:`s^2 = 1 / (1 + c h)`,
-    which diverges by :math:`(s^2 - 1 - \log s^2 + u^2 h) / 2`. For linear equations and Gaussian observations the bound
-    then reaches the evidence of the discrete model, whatever the step.
+    weighs W's increment over a step by :math:`e^{u \Delta W - c \Delta W^2 / 2}`, which makes of its variance h
+    :math:`s^2 h`, :math:`s^2 = 1 / (1 + c h)`, and gives it the mean :math:`s^2 u h`; this diverges by
+    :math:`(s^2 - 1 - \log s^2 + (s^2 u)^2 h) / 2`. For linear equations and Gaussian observations the bound then
+    reaches the evidence of the discrete model, whatever the step.
 
     Args:
         term: the uncontrolled equation, on states (b, \*shape).
@@ -125,10 +126,10 @@ def rate(u: Tensor) -> Tensor:
 
 
 def narrowed(c: Tensor, h: Number) -> tuple[Tensor, Tensor]:
-    """What c makes of the deviation of a step's noise, s, and by how much each sample diverges so, (b, 1)."""
+    """The factor s^2 of a step's variance under c, and by how much each sample diverges so, (b, 1)."""
     excess = c * h
     lost = torch.log1p(excess) - excess / (1 + excess)
-    return (1 + excess).rsqrt(), 0.5 * flat(lost).sum(1, keepdim=True)
+    return 1 / (1 + excess), 0.5 * flat(lost).sum(1, keepdim=True)
 
 
 def flat(y: Tensor) -> Tensor:

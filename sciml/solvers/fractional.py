@@ -155,11 +155,11 @@ class FractionalHeun(Unjudged):
             inner, _ = term.split(y)
             (u, c), term = term.controls(t, inner, args), term.term
             term.admit(dw, y)
-            step, gain = _shaped(h, dw), h * rate(u)
+            step, lost = _shaped(h, dw), 0.0
             if c is not None:
-                narrow, lost = narrowed(c, step)
-                dw, gain = narrow * dw, gain + lost
-            dw, gained = dw + step * u, (gain,)
+                factor, lost = narrowed(c, step)
+                u, dw = factor * u, factor.sqrt() * dw
+            dw, gained = dw + step * u, (h * rate(u) + lost,)
             rise = _rise(term, (t, t1), h, inner, dw, args)
         elif isinstance(term, Fractional):
             term.admit(dw, y)

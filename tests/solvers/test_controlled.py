@@ -105,7 +105,7 @@ class Feedback:
         steps = len(self.table[0])
         gain, offset, c = (x[(t.reshape(-1) * steps).round().long().clamp_max(steps - 1)] for x in self.table)
         u = self.part * (offset[:, None] - (gain * y).sum(-1, keepdim=True))
-        return (u, c[:, None].expand_as(u)) if self.narrow else u
+        return (u * (1 + c[:, None] / steps), c[:, None].expand_as(u)) if self.narrow else u
 
 
 def bound(
