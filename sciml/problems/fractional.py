@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +14,7 @@ from sciml.solvers.solve import Solver
 from sciml.solvers.term import Diffusive, Term
 from sciml.typing import Args
 
-FINE = 2000  # intervals of the horizon within which the motion is taken for straight
+FINE = 2000  # intervals within which the motion is taken for straight
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FractionalOrnsteinUhlenbeck(Problem, Diffusive):
 
     .. math:: y(t) = e^{-rt} y(0) + \sigma \Bigl(B(t) - r \int_0^t e^{-r(t-s)} B(s)\,ds\Bigr),
 
-    with B between 2000 equal times as straight lines, and not by a numerical method for stochastic equations.
+    with B a straight line in each of 2000 intervals, and not by a numerical method for stochastic equations.
 
     Args:
         hurst: H of B.
@@ -84,21 +85,18 @@ class FractionalOrnsteinUhlenbeck(Problem, Diffusive):
         return (states + self.error * noise)[..., None].to(u0)
 
     def covariance(self, ts: Tensor) -> Tensor:
-        """Of y at times (t), given its start: (t, t), float64."""
-        fine = torch.linspace(0, self.t1, FINE + 1, dtype=torch.float64)
-        power = 2 * self.hurst
+        """Of y at increasing times (t), given its start: (t, t), float64."""
+        ends = torch.cat([torch.zeros(1, dtype=torch.float64), ts.double()]).unique()
+        cells = math.ceil(FINE / max(1, len(ends) - 1))
+        parts = [torch.linspace(float(a), float(b), cells + 1, dtype=torch.float64)[1:] for a, b in pairwise(ends)]
+        fine = torch.cat([ends[:1], *parts])
+        power, h = 2 * self.hurst, fine.diff()
         motion = (fine**power + fine[:, None] ** power - (fine - fine[:, None]).abs() ** power) / 2
-        h = self.t1 / FINE
-        gain = -math.expm1(-self.rate * h) / (self.rate * h) if self.rate else 1.0
-        decay = (-self.rate * (fine[1:, None] - fine[1:])).exp().tril()  # of increments to states
-        response = self.strength * gain * torch.cat([-decay, decay.new_zeros(FINE, 1)], 1)
-        response[:, 1:] += self.strength * gain * decay
-        response = torch.cat([torch.zeros(1, FINE + 1, dtype=torch.float64), response])
-        place = ts.double() / h
-        low = place.floor().long().clamp(0, FINE - 1)
-        share = (place - low)[:, None]
-        chosen = (1 - share) * response[low] + share * response[low + 1]
-        return chosen @ motion @ chosen.T
+        motion = motion.diff(dim=0).diff(dim=1)  # of the increments
+        gain = -torch.expm1(-self.rate * h) / (self.rate * h) if self.rate else torch.ones_like(h)
+        lag = ts.double()[:, None] - fine[1:]
+        response = torch.where(lag > -h / 2, self.strength * gain * (-self.rate * lag).exp(), 0.0)
+        return response @ motion @ response.T
 
     def log_evidence(self, ts: Tensor, ys: Tensor) -> Tensor:
         """The log-density (b) of observations (b, t, 1) at times (t)."""

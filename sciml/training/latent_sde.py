@@ -7,9 +7,10 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from sciml.data.trajectories import Observed, ObservedData
+from sciml.data.trajectories import Observed, ObservedData, TrajectoryData
 from sciml.models.latent_fsde import LatentFSDE
 from sciml.models.latent_sde import Fit, LatentModel
+from sciml.problems.fractional import FractionalOrnsteinUhlenbeck
 from sciml.training.module import TrainingModule
 from sciml.training.neural_ode import Stage
 from sciml.training.operator import Normalizer
@@ -67,7 +68,7 @@ class LatentSDEModule(TrainingModule):
     `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and
     of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and
     deviation over time are off, relative to the deviation (norms over times and components). Of `LatentFSDE` also
-    `.._hurst`.
+    `.._hurst`, and on `FractionalOrnsteinUhlenbeck` `test_least_loss`, that of the process itself.
 
     Args:
         model: what is trained.
@@ -114,13 +115,17 @@ class LatentSDEModule(TrainingModule):
         self._step("test", batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log what new trajectories miss."""
+        """Log what new trajectories miss, and the loss of the true law where that is known."""
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if not isinstance(data, ObservedData):
             return
         ts, ys, mask = (x.to(self.device) for x in data.part("test"))
         if ts.ndim > 1 or not bool(mask.all()):
             return
+        problem = data.problem if isinstance(data, TrajectoryData) else None
+        if isinstance(problem, FractionalOrnsteinUhlenbeck):
+            evidence = problem.log_evidence(ts.cpu(), ys.cpu()).mean() / len(ts)
+            self.log("test_least_loss", -(evidence + self.latent.state.std.log().mean()).float())
         new = self.latent.sample(PATHS, ts, noisy=True)
         std = ys.std(0)
         self.log("test_mean_error", (new.mean(0) - ys.mean(0)).norm() / std.norm())
