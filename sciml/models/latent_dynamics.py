@@ -26,11 +26,12 @@ class LatentDynamics(nn.Module):
     r"""dz = f(z) dt + g(z) dB, with normal z(0), as a prior of latent paths; and posteriors of them.
 
     B is fractional Brownian motion in each coordinate, the Markov approximation Z of it, whose Hurst index is learnt,
-    or Brownian motion, or nothing: then paths differ by their start alone. A posterior has a normal start of its own
-    and adds a control to the Brownian motion W behind B, which sees z, Z and a context of each observation: between two
-    observations that of the next one, and the share of the time to it that has passed. It is affine in (z, Z) with
-    gains that depend on both of these and on z, for a linear equation with normal observations the best one's form, and
-    also makes the noise narrower, without which steps as coarse as frames lose most of the bound (see `Controlled`).
+    or Brownian motion, or nothing: then paths differ by their start alone. A posterior has a normal start of its own,
+    of z and, for kind I, of the numbers by which Z tells the past, and adds a control to the Brownian motion W behind
+    B. The control sees z, Z and a context of each observation: between two observations that of the next one, and the
+    share of the time to it that has passed. It is affine in (z, Z), with gains that depend on the context, the share
+    and z: for a linear equation with normal observations the best one's form. It also makes the noise narrower, without
+    which steps as coarse as frames lose most of the bound (see `Controlled`).
 
     Args:
         latent: number of coordinates of z.
@@ -52,7 +53,7 @@ class LatentDynamics(nn.Module):
         >>> import torch
         >>> from sciml.models import LatentDynamics
         >>> model, ts = LatentDynamics(latent=3, context=8), torch.linspace(0, 1, 5)
-        >>> start, contexts = torch.zeros(7, 2, 3), torch.zeros(7, 5, 8)
+        >>> start, contexts = torch.zeros(7, 2, model.starts), torch.zeros(7, 5, 8)
         >>> z, divergence = model.posterior(start, contexts, ts)
         >>> z.shape, divergence.shape, model.sample(7, ts).shape
         (torch.Size([7, 5, 3]), torch.Size([7]), torch.Size([7, 5, 3]))
@@ -81,6 +82,7 @@ class LatentDynamics(nn.Module):
         self.latent, self.context, self.noise, self.steps = latent, context, noise, steps
         self.terms = terms if noise == "fractional" else 1
         self.fractional = FractionalNoise(kind, horizon, terms)
+        self.past = latent * terms if (noise, kind) == ("fractional", "I") else 0
         self.raw_hurst = nn.Parameter(torch.tensor(math.log(hurst / (1 - hurst))), noise == "fractional")
         self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
         self.drift = MLP(latent, latent, width, activation="silu")
@@ -97,11 +99,16 @@ class LatentDynamics(nn.Module):
         """The Hurst index; 1/2 of Brownian motion."""
         return self.raw_hurst.sigmoid() if self.noise == "fractional" else torch.full_like(self.raw_hurst, 0.5)
 
+    @property
+    def starts(self) -> int:
+        """How many numbers a start has: z, and for kind I those of the past."""
+        return self.latent + self.past
+
     def posterior(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """One path for each sample, and its divergence from the prior.
 
         Args:
-            start: mean and logarithm of the deviation of z at the first time (b, 2, latent).
+            start: mean and logarithm of the deviation of the start (b, 2, starts).
             contexts: of the observations at the first n times (b, n, context); after the last of them the prior rules.
             ts: increasing times (t), t at least n, of which the first is 0 and the last at most the horizon.
             seed: of the path and its start.
@@ -112,25 +119,28 @@ class LatentDynamics(nn.Module):
         mean, log_std = start.unbind(1)
         draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed)).to(mean)
         z, divergence = self._solved(mean + log_std.exp() * draw, ts, seed, contexts)
-        return z, divergence + normal_divergence(mean, log_std, *self.prior_start).sum(-1)
+        return z, divergence + normal_divergence(mean, log_std, *self._prior_start()).sum(-1)
 
     def sample(self, count: int, ts: Tensor, seed: int = 0, generator: Generator | None = None) -> Tensor:
         """So many paths (count, t, latent) of the prior at times (t), their starts by the generator if there is one."""
-        mean, log_std = self.prior_start
-        draw = torch.randn(count, self.latent, generator=generator or Generator().manual_seed(seed)).to(mean)
+        mean, log_std = self._prior_start()
+        draw = torch.randn(count, len(mean), generator=generator or Generator().manual_seed(seed)).to(mean)
         return self._solved(mean + log_std.exp() * draw, ts, seed)[0]
 
-    def _solved(self, z0: Tensor, ts: Tensor, seed: int, contexts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Paths (b, t, latent) and what they diverge but for the start (b)."""
-        coefficients, processes = self._noise(z0, seed)
-        equation = Fractional(Equation(self), (self.latent,), (self.latent,))
+    def _prior_start(self) -> Tensor:
+        """Mean and logarithm of the deviation (2, starts); the past has standard normal numbers."""
+        return torch.cat([self.prior_start, self.prior_start.new_zeros(2, self.past)], 1)
+
+    def _solved(self, start: Tensor, ts: Tensor, seed: int, contexts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Paths (b, t, latent) from starts (b, starts), and what they diverge but for these (b)."""
+        z0, equation = start[:, : self.latent], Fractional(Equation(self), (self.latent,), (self.latent,))
+        coefficients, processes = self._noise(z0, start[:, self.latent :])
         y0, args, term = equation.join(z0, processes), (coefficients,), equation
         if self.control is not None and contexts is not None and contexts.shape[1] > 1:
             term = Controlled(equation, self.control, narrows=True)
             y0, args = term.start(y0), (coefficients, ts[: contexts.shape[1]].detach().to(z0), contexts)
-        grid = Grid(n=self.steps * (len(ts) - 1))
+        solver = Solver(FractionalHeun(), Grid(n=self.steps * (len(ts) - 1)))
         path = Brownian(z0.shape, seed)
-        solver = Solver(FractionalHeun(), grid)
         states = solve(term, y0, ts[0], ts[-1], solver, args=args, path=path, save_at=ts).ys.transpose(0, 1)
         diverged = states.new_zeros(len(z0))
         if isinstance(term, Controlled):
@@ -138,16 +148,19 @@ class LatentDynamics(nn.Module):
             diverged = kl[:, -1]
         return equation.split(states)[0], diverged
 
-    def _noise(self, z0: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def _noise(self, z0: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and rates (2, K), and the processes (b, latent, K) at the start.
 
         Brownian motion is one process that does not relax, no noise one that has no weight.
         """
+        processes = z0.new_zeros(*z0.shape, self.terms)
         if self.noise == "fractional":
             hurst = self.hurst
-            return self.fractional.coefficients(hurst, z0), self.fractional.start(z0.shape, hurst, seed).to(z0)
+            if self.past:
+                processes = past.unflatten(1, (self.latent, self.terms)) @ self.fractional.root(hurst).to(z0).mT
+            return self.fractional.coefficients(hurst, z0), processes
         weight = float(self.noise == "brownian")
-        return z0.new_tensor([[weight], [0.0]]), z0.new_zeros(*z0.shape, 1)
+        return z0.new_tensor([[weight], [0.0]]), processes
 
 
 class Equation(nn.Module, Diffusive):

@@ -30,7 +30,7 @@ class LatentFSDE(LatentModel):
     def __init__(self, channels: int, dynamics: LatentDynamics, width: int = 64, noise: float = 0.1):
         if not noise > 0:
             raise ValueError(f"noise: expected a positive deviation, got {noise}")
-        super().__init__(channels, dynamics.latent, dynamics.context, width, noise)
+        super().__init__(channels, dynamics.latent, dynamics.context, width, noise, dynamics.starts)
         self.dynamics, self.decoder = dynamics, nn.Linear(dynamics.latent, channels)
 
     def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:

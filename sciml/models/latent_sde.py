@@ -73,16 +73,17 @@ class LatentModel(nn.Module, ABC):
         context: size of the context.
         width: of the hidden layers.
         noise: deviation of the observations' noise at the start; it is learnt.
+        starts: how many numbers a path starts from; None takes the latent coordinates.
     """
 
     decoder: nn.Linear
     stats: SolveStats | None = None
 
-    def __init__(self, channels: int, latent: int, context: int, width: int, noise: float):
+    def __init__(self, channels: int, latent: int, context: int, width: int, noise: float, starts: int | None = None):
         super().__init__()
         self.latent = latent
         self.encoder = nn.GRU(2 * channels + 1, width, batch_first=True)
-        self.context, self.start = nn.Linear(width, context), nn.Linear(context, 2 * latent)
+        self.context, self.start = nn.Linear(width, context), nn.Linear(context, 2 * (starts or latent))
         self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
 
     @abstractmethod
@@ -90,7 +91,7 @@ class LatentModel(nn.Module, ABC):
         """A path (b, t, latent) of the posterior for each sample, and its divergence (b) from the prior.
 
         Args:
-            start: mean and logarithm of the deviation of the first state (b, 2, latent).
+            start: mean and logarithm of the deviation of the start (b, 2, starts).
             contexts: (b, t, context).
             ts: times, as of `posterior`.
             seed: of the path and its start.

@@ -74,7 +74,7 @@ class LatentVideo(nn.Module):
         self.reader = nn.Sequential(
             nn.Conv1d(features, features, 3, padding=1), nn.SiLU(), nn.Conv1d(features, context, 3, padding=1)
         )
-        self.start = MLP(context, 2 * dynamics.latent, features, depth=1, activation="silu")
+        self.start = MLP(context, 2 * dynamics.starts, features, depth=1, activation="silu")
         self.decoder = nn.Sequential(
             nn.Linear(content + dynamics.latent, 2 * features),
             nn.SiLU(),

@@ -63,7 +63,8 @@ def test_context_is_that_of_the_next_observation_and_ends_with_the_last():
 @pytest.mark.parametrize("noise", ["fractional", "brownian"])
 def test_posterior_that_sees_the_first_times_goes_on_by_the_prior(noise: str):
     """What it diverges is what it has diverged at the last of them."""
-    model, start = lively(dynamics(noise)), torch.zeros(3, 2, 2)
+    model = lively(dynamics(noise))
+    start = torch.zeros(3, 2, model.starts)
     contexts = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
     z, divergence = model.posterior(start, contexts, TS)
     other, changed = model.posterior(start, torch.cat([contexts, torch.zeros(3, 2, 4)], 1), TS)
