@@ -18,6 +18,7 @@ from sciml.solvers.term import Diffusive
 from sciml.typing import Args
 
 NARROW = 3.0  # so that a new control makes little of it
+PACE = 5.0  # of the Hurst index under Adam, beside that of weights
 
 Noise = Literal["fractional", "brownian", "none"]
 
@@ -83,7 +84,7 @@ class LatentDynamics(nn.Module):
         self.terms = terms if noise == "fractional" else 1
         self.fractional = FractionalNoise(kind, horizon, terms)
         self.past = latent * terms if (noise, kind) == ("fractional", "I") else 0
-        self.raw_hurst = nn.Parameter(torch.tensor(math.log(hurst / (1 - hurst))), noise == "fractional")
+        self.raw_hurst = nn.Parameter(torch.tensor(math.log(hurst / (1 - hurst)) / PACE), noise == "fractional")
         self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
         self.drift = MLP(latent, latent, width, activation="silu")
         self.diffusion = CoordinateDiffusion(latent, scale=diffusion)
@@ -97,7 +98,7 @@ class LatentDynamics(nn.Module):
     @property
     def hurst(self) -> Tensor:
         """The Hurst index; 1/2 of Brownian motion."""
-        return self.raw_hurst.sigmoid() if self.noise == "fractional" else torch.full_like(self.raw_hurst, 0.5)
+        return (PACE * self.raw_hurst).sigmoid() if self.noise == "fractional" else torch.full_like(self.raw_hurst, 0.5)
 
     @property
     def starts(self) -> int:
