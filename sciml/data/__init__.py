@@ -10,6 +10,7 @@ _WHERE = {
     "Loader": "loader",
     "MNIST5k": "digits",
     "Moons": "moons",
+    "MovingDigits": "moving_digits",
     "Observed": "trajectories",
     "OperatorData": "generate",
     "SplitData": "split",

@@ -32,10 +32,10 @@ class Fit(NamedTuple):
 
 
 class LatentModel(nn.Module, ABC):
-    """A path in a latent space, from a start with a normal prior, of which there are observations with normal noise.
+    """A path in a latent space, of which there are observations with normal noise.
 
     A subclass has an `encoder` that reads observations from the last to the first, a `start` that makes of what it
-    knows in the end mean and logarithm of the deviation of the posterior start, and a `decoder` of latent states.
+    knows in the end mean and logarithm of the deviation of what a path starts from, and a `decoder` of latent states.
 
     Args:
         channels: number of components of an observation.
@@ -59,16 +59,22 @@ class LatentModel(nn.Module, ABC):
         if not noise > 0:
             raise ValueError(f"noise: expected a positive deviation, got {noise}")
         self.latent = latent
-        self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
         self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
 
     @abstractmethod
-    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """A path of the posterior from z0 (b, k), at times: (b, t, k), and its divergence (b) from the prior."""
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """A path (b, t, k) of the posterior for each sample, and its divergence (b) from the prior.
+
+        Args:
+            start: mean and logarithm of the deviation of what it starts from (b, 2, starts).
+            contexts: what is known at each time (b, t, width).
+            ts: times, as of `posterior`.
+            seed: of the path and its start.
+        """
 
     @abstractmethod
-    def prior_path(self, z0: Tensor, ts: Tensor, seed: int) -> Tensor:
-        """A path of the prior from z0 (b, k), at times: (b, t, k)."""
+    def prior_paths(self, count: int, ts: Tensor, seed: int, generator: Generator) -> Tensor:
+        """So many paths (count, t, k) of the prior, whose starts are drawn with the generator."""
 
     def contexts(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor:
         """What the encoder knows at each time of the observations there and later on: (b, t, width)."""
@@ -89,14 +95,10 @@ class LatentModel(nn.Module, ABC):
         """
         ys = ys.where(mask, 0)  # also for the gradient
         contexts = self.contexts(ts, ys, mask if shown is None else mask & shown)
-        mean, log_std = self.start(contexts[:, 0]).chunk(2, -1)
-        draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed))
-        states, divergence = self.path(mean + log_std.exp() * draw.to(mean), ts, contexts, seed)
+        states, kl = self.paths(self.start(contexts[:, 0]).unflatten(-1, (2, -1)), contexts, ts, seed)
         predictions = self.decoder(states)
         surprise = ((ys - predictions) / self.log_noise.exp()).square() + 2 * self.log_noise + LOG_TWO_PI
-        likelihood = -0.5 * surprise.where(mask, 0).sum((1, 2))
-        kl = normal_divergence(mean, log_std, *self.prior_start).sum(-1) + divergence
-        return Fit(predictions, likelihood, kl)
+        return Fit(predictions, -0.5 * surprise.where(mask, 0).sum((1, 2)), kl)
 
     def smooth(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
         """Means of the observations (b, t, c) along a path of the posterior."""
@@ -104,13 +106,46 @@ class LatentModel(nn.Module, ABC):
 
     def sample(self, count: int, ts: Tensor, seed: int = 0, noisy: bool = False) -> Tensor:
         """So many trajectories (count, t, c) of the prior at times (t), with the observations' noise or without."""
-        mean, log_std = self.prior_start
         generator = Generator().manual_seed(seed)
-        z0 = mean + log_std.exp() * torch.randn(count, self.latent, generator=generator).to(mean)
-        means = self.decoder(self.prior_path(z0, ts, seed))
+        means = self.decoder(self.prior_paths(count, ts, seed, generator))
         if not noisy:
             return means
         return means + self.log_noise.exp() * torch.randn(means.shape, generator=generator).to(means)
+
+
+class StartedModel(LatentModel):
+    """A latent model whose paths start from normal latent states, and are told by these.
+
+    Args:
+        channels: number of components of an observation.
+        latent: number of latent coordinates.
+        noise: deviation of the observations' noise at the start; it is learnt.
+    """
+
+    def __init__(self, channels: int, latent: int, noise: float):
+        super().__init__(channels, latent, noise)
+        self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
+
+    @abstractmethod
+    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """A path of the posterior from z0 (b, k), at times: (b, t, k), and its divergence (b) from the prior."""
+
+    @abstractmethod
+    def prior_path(self, z0: Tensor, ts: Tensor, seed: int) -> Tensor:
+        """A path of the prior from z0 (b, k), at times: (b, t, k)."""
+
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """As `LatentModel` says."""
+        mean, log_std = start.unbind(1)
+        draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed))
+        states, divergence = self.path(mean + log_std.exp() * draw.to(mean), ts, contexts, seed)
+        return states, normal_divergence(mean, log_std, *self.prior_start).sum(-1) + divergence
+
+    def prior_paths(self, count: int, ts: Tensor, seed: int, generator: Generator) -> Tensor:
+        """As `LatentModel` says."""
+        mean, log_std = self.prior_start
+        z0 = mean + log_std.exp() * torch.randn(count, self.latent, generator=generator).to(mean)
+        return self.prior_path(z0, ts, seed)
 
 
 def normal_divergence(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:

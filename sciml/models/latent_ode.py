@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from sciml.models.encoders import ODERNN, BackwardGRU
-from sciml.models.latent import LatentModel
+from sciml.models.latent import StartedModel
 from sciml.models.mlp import MLP
 from sciml.models.neural_ode import Autonomous, NeuralODE
 from sciml.models.regularizers import STEER, Regularizer
@@ -17,7 +17,7 @@ from sciml.solvers.solve import Solver, solve
 Encoder = Literal["ode_rnn", "gru"]
 
 
-class LatentODE(LatentModel):
+class LatentODE(StartedModel):
     r"""Trajectories as observations, with normal noise, of an ODE's solution in a latent space.
 
     dz/dt = field(t, z) from z(t0) ~ N(m, s^2), y_i ~ N(A z(t_i) + b, noise^2). The start's posterior is a normal

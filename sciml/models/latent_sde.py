@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sciml.models.encoders import BackwardGRU
-from sciml.models.latent import LatentModel
+from sciml.models.latent import StartedModel
 from sciml.models.mlp import MLP
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID
@@ -38,7 +38,7 @@ class CoordinateDiffusion(nn.Module):
         return LEAST + (self.scale - LEAST) * torch.sigmoid((hidden * self.outer).sum(-1))
 
 
-class LatentSDE(LatentModel):
+class LatentSDE(StartedModel):
     r"""Trajectories as observations, with normal noise, of a diffusion in a latent space.
 
     The prior is dz = f(z) dt + g(z) dW, the posterior of a trajectory dz = h(z, context(t)) dt + g(z) dW, where a GRU

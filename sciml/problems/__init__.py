@@ -11,6 +11,7 @@ _WHERE = {
     "BurgersDirichlet": "burgers_dirichlet",
     "Condition": "equation",
     "Equation": "equation",
+    "FractionalOrnsteinUhlenbeck": "fractional",
     "KdV2D": "kdv",
     "Landmark": "equation",
     "NavierStokes": "navier_stokes",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sciml.solvers.expect import expect
 from sciml.solvers.term import Diffusive
-from sciml.typing import Args
+from sciml.typing import Args, Number
 
 
 class Controlled(Diffusive):
@@ -22,8 +22,12 @@ class Controlled(Diffusive):
 
     and what a start of its own diverges from the prior's is to be taken off too. On a grid the bound is one on the
     evidence of the discrete model where a stepper holds the control over a step, as `EulerMaruyama` and
-    `FractionalHeun` do. What a control cannot do within a step, make the noise narrower, is lost, in proportion to the
-    step.
+    `FractionalHeun` do. What a drift cannot do within a step, make the noise narrower, is lost, in proportion to the
+    step. One that `narrows` may do so, under `FractionalHeun` only: a pair (u, c) with :math:`c \ge 0` of u's shape
+    weighs W's increment over a step by :math:`e^{u \Delta W - c \Delta W^2 / 2}`, which makes of its variance h
+    :math:`s^2 h`, :math:`s^2 = 1 / (1 + c h)`, and gives it the mean :math:`s^2 u h`; this diverges by
+    :math:`(s^2 - 1 - \log s^2 + (s^2 u)^2 h) / 2`. For linear equations and Gaussian observations the bound then
+    reaches the evidence of the discrete model, whatever the step.
 
     Args:
         term: the uncontrolled equation, on states (b, \*shape).
@@ -31,6 +35,7 @@ class Controlled(Diffusive):
             (b, 1, .., 1) where each sample steps by itself.
         shape: of a sample of the term's state; None takes states (b, n) of whatever n.
         noise: of a sample of W; None takes that of a `Fractional` term, the shape of diagonal and (1) of scalar noise.
+        narrows: whether the control's values are pairs (u, c).
 
     References:
         X. Li, T.-K. L. Wong, R. T. Q. Chen, D. Duvenaud, Scalable gradients for stochastic differential equations
@@ -57,14 +62,15 @@ class Controlled(Diffusive):
     def __init__(
         self,
         term: Diffusive,
-        control: Callable[..., Tensor],
+        control: Callable[..., Tensor | tuple[Tensor, Tensor]],
         shape: Sequence[int] | None = None,
         noise: Sequence[int] | None = None,
+        narrows: bool = False,
     ):
         expect("term", term, Diffusive, "a Diffusive term")
         if not callable(control):
             raise TypeError(f"control: expected a callable (t, y, args), got {type(control).__name__}")
-        self.term, self.control = term, control
+        self.term, self.control, self.narrows = term, control, narrows
         self.shape = None if shape is None else tuple(shape)
         self.noise_shape = shape_of_noise(term, self.shape, noise)
         self.calculus = term.calculus
@@ -80,24 +86,35 @@ class Controlled(Diffusive):
         y = state[..., :-1]
         return y if self.shape is None else y.reshape(*y.shape[:-1], *self.shape), state[..., -1]
 
-    def controls(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
-        """The control at the term's state, refused where it has not the shape of the noise."""
-        u, sample = self.control(t, y, args), y.shape[1:] if self.noise_shape is None else self.noise_shape
-        expected = (len(y), *sample)
-        if tuple(u.shape) != expected:
-            raise ValueError(f"control: expected values of the noise's shape {expected}, got {tuple(u.shape)}")
-        return u
+    def controls(self, t: Tensor, y: Tensor, args: Args) -> tuple[Tensor, Tensor | None]:
+        """The control u and, if it narrows, c at the term's state; refused where they lack the shape of the noise."""
+        found = self.control(t, y, args)
+        if self.narrows != isinstance(found, tuple):
+            expected = "a pair (u, c)" if self.narrows else "a tensor"
+            raise TypeError(f"control: expected {expected} with narrows={self.narrows}, got {type(found).__name__}")
+        u, c = found if isinstance(found, tuple) else (found, None)
+        expected = (len(y), *(y.shape[1:] if self.noise_shape is None else self.noise_shape))
+        for value in (u, u if c is None else c):
+            if tuple(value.shape) != expected:
+                raise ValueError(f"control: expected values of the noise's shape {expected}, got {tuple(value.shape)}")
+        return u, c
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The controlled drift f + g u, and the rate |u|^2 / 2."""
         y, _ = self.split(y)
         t = time_for(t, y)
-        u = self.controls(t, y, args)
+        u, _ = self.controls(t, y, args)
         dy = self.term.drift(t, y, args) + self.term.diffuse(t, y, u, args)
         return torch.cat([flat(dy), rate(u)], 1)
 
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
-        """G dw, which leaves the divergence alone."""
+        """G dw, which leaves the divergence alone.
+
+        Raises:
+            ValueError: of a control that narrows; `FractionalHeun` does not ask for it.
+        """
+        if self.narrows:
+            raise ValueError("narrows: expected False but for FractionalHeun and a Fractional term, got True")
         y, _ = self.split(y)
         rise = flat(self.term.diffuse(time_for(t, y), y, dw, args))
         return torch.cat([rise, torch.zeros_like(rise[:, :1])], 1)
@@ -106,6 +123,13 @@ class Controlled(Diffusive):
 def rate(u: Tensor) -> Tensor:
     """|u|^2 / 2 of each sample, (b, 1)."""
     return 0.5 * flat(u).square().sum(1, keepdim=True)
+
+
+def narrowed(c: Tensor, h: Number) -> tuple[Tensor, Tensor]:
+    """The factor s^2 of a step's variance under c, and by how much each sample diverges so, (b, 1)."""
+    excess = c * h
+    lost = torch.log1p(excess) - excess / (1 + excess)
+    return 1 / (1 + excess), 0.5 * flat(lost).sum(1, keepdim=True)
 
 
 def flat(y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sciml.solvers.controlled import Controlled, flat, rate, shape_of_noise, time_for
+from sciml.solvers.controlled import Controlled, flat, narrowed, rate, shape_of_noise, time_for
 from sciml.solvers.expect import expect
 from sciml.solvers.fractional_noise import FractionalNoise
 from sciml.solvers.stepper import Field, Interval
@@ -139,7 +139,8 @@ class FractionalHeun(Unjudged):
     Over a step :math:`\Delta Z_k = (e^{-\gamma_k h} - 1) (Z_k - \omega_k \Delta W / (\gamma_k h))`, what is expected of
     it given :math:`\Delta W`, and X is integrated by Heun's method along :math:`\Delta B = \sum_k \Delta Z_k`. It is
     stable whatever the rates, and the variance of a process misses :math:`(\gamma_k h)^2 / 12` of itself. Its order is
-    1, strong and weak; without noise 2. Of a `Controlled` fractional term the control is held over a step.
+    1, strong and weak; without noise 2. Of a `Controlled` fractional term the control is held over a step and
+    may make the noise of a step narrower.
     """
 
     evaluations: ClassVar[int] = 2
@@ -152,9 +153,13 @@ class FractionalHeun(Unjudged):
         t, t1 = (field.clock(at, y) for at in (interval.t, interval.t + interval.h))
         if isinstance(term, Controlled) and isinstance(term.term, Fractional):
             inner, _ = term.split(y)
-            u, term = term.controls(t, inner, args), term.term
+            (u, c), term = term.controls(t, inner, args), term.term
             term.admit(dw, y)
-            dw, gained = dw + _shaped(h, dw) * u, (h * rate(u),)
+            step, lost = _shaped(h, dw), 0.0
+            if c is not None:
+                factor, lost = narrowed(c, step)
+                u, dw = factor * u, factor.sqrt() * dw
+            dw, gained = dw + step * u, (h * rate(u) + lost,)
             rise = _rise(term, (t, t1), h, inner, dw, args)
         elif isinstance(term, Fractional):
             term.admit(dw, y)

@@ -10,6 +10,7 @@ _WHERE = {
     "Figures": "callbacks",
     "LatentODEModule": "latent_ode",
     "LatentSDEModule": "latent_sde",
+    "LatentVideoModule": "latent_video",
     "LevenbergMarquardt": "levenberg_marquardt",
     "MetricsLogger": "metrics",
     "NeuralODEModule": "neural_ode",

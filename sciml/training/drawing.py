@@ -208,3 +208,19 @@ def draw_ensembles(ts: Tensor, ys: Tensor, samples: Tensor, names: Sequence[str]
     for axes in panels[-1]:
         axes.set_xlabel("t")
     return figure
+
+
+def draw_videos(rows: dict[str, Tensor], observed: int) -> Figure:
+    """Videos (n, t, h, w) in [0, 1], a row of frames for each of several versions; the frames seen are framed."""
+    some = next(iter(rows.values()))
+    figure = Figure(figsize=(1 + 0.6 * some.shape[1], 0.7 * len(rows) * len(some)), layout="constrained")
+    panels = figure.subplots(len(some) * len(rows), some.shape[1], squeeze=False)
+    for number, line in enumerate(panels):
+        (title, videos), video = list(rows.items())[number % len(rows)], number // len(rows)
+        for t, axes in enumerate(line):
+            axes.imshow(videos[video, t].numpy(), cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            for side in axes.spines.values():
+                side.set(visible=t < observed, color="C1", linewidth=2)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center")
+    return figure

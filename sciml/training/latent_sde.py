@@ -3,9 +3,14 @@
 from typing import Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
 
+from sciml.data.trajectories import Observed, TrajectoryData
+from sciml.models.latent_fsde import LatentFSDE
 from sciml.models.latent_sde import LatentSDE
+from sciml.problems.fractional import FractionalOrnsteinUhlenbeck
 from sciml.training.latent import LatentModule, Task
+from sciml.training.neural_ode import Stage
 
 
 class LatentSDEModule(LatentModule):
@@ -17,7 +22,8 @@ class LatentSDEModule(LatentModule):
     `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and
     of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and
     deviation over time are off, relative to the deviation (norms over times and components). Where a part is hidden
-    from the encoder, the errors there are logged as of `LatentODEModule`.
+    from the encoder, the errors there are logged as of `LatentODEModule`. Of `LatentFSDE` also `.._hurst`, and on
+    `FractionalOrnsteinUhlenbeck` `test_least_loss`, that of the process itself.
 
     Args:
         model: what is trained.
@@ -34,7 +40,7 @@ class LatentSDEModule(LatentModule):
 
     def __init__(
         self,
-        model: LatentSDE,
+        model: LatentSDE | LatentFSDE,
         warm_up: int = 0,
         task: Task = "interpolation",
         share: float = 1.0,
@@ -43,3 +49,21 @@ class LatentSDEModule(LatentModule):
         scheduler_interval: Literal["epoch", "step"] = "epoch",
     ):
         super().__init__(model, warm_up, task, share, optimizer, scheduler, scheduler_interval)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what new trajectories miss, and the loss of the true law where that is known."""
+        super().on_test_epoch_end()
+        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
+        problem = data.problem if isinstance(data, TrajectoryData) else None
+        if isinstance(problem, FractionalOrnsteinUhlenbeck):
+            ts, ys, mask = data.part("test")
+            if bool(mask.all()):
+                evidence = problem.log_evidence(ts, ys).mean() / len(ts)
+                self.log("test_least_loss", -(evidence + self.latent.state.std.log().mean().cpu()).float())
+
+    def _step(self, stage: Stage, batch: Observed, seed: int, weight: float = 1.0) -> Tensor:
+        model = self.latent.model
+        if isinstance(model, LatentFSDE):
+            hurst = model.dynamics.hurst.detach()
+            self.log(f"{stage}_hurst", hurst, batch_size=len(batch.ys), sync_dist=stage != "train")
+        return super()._step(stage, batch, seed, weight)

@@ -76,32 +76,36 @@ def evidence(f: np.ndarray, g: np.ndarray) -> float:
     return total
 
 
-def best(f: np.ndarray, g: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The control of least bound, u = offset - gain z in every step, by Bellman's recursion from the end."""
-    h, n = 1 / STEPS, len(f)
+def best(f: np.ndarray, g: np.ndarray, steps: int = STEPS) -> tuple[Tensor, Tensor, Tensor]:
+    """The control of least bound, u = offset - gain z and c in every step, by Bellman's recursion from the end."""
+    h, n = 1 / steps, len(f)
     move, push, _ = step(f, g, h)
-    p, q, gains, offsets = np.zeros((n, n)), np.zeros(n), [], []
-    for j in range(STEPS, 0, -1):
-        if (j / STEPS) in TS:
+    p, q, gains, offsets, narrowing = np.zeros((n, n)), np.zeros(n), [], [], []
+    for j in range(steps, 0, -1):
+        if (j / steps) in TS:
             p[0, 0] += 1 / NOISE**2
-            q[0] += DATA[TS.index(j / STEPS)] / NOISE**2
-        scale = 1 / (1 + h * push @ p @ push)
+            q[0] += DATA[TS.index(j / steps)] / NOISE**2
+        narrowing.append(push @ p @ push)
+        scale = 1 / (1 + h * narrowing[-1])
         gains.append(scale * push @ p @ move)
         offsets.append(scale * push @ q)
         q = move.T @ (q - h * p @ push * offsets[-1])
         p = move.T @ (p - h * scale * np.outer(p @ push, push @ p)) @ move
-    return torch.from_numpy(np.stack(gains[::-1])), torch.from_numpy(np.stack(offsets[::-1]))
+    gains, offsets, narrowing = (torch.from_numpy(np.stack(x[::-1])) for x in (gains, offsets, narrowing))
+    return gains, offsets, narrowing
 
 
 class Feedback:
     """A control from a table."""
 
-    def __init__(self, table: tuple[Tensor, Tensor], part: float = 1.0):
-        self.table, self.part = table, part
+    def __init__(self, table: tuple[Tensor, ...], part: float = 1.0, narrow: bool = False):
+        self.table, self.part, self.narrow = table, part, narrow
 
-    def __call__(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        gain, offset = (x[(t.reshape(-1) * STEPS).round().long().clamp_max(STEPS - 1)] for x in self.table)
-        return self.part * (offset[:, None] - (gain * y).sum(-1, keepdim=True))
+    def __call__(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Any:
+        steps = len(self.table[0])
+        gain, offset, c = (x[(t.reshape(-1) * steps).round().long().clamp_max(steps - 1)] for x in self.table)
+        u = self.part * (offset[:, None] - (gain * y).sum(-1, keepdim=True))
+        return (u * (1 + c[:, None] / steps), c[:, None].expand_as(u)) if self.narrow else u
 
 
 def bound(
@@ -109,10 +113,13 @@ def bound(
 ) -> Tensor:
     """The bound of each path."""
     inner = Relaxing() if noise is None else Fractional(Relaxing(), (1,), (1,))
-    term, x0 = Controlled(inner, control, noise=(1,)), torch.zeros(options.pop("paths", PATHS), 1, dtype=DTYPE)
+    term, x0 = (
+        Controlled(inner, control, noise=(1,), narrows=control.narrow),
+        torch.zeros(options.pop("paths", PATHS), 1, dtype=DTYPE),
+    )
     y0 = term.start(x0 if noise is None else inner.start(x0, noise, hurst))
     args = () if noise is None else (noise.coefficients(hurst),)
-    solver = Solver(stepper, Grid(n=STEPS), lanes=lanes, **options)
+    solver = Solver(stepper, Grid(n=options.pop("steps", STEPS)), lanes=lanes, **options)
     path = Brownian((len(x0), 1), seed=2)
     states = solve(term, y0, 0.0, 1.0, solver, args=args, path=path, save_at=TS).ys
     states = states.movedim(1, 0) if lanes == "each" else states
@@ -142,6 +149,21 @@ def test_bound_is_the_evidence_under_the_best_control(stepper: Stochastic, noise
     assert right - 0.05 * abs(right) < float(value.mean()) < right + error + slack, (right, float(value.mean()), error)
     half = bound(stepper, noise, hurst, Feedback(table, 0.5), paths=2000)
     assert float(half.mean()) < right - 0.05 * abs(right)
+
+
+@pytest.mark.parametrize(("hurst", "lost"), [(0.35, 0.15), (0.7, 0.015)])
+def test_bound_of_coarse_steps_is_the_evidence_where_noise_is_made_narrower(hurst: float, lost: float):
+    """In 32 steps within 3 standard errors and a discretisation error of .5 %, where a drift alone loses that much."""
+    noise, steps = FractionalNoise("II"), 32
+    f, g = system(noise, hurst)
+    right, table = evidence(f, g), best(f, g, steps)
+    for lanes in ("joint", "each"):
+        value = bound(FractionalHeun(), noise, hurst, Feedback(table, narrow=True), lanes, steps=steps)
+        error = 3 * float(value.std()) / math.sqrt(PATHS)
+        assert error < 0.02 * abs(right)
+        assert abs(float(value.mean()) - right) < error + 0.005 * abs(right), (right, float(value.mean()), error)
+    plain = bound(FractionalHeun(), noise, hurst, Feedback(table), steps=steps)
+    assert float(plain.mean()) < right - lost * abs(right)
 
 
 def test_derivative_of_the_bound_is_that_of_the_evidence():
@@ -203,5 +225,16 @@ def test_mistakes_are_named():
     refused("term: FractionalHeun expects a Fractional term, got Controlled", wrong, FractionalHeun())
     with pytest.raises(ValueError, match="noise: expected the shape of a sample of W for additive noise"):
         Controlled(Relaxing(), wrong)
+    pair = lambda t, y, args: (y, y)  # noqa: E731
+    for narrows, control, kind, message in (
+        (True, pair, ValueError, "narrows: expected False but for FractionalHeun"),
+        (True, wrong, TypeError, r"control: expected a pair \(u, c\) with narrows=True, got Tensor"),
+        (False, pair, TypeError, "control: expected a tensor with narrows=False, got tuple"),
+    ):
+        term = Controlled(Relaxing(), control, noise=(2,), narrows=narrows)
+        with pytest.raises(kind, match=message):
+            solve(
+                term, term.start(torch.zeros(3, 2)), 0.0, 1.0, Solver(EulerMaruyama(), Grid(n=4)), path=Brownian((3, 2))
+            )
     with pytest.raises(TypeError, match="control: expected a callable"):
         Controlled(Relaxing(), None)  # pyrefly: ignore

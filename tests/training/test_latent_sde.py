@@ -7,12 +7,13 @@ import torch
 
 import sciml as library
 from sciml.data import Observed, TrajectoryData
-from sciml.models import LatentSDE
-from sciml.problems import OrnsteinUhlenbeck
+from sciml.models import LatentDynamics, LatentFSDE, LatentSDE
+from sciml.problems import FractionalOrnsteinUhlenbeck, OrnsteinUhlenbeck
 from sciml.solvers import PID, SRIW1
 from sciml.solvers.solve import Solver
 from sciml.training import LatentSDEModule
 from tests.training.conftest import TINY
+from tests.training.running import train
 
 CONFIG = TINY.with_name("latent_sde.yaml")
 
@@ -77,10 +78,22 @@ def test_times_may_lie_anywhere():
         assert torch.allclose(module.latent(start + length * ts, ys), right, atol=1e-5)
 
 
+def test_fractional_equation_is_told_beside_the_law_of_the_process(tmp_path):
+    torch.manual_seed(0)
+    module = LatentSDEModule(LatentFSDE(1, LatentDynamics(1, 4, 8, steps=1), width=8))
+    problem = FractionalOrnsteinUhlenbeck(hurst=0.8)
+    data = TrajectoryData(problem, points=5, train=40, val=4, test=30, batch_size=40)
+    metrics, _ = train(module, data, tmp_path)
+    assert metrics["test_hurst"] == pytest.approx(0.5, abs=0.01)  # after one step
+    ts, ys, _ = data.part("test")
+    units = module.latent.state
+    right = -problem.log_evidence(ts, ys).mean() / 6 - units.std.log().mean()
+    assert metrics["test_least_loss"] == pytest.approx(float(right), rel=1e-5)
+    assert metrics["test_least_loss"] < metrics["test_loss"]
+
+
 @pytest.mark.slow
 def test_module_learns_the_law_of_a_process(tmp_path):
-    from tests.training.running import train
-
     torch.manual_seed(0)
     solver = Solver(SRIW1(), PID(rtol=5e-2, atol=5e-2))
     model = LatentSDE(1, latent=2, context=16, width=32, diffusion=3.0, solver=solver)
