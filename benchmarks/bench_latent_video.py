@@ -2,12 +2,14 @@
 
 The configuration is `examples/moving_digits_latent_fsde`, the noise its only difference: the same nets, data, batches
 and steps. Fractional noise of kind I has a past, of which the posterior has five numbers for each coordinate beside its
-start; as what these may do alone, "fractional, kind II" has none, and "brownian, 8 coordinates" twice as many starts as
-the others. The seed is that of the data, the weights and the batches. Errors are of 400 videos of digits that are not
-among those to train on: of the frames that a path of the posterior gives, and of forecasts of frames 9 to 16 from the
-first 8, by mean squared error per pixel (times 1000) and as PSNR (dB, mean over videos): the mean over 10 forecasts,
-that of their mean, and that of the best of them; beside the last frame seen, the mean of the frames seen, and the mean
-frame of the training videos.
+start. What these do by themselves is told by "fractional, kind II", which has none, and by "brownian, 8 coordinates",
+which starts from twice as many numbers; "fractional, 8 coordinates" stands beside the latter.
+
+The seed is that of the data, the weights and the batches. Errors are of 400 videos of digits that are not among those
+to train on: of the frames that a path of the posterior gives, and of forecasts of frames 9 to 16 from the first 8, by
+mean squared error per pixel (times 1000) and as PSNR (dB, mean over videos): the mean over 10 forecasts, that of their
+mean, and that of the best of them; beside the last frame seen, the mean of the frames seen, and the mean frame of the
+training videos.
 """
 
 import time
@@ -27,6 +29,7 @@ CASES: dict[str, dict[str, str | int]] = {
     "fractional, kind II": {"kind": "II"},
     "brownian": {"noise": "brownian"},
     "brownian, 8 coordinates": {"noise": "brownian", "latent": 8},
+    "fractional, 8 coordinates": {"latent": 8},
     "none": {"noise": "none"},
 }
 ERRORS = ("", "forecast_", "forecast_mean_", "forecast_best_")
