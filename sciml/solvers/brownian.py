@@ -442,7 +442,8 @@ def _described(controller: Controller) -> str:
 def _enough(thetas: Tensor) -> int:
     """The least number of cells that separates the nodes (.., n) of a grid."""
     least = torch.cat([thetas[..., :1], thetas.diff(dim=-1)], -1).min().item()
-    cells = ceil((1 - SLACK) / max(least, 2.0**-BITS))
+    count = 1 / max(least, 2.0**-BITS)
+    cells = round(count) if abs(count - round(count)) <= SLACK * count else ceil((1 - SLACK) * count)
     if cells > MOST:
         raise ValueError(f"controller: Brownian motion tells steps of 2^-30 of the span apart, got one of {least:g}")
     return cells

@@ -303,3 +303,10 @@ def test_grids_of_the_same_steps_have_the_same_path_however_they_are_given():
     y0, t0, t1 = torch.zeros(3, 2), torch.zeros((), dtype=DTYPE), torch.ones((), dtype=DTYPE)
     grids = Grid(n=100), Grid(ts=torch.linspace(0, 1, 101)), Grid(ts=torch.linspace(0, 1, 101, dtype=DTYPE))
     assert {Brownian().within(Euler(), grid, t0, t1, y0, "joint").cells for grid in grids} == {100}
+
+
+@pytest.mark.parametrize("n", [1, 3, 1000, 20_000, 1_000_000])
+def test_equal_steps_are_cells_however_many(n: int):
+    zero = torch.zeros((), dtype=torch.float64)
+    path = Brownian().within(Euler(), Grid(n=n), zero, zero + 1, torch.ones(1, 1), "joint")
+    assert path.cells == n
