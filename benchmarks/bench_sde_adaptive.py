@@ -151,7 +151,10 @@ def missed(y: Tensor, right: Tensor) -> float:
 
 @torch.no_grad()
 def adaptive(process: Growth, tolerance: float, seed: int, lanes: str) -> Outcome:
-    solver, shape = Solver(SRIW1(), PID(tolerance, tolerance), lanes=lanes, compact=lanes == "each"), process.shape
+    solver, shape = (
+        Solver(SRIW1(), PID(tolerance, tolerance), lanes=lanes, compact=(0, 1) if lanes == "each" else None),
+        process.shape,
+    )
     start = time.process_time()
     solution = solve(process, torch.ones(shape), 0.0, 1.0, solver, args=process.args, path=Brownian(seed=seed))
     seconds = time.process_time() - start

@@ -84,6 +84,8 @@ class CNF(nn.Module):
             if not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name}: expected a whole number, 1 or more, got {count!r}")
         _check_divergence(divergence)
+        if solver is not None and solver.compact is not None:
+            raise ValueError("solver: expected compact=None for a flow, whose directions belong to the whole batch")
         self.term, self.dim, self.solver = Augmented(field), dim, solver or Solver()
         self.divergence: Divergence = divergence
         self.law: Law = law

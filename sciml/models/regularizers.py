@@ -93,6 +93,11 @@ class KineticRegularizer(Regularizer):
             raise ValueError(f"jacobian: expected a number, 0 or more, got {jacobian!r}")
         self.jacobian = jacobian
 
+    def fits(self, solver: Solver) -> None:
+        """Refuse batches that shrink, since the directions are those of all samples."""
+        if solver.compact is not None:
+            raise ValueError(f"solver: expected compact=None with {type(self).__name__}, got {solver.compact}")
+
     def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading:
         """The integral, whichever way time runs."""
         fold = Quadrature(KineticEnergy(field, torch.randn_like(y0), self.jacobian), NODES)

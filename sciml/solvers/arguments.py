@@ -1,7 +1,7 @@
 """What `solve` and its parts expect of their arguments."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -139,13 +139,32 @@ def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: T
     return t0[..., None] + length * nearest
 
 
-def check_compact(controller: Controller, events: Any, jumps: Any, path: Path | None) -> None:
+def check_compact(
+    compact: Any,
+    args: tuple[Tensor, ...],
+    y0: Tensor,
+    controller: Controller,
+    events: Any,
+    jumps: Any,
+    path: Path | None,
+    folds: Sequence[Fold],
+) -> None:
     """Refuse what a batch that shrinks has no part of."""
+    for i in compact:
+        if not isinstance(i, int) or not 0 <= i < len(args):
+            raise ValueError(f"compact: expected numbers of args, of which there are {len(args)}, got {i!r}")
+        if args[i].shape[:1] != y0.shape[:1]:
+            raise ValueError(
+                f"compact: expected args[{i}] to have a row for each of {len(y0)} samples, got {tuple(args[i].shape)}"
+            )
     for name, given in (("events", events), ("jumps", jumps)):
         if given:
-            raise ValueError(f"{name}: expected none with compact=True")
+            raise ValueError(f"{name}: expected none with compact")
     for name in ("rtol", "atol"):
         if getattr(getattr(controller, name, 0.0), "ndim", 0):
-            raise ValueError(f"{name}: expected a number with compact=True, got a tensor")
+            raise ValueError(f"{name}: expected a number with compact, got a tensor")
     if path is not None and type(path).among is Path.among:
-        raise ValueError(f"path: {type(path).__name__} knows all samples together only, expected compact=False")
+        raise ValueError(f"path: {type(path).__name__} knows all samples together only, expected compact=None")
+    for fold in folds:
+        if type(fold).prepare is not Fold.prepare and type(fold).among is Fold.among:
+            raise ValueError(f"folds: {type(fold).__name__} has no method `among` for compact, expected compact=None")

@@ -167,7 +167,7 @@ class _Back(torch.autograd.Function):
         args = tuple(x.detach().requires_grad_(need) for x, need in zip(rest[: len(c.args)], needs, strict=False))
         leaves = [*args, *rest[len(args) :]]
         wanted = [x for x, need in zip(leaves, needs, strict=True) if need]
-        stops = _Stops(plan, values, grad_values)
+        stops = _Stops(plan, y0, values, grad_values)
         if mesh.failed.ndim:
             off = expand(mesh.failed.to(y.device), y)
             y, grad_y = torch.where(off, y0, y), torch.where(off, 0, grad_y)
@@ -196,11 +196,12 @@ class _Back(torch.autograd.Function):
 class _Stops:
     """What happens at save times."""
 
-    def __init__(self, plan: _Plan, values: Sequence[Tensor], grads: Sequence[Tensor]):
+    def __init__(self, plan: _Plan, y0: Tensor, values: Sequence[Tensor], grads: Sequence[Tensor]):
         self.plan, self.lane = plan, int(plan.march.lanes == "each")
         failed = plan.mesh.failed
-        if failed.ndim:
+        if failed.ndim:  # they rest at their start
             grads = [torch.where(expand(failed.to(x.device), x), 0, x) for x in grads]
+            values = [torch.where(expand(failed.to(x.device), x), y0[:, None], x) for x in values]
         self.saves = list(zip(plan.places, values, grads, strict=True))
         self.there = {int(j) for place in plan.places for j in place.reshape(-1).unique()}
 

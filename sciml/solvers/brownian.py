@@ -39,7 +39,7 @@ class Brownian(DyadicPath):
     The span is cut into ``cells`` equal cells, which are leaves of a binary tree. W at their ends is found by halving:
     at the middle of a node of length w its value is the mean of those at the ends plus :math:`\sqrt{w} / 2` times the
     node's number. Within a cell a step's end is drawn from the bridge between the cell's ends with the cell's own
-    number, so that the law is exact for any times of which no two lie within one cell; others are refused. The same
+    number, so that the law is exact for any times of which no two lie within one cell; solves refuse others. The same
     ends give the same increment, whatever was tried and rejected between, and a sample's path does not depend on its
     batch. Joint lanes keep the cells that they are at, two blocks of at least 8 of them, and of the nodes that adaptive
     steps are the last two of every level. Compiled marches keep nothing: on a CPU they are slower with adaptive steps.

@@ -80,7 +80,7 @@ class Fold(ABC):
         return ()
 
     def among(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What `prepare` returned as it is for some of the samples, by their numbers."""
+        """What `prepare` returned as it is for some of the samples, by their numbers; a fold with more has its own."""
         return inputs
 
     @abstractmethod
@@ -318,6 +318,10 @@ class Quadrature(Fold):
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """The nodes (k) as fractions of a step."""
         return (torch.tensor(self.rule[0], dtype=real_dtype(y0), device=y0.device),)
+
+    def among(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """They are those of all."""
+        return inputs
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """The integral over the step."""

@@ -77,7 +77,7 @@ class March:
     jumps: tuple[Jump, ...] = ()
     events: tuple[Event, ...] = ()
     folds: tuple[Fold, ...] = ()
-    compact: bool = False
+    compact: Sequence[int] | None = None  # the args that have a row for each sample
     patience: int = 1  # joint steps of a grid between looks at whether the state is finite
 
     def field(self, c: Const) -> Field:
@@ -227,7 +227,11 @@ class March:
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
                 s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
                 continue
-            if self.compact and not small(s.y) and 2 * np.count_nonzero(s.status == RUNNING) <= len(s.status):
+            if (
+                self.compact is not None
+                and not small(s.y)
+                and 2 * np.count_nonzero(s.status == RUNNING) <= len(s.status)
+            ):
                 return self._among(s, c, tape, tick)
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
@@ -248,13 +252,22 @@ class March:
             taken = new.accepted > s.accepted
             if xp.any(taken):
                 mask = None if joint else xp.tensor(taken, c.t0)
-                tape.add(segment, mask)
+                try:
+                    tape.add(segment, mask)
+                except Exception:
+                    if blind and not bool(after.isfinite().all()):
+                        return s._replace(status=NON_FINITE)
+                    raise
                 if mask is not None:
                     after, *carry = _where(mask, (after, *carry), (s.y, *s.carry))
                 new = new._replace(y=after, carry=tuple(carry))
             s = new
             tick(s)
         return s
+
+    def _sparse(self, s: State) -> bool:
+        """Whether it pays to go on with the lanes that are running alone."""
+        return not small(s.y) and 2 * int(np.count_nonzero(s.status == RUNNING)) <= len(s.status)
 
     def _among(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
         """The last state from a march of the lanes that are running, the others left out of the batch."""
@@ -273,7 +286,7 @@ class March:
             t0=pick(c.t0),
             t1=pick(c.t1),
             stops=each(c.stops),
-            args=rows_of(c.args, rows, len(c.t0)),
+            args=rows_of(c.args, rows, self.compact or ()),
             path=path,
             folds=tuple(fold.among(rows, *inputs) for fold, inputs in zip(self.folds, c.folds, strict=True)),
             edges=tuple(map(each, c.edges)),

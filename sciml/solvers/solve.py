@@ -61,8 +61,9 @@ class Solver:
             The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in eager marches of lanes "each", leave samples that have arrived out of the batch, whenever half of
-            them have. The term then sees some of the samples, with their rows of those ``args`` that have a row for
-            each; it may keep no tensor of the whole batch, and a sample must not depend on others.
+            them have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in.
+            The term then sees some of the samples and their rows of these args. It may keep no tensor of the whole
+            batch, and a sample must not depend on others.
     """
 
     stepper: Stepper | None = None
@@ -72,7 +73,7 @@ class Solver:
     lanes: Lanes = "joint"
     compile: Literal["loop", "chunks"] | None = None
     fast_math: bool = False
-    compact: bool = False
+    compact: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
@@ -88,7 +89,7 @@ class Solver:
             raise ValueError(f"compile: expected None, 'loop' or 'chunks', got {self.compile!r}")
         if self.fast_math and self.compile is None:
             raise ValueError("fast_math: expected compile='loop' or 'chunks' with it, got None")
-        if self.compact and (self.lanes != "each" or self.compile is not None):
+        if self.compact is not None and (self.lanes != "each" or self.compile is not None):
             expected = "lanes='each' and compile=None with it"
             raise ValueError(f"compact: expected {expected}, got {self.lanes!r} and {self.compile!r}")
         control.check(self.stepper or Tsit5(), self.controller or PID())
@@ -311,8 +312,8 @@ class _Task:
             why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
             raise ValueError(f"events: {type(stepper).__name__} {why}")
         jumps = check_jumps(jumps)
-        if solver.compact:
-            check_compact(controller, events, jumps, path)
+        if solver.compact is not None:
+            check_compact(solver.compact, args, y0, controller, events, jumps, path, used)
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())

@@ -36,9 +36,9 @@ class Const(NamedTuple):
         return Const(t0, t1, stops, args, path, folds, take(self.stepper), take(self.edges))
 
 
-def rows_of(args: Args, rows: Tensor, lanes: int) -> Args:
-    """Those of args that have a row for each sample with the rows of some of them, the others as they are."""
-    return tuple(x.index_select(0, rows.to(x.device)) if x.shape[:1] == (lanes,) else x for x in args)
+def rows_of(args: Args, rows: Tensor, which: Sequence[int]) -> Args:
+    """The args with the rows of some of the samples where ``which`` says that they have one for each."""
+    return tuple(x.index_select(0, rows.to(x.device)) if i in which else x for i, x in enumerate(args))
 
 
 class State(NamedTuple):

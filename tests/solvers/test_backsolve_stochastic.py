@@ -217,3 +217,29 @@ def test_what_has_no_continuous_adjoint_is_refused():
     (grad,) = torch.autograd.grad(ys.sum(), y0, create_graph=True)
     with pytest.raises(RuntimeError, match="cannot be differentiated again"):
         grad.sum().backward()
+
+
+def test_a_sample_that_fails_spoils_no_gradient():
+    """Also where there are save times, at which it holds a state whose drift is infinite."""
+
+    class Burst(torch.nn.Module, Diffusive):
+        noise_type, calculus = "diagonal", "stratonovich"
+
+        def __init__(self):
+            super().__init__()
+            self.rate = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+        def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return self.rate * y**5
+
+        def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return 0.1 * y * dw
+
+    grads, y0 = [], torch.tensor([[0.1], [3.0], [0.2]], dtype=torch.float64)
+    for adjoint in (Discrete(), Backsolve()):
+        term, solver = Burst(), Solver(StratonovichHeun(), Grid(n=80), adjoint, lanes="each")
+        found = solve(term, y0, 0.0, 1.0, solver, path=Brownian(seed=1), save_at=[0.5, 1.0], throw=False)
+        assert found.status.tolist()[1] != 0
+        found.ys[[0, 2]].sum().backward()
+        grads.append(float(term.rate.grad))
+    assert abs(grads[1] - grads[0]) < 0.02 * abs(grads[0])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sciml import PID, Solver, Tsit5, solve
 from sciml.errors import Status
+from sciml.models import CNF, MLP, KineticRegularizer, NeuralODE
 from sciml.solvers import (
     SRIW1,
     Brownian,
@@ -15,6 +16,7 @@ from sciml.solvers import (
     Discrete,
     Event,
     Final,
+    Fold,
     Kvaerno5,
     Path,
     Quadrature,
@@ -39,6 +41,16 @@ class Growth(Diffusive):
         return args[0] * y * dw
 
 
+class Ends(Fold):
+    reduce = "last"
+
+    def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
+        return (t1,)
+
+    def emit(self, segment: Any, saves: int | None, *inputs: Tensor) -> Tensor:
+        return inputs[0]
+
+
 class Clock(Path):
     def increment(self, tensors: tuple[Tensor, ...], theta0: Any, theta1: Any, span: Tensor) -> Any:
         return theta1 - theta0
@@ -50,8 +62,9 @@ def van_der_pol(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([v, args[0] * (1 - x * x) * v - x], 1)
 
 
-def both(field: Any, stepper: Any, y0: Tensor, t1: Any, **options: Any) -> list[Any]:
-    solvers = (Solver(stepper, PID(1e-3, 1e-5), lanes="each", compact=compact) for compact in (False, True))
+def both(field: Any, stepper: Any, y0: Tensor, t1: Any, which: Any = None, **options: Any) -> list[Any]:
+    which = tuple(range(len(options.get("args", ())))) if which is None else which
+    solvers = (Solver(stepper, PID(1e-3, 1e-5), lanes="each", compact=compact) for compact in (None, which))
     return [solve(field, y0, 0.0, t1, solver, **options) for solver in solvers]
 
 
@@ -74,7 +87,7 @@ def test_all_that_is_read_of_the_steps_is_the_same(stepper: Any):
 
 def test_gradients_are_the_same():
     grads = []
-    for compact in (False, True):
+    for compact in (None, (0,)):
         y0, stiffness = Y0.clone().requires_grad_(), STIFFNESS.clone().requires_grad_()
         solver = Solver(Tsit5(), PID(1e-3, 1e-5), Discrete("all"), lanes="each", compact=compact)
         solve(van_der_pol, y0, 0.0, 0.5, solver, args=(stiffness,)).ys.square().sum().backward()
@@ -101,16 +114,40 @@ def test_paths_are_those_of_their_samples():
 
 
 def test_what_does_not_go_with_it_is_named():
-    solver = Solver(lanes="each", compact=True)
+    solver = Solver(lanes="each", compact=())
     with pytest.raises(ValueError, match="compact: expected lanes='each'"):
-        Solver(compact=True)
+        Solver(compact=())
     with pytest.raises(ValueError, match="compact: expected lanes='each' and compile=None"):
-        Solver(lanes="each", compile="loop", compact=True)
+        Solver(lanes="each", compile="loop", compact=())
     for what in ({"events": Event(lambda t, y, args: y[:, 0])}, {"jumps": [lambda t, y, key, args: (y, key > 0)]}):
-        with pytest.raises(ValueError, match=f"{next(iter(what))}: expected none with compact=True"):
+        with pytest.raises(ValueError, match=f"{next(iter(what))}: expected none with compact"):
             solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, **what)
     tolerance = torch.full((SAMPLES, 1), 1e-3, dtype=DTYPE)
-    with pytest.raises(ValueError, match="rtol: expected a number with compact=True"):
-        solve(lambda t, y: -y, Y0, 0.0, 1.0, Solver(controller=PID(rtol=tolerance), lanes="each", compact=True))
+    with pytest.raises(ValueError, match="rtol: expected a number with compact"):
+        solve(lambda t, y: -y, Y0, 0.0, 1.0, Solver(controller=PID(rtol=tolerance), lanes="each", compact=()))
     with pytest.raises(ValueError, match="path: Clock knows all samples together only"):
         solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, path=Clock())
+    with pytest.raises(ValueError, match="folds: Ends has no method `among` for compact"):
+        solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, folds={"ends": Ends()})
+    which = Solver(lanes="each", compact=(1,))
+    with pytest.raises(ValueError, match="compact: expected numbers of args, of which there are 1, got 1"):
+        solve(lambda t, y, args: -y, Y0, 0.0, 1.0, which, args=(STIFFNESS,))
+    with pytest.raises(ValueError, match=r"compact: expected args\[0\] to have a row for each of 2500 samples"):
+        solve(lambda t, y, args: -y, Y0, 0.0, 1.0, Solver(lanes="each", compact=(0,)), args=(STIFFNESS[:9],))
+    with pytest.raises(ValueError, match="solver: expected compact=None with KineticRegularizer"):
+        NeuralODE(MLP(2, 2), solver, regularizer=KineticRegularizer())
+    with pytest.raises(ValueError, match="solver: expected compact=None for a flow"):
+        CNF(MLP(2, 2), 2, solver)
+
+
+def test_args_that_are_not_named_stay_whole_whatever_their_length():
+    """A table as long as the batch, or as what becomes of it."""
+    ends = torch.where(torch.arange(SAMPLES) < 0.7 * SAMPLES, 0.1, 1.0).to(DTYPE)
+    for knots in (SAMPLES, int(0.3 * SAMPLES)):
+        table = torch.linspace(-1, 1, knots, dtype=DTYPE)
+
+        def field(t: Tensor, y: Tensor, args: tuple[Tensor, ...], last: int = knots - 1) -> Tensor:
+            return args[0][(t * last).long()] - args[1][:, None] * y
+
+        whole, few = both(field, Tsit5(), Y0, ends, args=(table, STIFFNESS), which=(1,))
+        assert torch.equal(whole.ys, few.ys)

@@ -168,6 +168,13 @@ class Burst(Diffusive):
         return 0 * dw
 
 
+def test_fold_that_does_not_bear_what_nobody_looked_at_hides_no_failure():
+    fold = Quadrature(lambda t, y, args: torch.distributions.Normal(y, 1.0).log_prob(torch.zeros_like(y)))
+    solver = Solver(RK4(), Grid(n=200))
+    with pytest.raises(SolveError, match=r"at t=0.0"):
+        solve(lambda t, y: 50 * y * y, torch.ones(2, dtype=DTYPE), 0.0, 1.0, solver, folds={"log": fold})
+
+
 @pytest.mark.parametrize(
     ("field", "stepper"), [(Burst(), EulerMaruyama()), (lambda t, y: torch.where(t < 0.0995, -y, torch.inf), Euler())]
 )

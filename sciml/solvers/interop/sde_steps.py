@@ -78,8 +78,13 @@ class Adaptive:
         shares = ts.double().sub(ts[0].double()).div((ts[-1] - ts[0]).double())
         level = math.floor(-math.log2(max(float(dt_min) / float(ts[-1] - ts[0]), 2.0 / MOST)))
         least = 2.0 ** -max(level, 0)
+        closest = float(shares.diff().min())
+        if closest < 4 / MOST:
+            raise ValueError(
+                f"ts: expected times at least {4 / MOST:.0e} of the span apart with adaptive=True, got {closest:.0e}"
+            )
         # two cells for a step of two halves, one for the places between any two times
-        self.cells = max(round(2 / least), 1 << math.ceil(-math.log2(float(shares.diff().min()))) + 1)
+        self.cells = max(round(2 / least), 1 << math.ceil(-math.log2(closest)) + 1)
         self.controller = Floored(rtol, _at_least(atol), float(dt), least=least)
 
     @property
