@@ -33,15 +33,15 @@ TOLERANCE, MARGIN = 1e-3, 0.02  # that of the error, relative
 SHARE, DRAWS = 0.1, 10
 BATCH, EPOCHS, LR, WARM_UP = 60, 80, 1e-2, 30
 FACTORS = {  # on the weights of regularisers
-    "ERNODE": 0.01,
-    "SRNODE": 0.005,
-    "SRNODE, max": 0.005,
-    "step count": 0.03,
+    "ERNODE": 0.02,
+    "SRNODE": 0.007,
+    "SRNODE, max": 0.01,
+    "step count": 0.05,
     "local, unbiased": 0.01,
     "local, biased": 0.01,
-    "step count, reuse": 0.03,
-    "RNODE": 0.001,
-    "TayNODE": 0.0001,
+    "step count, reuse": 0.05,
+    "RNODE": 0.003,
+    "TayNODE": 0.0003,
 }
 BARS = ("linear MSE", "course MSE", "loosest tolerance", "NFE there", "RK4, 4 steps: MSE")
 
