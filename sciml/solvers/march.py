@@ -227,11 +227,7 @@ class March:
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
                 s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
                 continue
-            if (
-                self.compact is not None
-                and not small(s.y)
-                and 2 * np.count_nonzero(s.status == RUNNING) <= len(s.status)
-            ):
+            if self.compact is not None and self._sparse(s):
                 return self._among(s, c, tape, tick)
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
