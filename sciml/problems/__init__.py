@@ -9,11 +9,17 @@ _WHERE = {
     "Box": "box",
     "Burgers": "burgers",
     "BurgersDirichlet": "burgers_dirichlet",
+    "Coefficient": "coefficients",
     "Condition": "equation",
+    "Diffusion": "finite_volumes",
     "Equation": "equation",
+    "FiniteElements": "finite_elements",
     "FractionalOrnsteinUhlenbeck": "fractional",
+    "Heat": "implicit_steps",
     "KdV2D": "kdv",
     "Landmark": "equation",
+    "LinearSystem": "linear_systems",
+    "Lognormal": "coefficients",
     "NavierStokes": "navier_stokes",
     "OrnsteinUhlenbeck": "stochastic",
     "PeriodicPDE": "periodic",
@@ -25,6 +31,8 @@ _WHERE = {
     "Spiral": "spiral",
     "StochasticLorenz": "stochastic",
     "StochasticSpiral": "stochastic",
+    "TwoPhase": "coefficients",
+    "Wave": "implicit_steps",
 }
 
 __all__ = sorted(_WHERE)
