@@ -114,11 +114,22 @@ def test_two_levels_are_their_formula():
     assert near(two.coarse.restrict(left), np.zeros((2, 5)))
 
 
+def test_smoothed_coarse_vectors_are_their_formula_and_hold_constants():
+    from sciml.solvers.linear.aggregation import constant, smoothed
+
+    a = SparseOperator.from_scipy(SMALL).compressed
+    z = smoothed(a, constant(a, BLOCKS), 0.6).dense()
+    laplacian = SMALL.toarray() - np.diag(SMALL.toarray().sum(1))
+    plain = np.eye(5)[BLOCKS.numpy()]
+    assert near(z, plain - 0.6 * laplacian @ plain / np.diag(laplacian)[:, None])
+    assert near(z.sum(1), np.ones(25))
+
+
 def test_aggregates_found_by_matching_cover_everything():
     pytest.importorskip("pyamg")
     a = operator(20, 1e2)
     two = Aggregation(doublings=3).setup(a)
-    sizes = torch.bincount(two.coarse.aggregates)
+    sizes = torch.bincount(two.coarse.z.col)
     assert int(sizes.sum()) == 400
     assert int(sizes.min()) >= 1
     assert 4 <= 400 / len(sizes) <= 8.5
