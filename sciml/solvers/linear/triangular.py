@@ -34,10 +34,15 @@ class Lower:
     @classmethod
     def of(cls, compressed: Compressed) -> "Lower":
         """The lower triangle of a matrix."""
-        keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
         n = compressed.size[0]
-        counts = torch.bincount(compressed.row[keep], minlength=n)
-        crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        if compressed.col.device.type == "cpu" and kernels.available():
+            crow = torch.empty(n + 1, dtype=torch.int32)
+            keep = torch.empty(compressed.nnz, dtype=torch.int32)
+            keep = keep[: kernels.call(kernels.lower, compressed.crow, compressed.col, crow, keep)]
+        else:
+            keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
+            counts = torch.bincount(compressed.row[keep], minlength=n)
+            crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         return cls(Compressed(crow, compressed.col[keep], compressed.values[keep], n))
 
     def with_values(self, values: Tensor) -> "Lower":
