@@ -24,10 +24,9 @@ class Lower:
     """
 
     def __init__(self, compressed: Compressed):
-        c = compressed
-        ends = c.crow[1:].long() - 1
-        inside = c.row.new_ones((), dtype=torch.bool) if not c.nnz else (c.col <= c.row).all()
-        if len(ends) > c.nnz or not bool(inside & (c.col[ends] == torch.arange(len(ends), device=c.col.device)).all()):
+        ends = compressed.crow[1:].long() - 1
+        whole = len(ends) <= compressed.nnz and bool((ends >= compressed.crow[:-1]).all())
+        if not whole or not torch.equal(compressed.col[ends].long(), torch.arange(len(ends), device=ends.device)):
             raise ValueError("compressed: expected a lower triangular matrix with every diagonal entry stored")
         self.compressed = compressed
 
