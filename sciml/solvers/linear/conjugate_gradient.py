@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import LinearSolveError
-from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator
+from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
@@ -173,12 +173,13 @@ class CG(LinearSolver):
     def inverse(self, operator: LinearOperator) -> Inverse:
         """Sets the preconditioner up; the gradient comes from one more solve with the same matrix."""
         with torch.no_grad():
-            prepared = self._prepared(operator)
+            merged = _merged(operator)
+            prepared = self._prepared(merged)
         again = CG(prepared, self.rtol, self.atol, self.max_iter, self.check_every, self.flexible)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                solution = again.solve(operator, b.detach(), torch.zeros_like(b))
+                solution = again.solve(merged, b.detach(), torch.zeros_like(b))
             # what is not finite is not for a solver to explain
             found = solution.converged | (solution.status == LinearStatus.NON_FINITE.value)
             x = solution.x
@@ -315,6 +316,13 @@ def as_operator(A: Any) -> LinearOperator:
     csr = A if A.layout == torch.sparse_csr else A.to_sparse_csr()
     crow, col = csr.crow_indices(), csr.col_indices()
     return SparseOperator(Compressed(crow.int(), col.int(), csr.values(), A.shape[1]))
+
+
+def _merged(operator: LinearOperator) -> LinearOperator:
+    """One sparse matrix in place of the sum of two."""
+    if isinstance(operator, ShiftedOperator) and isinstance(operator.jacobian, SparseOperator):
+        return operator.sparse()
+    return operator
 
 
 def check_symmetric(operator: LinearOperator) -> None:
