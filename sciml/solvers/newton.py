@@ -87,7 +87,8 @@ class ImplicitStepper(Stepper):
         return JacobianOperator(lambda x: field(t, x), y, m)
 
     def _fitting(self, what: str, operator: LinearOperator, m: int, n: int) -> LinearOperator:
-        if operator.shape != (m, n, n):
+        """The operator, of which one sparse matrix may serve all systems."""
+        if operator.shape[1:] != (n, n) or operator.shape[0] not in (1, m):
             raise ValueError(f"term: expected {what} of shape {(m, n, n)}, got {operator.shape}")
         return operator
 

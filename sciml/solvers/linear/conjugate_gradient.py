@@ -1,6 +1,6 @@
 """The preconditioned conjugate gradient method for several right-hand sides at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -175,7 +175,7 @@ class CG(LinearSolver):
         with torch.no_grad():
             merged = _merged(operator)
             prepared = self._prepared(merged)
-        again = CG(prepared, self.rtol, self.atol, self.max_iter, self.check_every, self.flexible)
+        again = replace(self, preconditioner=prepared)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
@@ -195,15 +195,20 @@ class CG(LinearSolver):
 
     def _prepared(self, operator: LinearOperator) -> Prepared | None:
         m = self.preconditioner
-        return m.setup(operator) if isinstance(m, Preconditioner) else m
+        if not isinstance(m, Preconditioner):
+            return m
+        prepared = m.setup(operator)
+        prepared.fallback = m.fallback
+        return prepared
 
     def solve(self, operator: LinearOperator, b: Tensor, x: Tensor) -> LinearSolution:
         """Solve for the rows of b (m, n) from the guesses x, without gradients."""
         check_symmetric(operator)
         x = torch.where((b == 0).all(-1, keepdim=True), 0, x)
-        run = _Run(self, operator, self._prepared(operator), b, x)
+        prepared = self._prepared(operator)
+        run = _Run(self, operator, prepared, b, x)
         run.finish()
-        fallback = self.preconditioner.fallback if isinstance(self.preconditioner, Preconditioner) else None
+        fallback = None if prepared is None else prepared.fallback
         left = run.status() % LinearStatus.NON_FINITE.value != 0  # neither solved nor beyond help
         fell_back = left if fallback is not None else torch.zeros_like(left)
         if fallback is not None and bool(left.any()):
@@ -321,7 +326,8 @@ def as_operator(A: Any) -> LinearOperator:
 def _merged(operator: LinearOperator) -> LinearOperator:
     """One sparse matrix in place of the sum of two."""
     if isinstance(operator, ShiftedOperator) and isinstance(operator.jacobian, SparseOperator):
-        return operator.sparse()
+        one = isinstance(operator.shift, float) or operator.shift.numel() == 1
+        return operator.sparse() if one else operator
     return operator
 
 

@@ -184,6 +184,8 @@ class ShiftedOperator(LinearOperator):
         if not all(isinstance(part, SparseOperator) for part in parts):
             kinds = " and ".join(type(part).__name__ for part in parts)
             raise TypeError(f"A: expected the entries of mass and Jacobian in SparseOperators, got {kinds}")
+        if isinstance(self.shift, Tensor) and self.shift.numel() != 1:
+            raise TypeError("A: a matrix for each sample is not stored; take lanes='joint' with rows=True")
         *mass, jacobian = (part.to_scipy() for part in parts)  # pyrefly: ignore[missing-attribute]
         shift = float(self.shift)
         unit = sparse.eye(self.shape[-1], dtype=jacobian.dtype)

@@ -149,7 +149,9 @@ class _Product(torch.autograd.Function):
         return sum(parts[1:], parts[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], values: Tensor, x: Tensor, compressed: Compressed) -> Any:
+    def vmap(  # pyrefly: ignore[bad-override]
+        info: Any, in_dims: tuple[Any, ...], values: Tensor, x: Tensor, compressed: Compressed
+    ) -> Any:
         if in_dims[1] is not None:
             x = x.movedim(in_dims[1], 0)
         if in_dims[0] is None:
