@@ -47,7 +47,7 @@ class Counting(CG):
 
     counts: dict[str, int] = field(default_factory=lambda: {"solves": 0, "iterations": 0, "set-ups": 0})
 
-    def _prepared(self, operator: LinearOperator):  # noqa: ANN202
+    def _prepared(self, operator: LinearOperator):
         self.counts["set-ups"] += isinstance(self.preconditioner, Preconditioner)
         return super()._prepared(operator)
 
