@@ -12,11 +12,12 @@ from torch import Tensor
 
 from sciml.solvers import areas
 from sciml.solvers.control import Controller, Grid
-from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, over_nodes, subtree, whole
+from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, scaled, subtree, whole
 from sciml.solvers.expect import expect
 from sciml.solvers.hashed import GAMMA, halved_normals, mixed, mixed_number, signed
 from sciml.solvers.path import DyadicPath, Levy, Path
 from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.ways import Ways
 from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
@@ -194,8 +195,9 @@ class Brownian(DyadicPath):
 
     def _settle(self) -> None:
         """Work out what follows from the arguments, as far as they are known."""
-        self._drawn: dict[int, list[Values]] = {}  # values over the cells of the last blocks
+        self._drawn: dict[int, Sequence[Values]] = {}  # values over the cells of the last blocks
         self._halves: dict[int, tuple[int, tuple[Values, ...]]] = {}  # of each level the last node and its halves
+        self._ways: Ways | None = None  # of lanes that step by themselves
         self._of: Tensor | None = None  # the streams that they were drawn from
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
@@ -279,28 +281,49 @@ class Brownian(DyadicPath):
         elif start.ndim == 0 or not _reads(start):
             found = self._sums(streams, descend(start, end, rest[0], rest[1], self.areas))
         else:
-            found = self._by_kind(streams, rest, start, end)
+            found = self._in_lanes(streams, rest, start, end)
         return [self._shaped(x) for x in found]
 
-    def _by_kind(self, streams: Tensor, rest: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
-        """The same for lanes on the host: over nodes by what is known of them, 0 where a lane is at rest."""
+    def _in_lanes(self, streams: Tensor, rest: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
+        """The same for lanes on the host, 0 where a lane is at rest: over nodes from those above them."""
         first, length = start.numpy(), (end - start).numpy()
-        nodes = ((length & (length - 1) | first & (length - 1)) == 0) & (length >= self._width)
-        found = [streams.new_zeros(*streams.shape[:-1], 2 * streams.shape[-1], dtype=self._dtype) for _ in self._kinds]
-        for whole_nodes in (True, False):
-            lanes = ((nodes == whole_nodes) & (length > 0)).nonzero()[0]
-            if not len(lanes):
-                continue
+        moving = length > 0
+        nodes = moving & ((length & (length - 1) | first & (length - 1)) == 0) & (length >= self._width)
+        lanes, others = nodes.nonzero()[0], (moving & ~nodes).nonzero()[0]
+        if len(lanes):
+            level = BITS + 1 - np.frexp(length[lanes].astype(np.float64))[1]
+            found = [torch.from_numpy(x) for x in self._ways_of(streams).over(lanes, first[lanes], level)]
+            if len(lanes) == len(length):
+                return found
             index = torch.from_numpy(lanes)
-            if whole_nodes:
-                keys, weights = over_nodes(first[lanes], length[lanes], self._root, len(self._kinds))
-                groups = [(torch.from_numpy(keys), torch.from_numpy(weights))]
-            else:
-                groups = descend(start[index], end[index], rest[0], rest[1], self.areas)
-            everywhere = len(lanes) == len(length)
-            sums = self._sums(streams if everywhere else streams[index], groups)
-            found = sums if everywhere else [x.index_copy_(0, index, y) for x, y in zip(found, sums, strict=True)]
+            found = [x.new_zeros(len(length), x.shape[1]).index_copy_(0, index, x) for x in found]
+        else:
+            shape = *streams.shape[:-1], 2 * streams.shape[-1]
+            found = [streams.new_zeros(shape, dtype=self._dtype) for _ in self._kinds]
+        if len(others):
+            index = torch.from_numpy(others)
+            sums = self._sums(streams[index], descend(start[index], end[index], rest[0], rest[1], self.areas))
+            found = [x.index_copy_(0, index, y) for x, y in zip(found, sums, strict=True)]
         return found
+
+    def _ways_of(self, streams: Tensor) -> Ways:
+        """What is kept of the lanes' ways."""
+        self._keep_for(streams)
+        if self._ways is None:
+            known = streams.numpy()
+
+            def draw(nodes: np.ndarray, lanes: np.ndarray) -> Values:
+                keys = np.concatenate([nodes + kind * SECOND for kind in self._kinds]).reshape(len(self._kinds), -1, 1)
+                bits = mixed(mixed(keys * GAMMA) + known.take(lanes, 0))
+                return tuple(halved_normals(torch.from_numpy(bits), self._dtype).numpy())
+
+            self._ways = Ways(draw, len(known), self._root)
+        return self._ways
+
+    def _keep_for(self, streams: Tensor) -> None:
+        """Forget what was kept of other streams."""
+        if self._of is None or self._of.data_ptr() != streams.data_ptr() or self._of.shape != streams.shape:
+            self._drawn, self._halves, self._ways, self._of = {}, {}, None, streams
 
     def _sums(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """The weighted sums (b, 2 p) of the numbers of keys (rows, l), for each of their weights (rows, l, 1 or 2)."""
@@ -348,8 +371,7 @@ class Brownian(DyadicPath):
         length = end - start
         if self.by == "step" and (start % width or length not in (0, width)):
             raise ValueError(f"path: by='step' knows the steps of Grid(n={self.cells}) only, got {theta0} to {theta1}")
-        if self._of is None or self._of.data_ptr() != streams.data_ptr():
-            self._drawn, self._halves, self._of = {}, {}, streams
+        self._keep_for(streams)
         node = length >= width and length & (length - 1) == 0 and start % length == 0
         if node and (self._adaptive or length > (width if self.areas else 2 * width)):
             level = BITS + 1 - length.bit_length()
@@ -378,7 +400,7 @@ class Brownian(DyadicPath):
         if kept is None or kept[0] != index >> 1:
             parent = self._node(streams, level - 1, index >> 1)
             numbers = self._numbers(streams, (1 << (level - 1)) + (index >> 1))
-            kept = self._halves[level] = index >> 1, halved(parent, numbers, self._root * 2.0 ** (1 - level))
+            kept = self._halves[level] = index >> 1, halved(parent, scaled(numbers, self._root * 2.0 ** (1 - level)))
         return kept[1][index & 1]
 
     def _numbers(self, streams: Tensor, node: int) -> Values:
