@@ -43,7 +43,8 @@ class Brownian(DyadicPath):
     number, so that the law is exact for any times of which no two lie within one cell; solves refuse others. The same
     ends give the same increment, whatever was tried and rejected between, and a sample's path does not depend on its
     batch. Joint lanes keep the cells that they are at, two blocks of at least 8 of them, and of the nodes that adaptive
-    steps are the last two of every level. Compiled marches keep nothing: on a CPU they are slower with adaptive steps.
+    steps are the last two of every level; so do lanes "each" on a CPU. Compiled marches keep nothing: on a CPU they are
+    slower with adaptive steps.
 
     Under a controller of step sizes steps are nodes of the tree, so that the ends of rejected trials are always ends of
     steps: passed over, they would bias the noise.
@@ -247,11 +248,13 @@ class Brownian(DyadicPath):
             values = self._on_host(tensors, theta0, theta1)
             root: Any = _root(span).to(self._dtype) if span.requires_grad else sqrt(span.item())
         else:
-            start, end = (
-                (theta.detach() * self._ticks).round().to(tensors[0].device, torch.int64) for theta in (theta0, theta1)
-            )
-            values = self._between(tensors, start, end)
-            root = expand(_root(span).to(values[0].device, values[0].dtype), values[0])
+            streams = tensors[0]
+            if theta0.ndim and self.by == "tree" and _reads(theta0) and _reads(streams) and streams.numel():
+                values = self._in_lanes(tensors, theta0, theta1)
+            else:
+                values = self._between(tensors, *(self._tick(theta).to(streams.device) for theta in ends))
+            root = _root(span) if span.requires_grad else span.sqrt()
+            root = expand(root.to(values[0].device, values[0].dtype), values[0])
         found = [value * root for value in values]
         if self._pairs:
             return self._area(tensors[0], ends, Levy(*found), root)
@@ -259,10 +262,7 @@ class Brownian(DyadicPath):
 
     def _area(self, streams: Tensor, ends: tuple[Number, Number], levy: Levy, root: Any) -> areas.Area:
         """The areas of pairs of entries over a step of a grid, whose ends tell its numbers."""
-        start, end = (
-            (torch.as_tensor(theta, dtype=torch.float64).detach() * self._ticks).round().to(streams.device, torch.int64)
-            for theta in ends
-        )
+        start, end = (self._tick(theta).to(streams.device) for theta in ends)
         w, h = levy
         size = (end - start).to(w.dtype) / self._ticks
         size = (expand(size, w) if size.ndim else size) * root * root
@@ -273,48 +273,40 @@ class Brownian(DyadicPath):
     def _dtype(self) -> torch.dtype:
         return self.dtype or torch.get_default_dtype()
 
+    def _tick(self, theta: Number) -> Tensor:
+        """The ticks (l) of fractions of the span."""
+        return (torch.as_tensor(theta, dtype=torch.float64).detach() * self._ticks).round().to(torch.int64)
+
     def _between(self, tensors: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
         """The values between ticks (l), from all nodes that hold either of them."""
         streams, rest = tensors[0], tensors[1:]
-        if self.by == "step":
-            found = self._sums(streams, [self._steps(start, end)])
-        elif start.ndim == 0 or not _reads(start):
-            found = self._sums(streams, descend(start, end, rest[0], rest[1], self.areas))
-        else:
-            found = self._in_lanes(streams, rest, start, end)
-        return [self._shaped(x) for x in found]
+        groups = [self._steps(start, end)] if self.by == "step" else descend(start, end, rest[0], rest[1], self.areas)
+        return [self._shaped(x) for x in _summed(self._products(streams, groups)).unbind()]
 
-    def _in_lanes(self, streams: Tensor, rest: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
-        """The same for lanes on the host, 0 where a lane is at rest: over nodes from those above them."""
-        first, length = start.numpy(), (end - start).numpy()
-        moving = length > 0
-        nodes = moving & ((length & (length - 1) | first & (length - 1)) == 0) & (length >= self._width)
-        lanes, others = nodes.nonzero()[0], (moving & ~nodes).nonzero()[0]
-        if len(lanes):
-            level = BITS + 1 - np.frexp(length[lanes].astype(np.float64))[1]
-            found = [torch.from_numpy(x) for x in self._ways_of(streams).over(lanes, first[lanes], level)]
-            if len(lanes) == len(length):
-                return found
-            index = torch.from_numpy(lanes)
-            found = [x.new_zeros(len(length), x.shape[1]).index_copy_(0, index, x) for x in found]
-        else:
-            shape = *streams.shape[:-1], 2 * streams.shape[-1]
-            found = [streams.new_zeros(shape, dtype=self._dtype) for _ in self._kinds]
+    def _in_lanes(self, tensors: tuple[Tensor, ...], theta0: Tensor, theta1: Tensor) -> list[Tensor]:
+        """The same for lanes on the host, 0 where one is at rest: over nodes from those above them."""
+        start, end = (np.rint(theta.detach().numpy() * self._ticks).astype(np.int64) for theta in (theta0, theta1))
+        length = end - start
+        nodes = ((length & (length - 1) | start & (length - 1)) == 0) & (length >= self._width)
+        level = BITS + 1 - np.frexp(length.astype(np.float64))[1]
+        found = [self._shaped(torch.from_numpy(x)) for x in self._ways_of(tensors[0]).over(start, level, nodes)]
+        others = (~nodes & (length > 0)).nonzero()[0]
         if len(others):
-            index = torch.from_numpy(others)
-            sums = self._sums(streams[index], descend(start[index], end[index], rest[0], rest[1], self.areas))
-            found = [x.index_copy_(0, index, y) for x, y in zip(found, sums, strict=True)]
+            few = torch.from_numpy(others)
+            ticks = (torch.from_numpy(x[others]) for x in (start, end))
+            for x, y in zip(found, self._between(self.among(tensors, few), *ticks), strict=True):
+                x.index_copy_(0, few, y)
         return found
 
     def _ways_of(self, streams: Tensor) -> Ways:
         """What is kept of the lanes' ways."""
         self._keep_for(streams)
         if self._ways is None:
-            known = streams.numpy()
+            known, kinds = streams.numpy(), np.arange(1 + self.areas)[:, None] * SECOND
 
             def draw(nodes: np.ndarray, lanes: np.ndarray) -> Values:
-                keys = np.concatenate([nodes + kind * SECOND for kind in self._kinds]).reshape(len(self._kinds), -1, 1)
-                bits = mixed(mixed(keys * GAMMA) + known.take(lanes, 0))
+                keys = mixed((nodes + kinds) * GAMMA)
+                bits = mixed(keys[..., None] + known.take(lanes, 0))
                 return tuple(halved_normals(torch.from_numpy(bits), self._dtype).numpy())
 
             self._ways = Ways(draw, len(known), self._root)
@@ -324,10 +316,6 @@ class Brownian(DyadicPath):
         """Forget what was kept of other streams."""
         if self._of is None or self._of.data_ptr() != streams.data_ptr() or self._of.shape != streams.shape:
             self._drawn, self._halves, self._ways, self._of = {}, {}, None, streams
-
-    def _sums(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The weighted sums (b, 2 p) of the numbers of keys (rows, l), for each of their weights (rows, l, 1 or 2)."""
-        return list(_summed(self._products(streams, groups)).unbind())
 
     def _products(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
         """What is to be added up, some rows (rows, 1 or 2, b, 2 p) after others."""

@@ -23,43 +23,51 @@ class Ways:
     """
 
     def __init__(self, draw: Callable[[np.ndarray, np.ndarray], Values], lanes: int, root: float):
-        every = np.arange(lanes)
-        values = whole(draw(np.zeros_like(every), every), root)
+        self.every = np.arange(lanes)
+        self.start, self.level = np.zeros_like(self.every), np.zeros_like(self.every)  # of the last node, in ticks
+        values = whole(draw(self.start, self.every), root)
         self.draw, self.root, self.like = draw, root, values[0]
-        self.start, self.level = np.zeros_like(every), np.zeros_like(every)  # of the last node, in ticks
         self.kept = [_rows(np.concatenate([value, value])) for value in values]  # by `_place`, the root twice
         self.scales = np.empty((0, len(values)))  # of the numbers of a level's nodes
 
-    def over(self, lanes: np.ndarray, start: np.ndarray, level: np.ndarray) -> list[np.ndarray]:
-        """The values (n, q) over the nodes of levels (n) that start at ticks (n), one for each of some lanes (n)."""
-        _, parted = np.frexp((start ^ self.start.take(lanes)).astype(np.float64))
-        known = np.minimum(np.minimum(self.level.take(lanes), BITS + 1 - parted), level)
-        self.start[lanes], self.level[lanes] = start, level
+    def over(self, start: np.ndarray, level: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
+        """The values (l, q) over the nodes of levels (l) that start at ticks (l), 0 for the lanes that do not ask."""
+        some = not asked.all()
+        if some:
+            start, level = np.where(asked, start, self.start), np.where(asked, level, self.level)
+        _, parted = np.frexp((start ^ self.start).astype(np.float64))
+        known = np.minimum(np.minimum(self.level, BITS + 1 - parted), level)
+        self.start, self.level = start, level
         missing = level - known
         rounds = [(missing > turn).nonzero()[0] for turn in range(missing.max())]
         if rounds:
             self._deepen(int(level.max()))
-            self._descend(lanes, start, known, rounds)
-        return self._at(self._place(lanes, start, level))
+            self._descend(start, known, rounds)
+        found = self._at(self._place(self.every, start, level))
+        if some:
+            for values in found:
+                values[~asked] = 0
+        return found
 
-    def _descend(self, lanes: np.ndarray, start: np.ndarray, known: np.ndarray, rounds: list[np.ndarray]) -> None:
-        """Halve nodes from known levels on, one of each of the rows in a round."""
-        rows, level = np.concatenate(rounds), np.concatenate([known.take(rows) + k for k, rows in enumerate(rounds)])
-        lanes, start = lanes.take(rows), start.take(rows)
+    def _descend(self, start: np.ndarray, known: np.ndarray, rounds: list[np.ndarray]) -> None:
+        """Halve nodes from known levels on, one of each of the lanes in a round."""
+        lanes = np.concatenate(rounds)
+        level = known.take(lanes) + np.repeat(np.arange(len(rounds)), [len(each) for each in rounds])
+        start = start.take(lanes)
         drawn = self.draw((start >> (BITS - level)) + (1 << level), lanes)
         numbers = [scale[:, None] * z for scale, z in zip(self.scales.take(level, 0).T, drawn, strict=True)]
-        above, below = self._place(lanes, start, level), 2 * (level + 1) * len(self.start) + lanes
-        stop = 0
-        for rows in rounds:
-            part = slice(stop, stop := stop + len(rows))
+        above, left = self._place(lanes, start, level), 2 * (level + 1) * len(self.every) + lanes
+        right, stop = left + len(self.every), 0
+        for each in rounds:
+            part = slice(stop, stop := stop + len(each))
             halves = halved(self._at(above[part]), [z[part] for z in numbers])
-            for kept, left, right in zip(self.kept, *halves, strict=True):
-                kept[below[part]] = _rows(left)
-                kept[below[part] + len(self.start)] = _rows(right)
+            for kept, one, other in zip(self.kept, *halves, strict=True):
+                kept[left[part]] = _rows(one)
+                kept[right[part]] = _rows(other)
 
     def _place(self, lanes: np.ndarray, start: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Where the values over nodes are kept: by level, half of the node above, and lane."""
-        return (2 * level + ((start >> (BITS - level)) & 1)) * len(self.start) + lanes
+        return (2 * level + ((start >> (BITS - level)) & 1)) * len(self.every) + lanes
 
     def _at(self, place: np.ndarray) -> list[np.ndarray]:
         """The values (n, q) that are kept at places."""
@@ -71,7 +79,7 @@ class Ways:
             return
         lengths, before = [self.root * 2.0**-k for k in range(level + MORE)], self.kept
         self.scales = np.array([scales(length, len(before)) for length in lengths], self.like.dtype)
-        self.kept = [np.empty(2 * (1 + len(lengths)) * len(self.start), kept.dtype) for kept in before]
+        self.kept = [np.empty(2 * (1 + len(lengths)) * len(self.every), kept.dtype) for kept in before]
         for new, old in zip(self.kept, before, strict=True):
             new[: len(old)] = old
 
