@@ -15,11 +15,9 @@ References:
 """
 
 from collections.abc import Sequence
-from functools import cache
 from math import sqrt
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,45 +53,6 @@ def halved(values: Values, numbers: Values) -> tuple[Values, Values]:
     left = 0.5 * w + (1.5 * h + bend)
     mean = 0.25 * h - 0.5 * bend
     return (left, mean + odd), (w - left, mean - odd)
-
-
-def numbered(nodes: np.ndarray, count: int) -> np.ndarray:
-    """The keys (count n) of the numbers of nodes (n), those of a node together."""
-    return (nodes[:, None] + np.arange(count) * SECOND).reshape(-1)
-
-
-def subtree(block: int, below: int, depth: int, root: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes (n) that move the 2^below cells of a block, and the weights of their numbers in the cells' values.
-
-    Weights are (count 2^below, count n): of the increments of all cells, then of their areas.
-    """
-    above = depth - below
-    levels = np.arange(above)
-    nodes = np.concatenate([[0], (1 << levels) + (block >> (above - levels))])
-    unit = np.eye(count * (1 + above)).reshape(1 + above, count, -1)  # a row for each number
-    values, length = whole(tuple(unit[0]), root), root
-    for level in levels:
-        right = (block >> (above - 1 - level)) & 1
-        values = halved(values, scaled(unit[1 + level], length))[right]
-        length /= 2
-    within, inner = _inside(below, count)
-    inside = np.arange(1, 1 << below)  # the nodes below the block, as if it were the root
-    inside = inside + ((block + (1 << above) - 1) << (np.frexp(inside)[1] - 1))
-    weights = np.concatenate([within @ np.stack(values), inner * sqrt(length)], 1)
-    return np.concatenate([nodes, inside]), weights
-
-
-@cache
-def _inside(below: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """How a block of length 1 makes its cells: of its own values (count cells, count), of its nodes' numbers."""
-    nodes = (1 << below) - 1
-    unit = np.eye(count * (1 + nodes)).reshape(1 + nodes, count, -1)
-    rows: list[Values] = [tuple(unit[0])]
-    for level in range(below):
-        pairs = [halved(row, scaled(unit[(1 << level) + i], 2.0**-level)) for i, row in enumerate(rows)]
-        rows = [half for pair in pairs for half in pair]
-    table = np.array(rows).swapaxes(0, 1).reshape(count << below, -1)
-    return table[:, :count], table[:, count:]
 
 
 def descend(start: Tensor, end: Tensor, shifts: Tensor, lengths: Tensor, areas: bool) -> list[tuple[Tensor, Tensor]]:

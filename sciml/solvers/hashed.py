@@ -33,15 +33,6 @@ def mixed(z: Any) -> Any:
     return high
 
 
-def mixed_number(z: int) -> int:
-    """The same hash of one number."""
-    for shift, factor in ((30, FIRST), (27, SECOND)):
-        z %= 2**64
-        z = (z ^ (z >> shift)) * factor
-    z %= 2**64
-    return signed(z ^ (z >> 31))
-
-
 def halved_normals(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Normal numbers of variance 1/2 (.., 2 n) from hashes (.., n): the inverse error function of 32 bits each.
 

@@ -249,7 +249,7 @@ def questions(path: Brownian, count: int) -> int:
     tracemalloc.start()
     for j in range(count):
         path.increment(tensors, j / count, (j + 1) / count, ONE)
-        kept = max(kept, sum(w.numel() for block in path._drawn.values() for (w,) in block))
+        kept = max(kept, sum(w.numel() for _, nodes in path._nodes.kept.values() for (w,) in nodes))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept <= 2 * 64 * math.prod(path.shape)
