@@ -165,16 +165,16 @@ class _Replay(torch.autograd.Function):
         frozen, fired = mesh._replace(theta=theta.detach()), mesh.fired()
         history, grad_carry = march.stepper.history, ()
         march = undoing(march, rest[count:], like) if every == 0 else march
+        leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
+        inner = like.with_leaves(leaves)
         for j, y, carry in (
             undone(march, frozen, c, states, last) if every == 0 else _backwards(march, frozen, c, states, every)
         ):
             with torch.enable_grad():
                 y, *carry = (x.detach().requires_grad_() for x in (y, *carry))
-                ends = theta[j : j + 2].detach().requires_grad_(needs[0])
-                leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
+                ends = theta[j : j + 2].detach().requires_grad_() if needs[0] else frozen.theta[j : j + 2]
                 key = torch.full_like(mesh.count, j)
                 theta0, theta1 = march.ends(ends, 0)
-                inner = like.with_leaves(leaves)
                 full = reads or history
                 segment, after, left, _ = march.segment(
                     inner, theta0, theta1, y, tuple(carry) or None, key, full, fired.get(j)
