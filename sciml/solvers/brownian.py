@@ -382,8 +382,8 @@ def _lane_numbers(streams: np.ndarray, dtype: torch.dtype, kinds: int, nodes: np
 
 def _shaped(drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Numbers (.., b, 2 p) as W (.., *shape); of an odd number of entries the last one is left out."""
-    lead = drawn.shape[: -1 if shape else -2]
-    return drawn[..., : prod(shape[1:])].reshape(lead + shape[1:])
+    lead, count = drawn.shape[: -1 if shape else -2], prod(shape[1:])
+    return (drawn if drawn.shape[-1] == count else drawn[..., :count]).reshape(lead + shape[1:])
 
 
 def _root(span: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ class Ways:
         self.every = np.arange(lanes)
         self.start, self.level = np.zeros_like(self.every), np.zeros_like(self.every)  # of the last node, in ticks
         values = whole(draw(self.start, self.every), root)
-        self.draw, self.root, self.like = draw, root, values[0]
-        self.kept = [_rows(np.concatenate([value, value])) for value in values]  # by `_place`, the root twice
+        self.draw, self.root, self.dtype = draw, root, values[0].dtype
+        self.row = np.dtype((np.void, values[0].strides[0]))  # rows as single items are moved ten times as fast
+        self.kept = [np.concatenate([x, x]).view(self.row)[:, 0] for x in values]  # by `_place`, the root twice
         self.scales = np.empty((0, len(values)))  # of the numbers of a level's nodes
 
     def over(self, start: np.ndarray, level: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
@@ -62,8 +63,8 @@ class Ways:
             part = slice(stop, stop := stop + len(each))
             halves = halved(self._at(above[part]), [z[part] for z in numbers])
             for kept, one, other in zip(self.kept, *halves, strict=True):
-                kept[left[part]] = _rows(one)
-                kept[right[part]] = _rows(other)
+                kept[left[part]] = one.view(self.row)[:, 0]
+                kept[right[part]] = other.view(self.row)[:, 0]
 
     def _place(self, lanes: np.ndarray, start: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Where the values over nodes are kept: by level, half of the node above, and lane."""
@@ -71,19 +72,14 @@ class Ways:
 
     def _at(self, place: np.ndarray) -> list[np.ndarray]:
         """The values (n, q) that are kept at places."""
-        return [kept.take(place).view(self.like.dtype).reshape(len(place), -1) for kept in self.kept]
+        return [kept.take(place).view(self.dtype).reshape(len(place), -1) for kept in self.kept]
 
     def _deepen(self, level: int) -> None:
         """Make room for the levels down to one, and for some more."""
         if level <= len(self.scales):
             return
         lengths, before = [self.root * 2.0**-k for k in range(level + MORE)], self.kept
-        self.scales = np.array([scales(length, len(before)) for length in lengths], self.like.dtype)
+        self.scales = np.array([scales(length, len(before)) for length in lengths], self.dtype)
         self.kept = [np.empty(2 * (1 + len(lengths)) * len(self.every), kept.dtype) for kept in before]
         for new, old in zip(self.kept, before, strict=True):
             new[: len(old)] = old
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    """The rows of a matrix as single items, which are moved ten times as fast."""
-    return x.view(np.dtype((np.void, x.shape[1] * x.itemsize))).reshape(-1)
