@@ -234,12 +234,14 @@ class Brownian(DyadicPath):
 
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
-        theta0, theta1 = (torch.as_tensor(theta, dtype=torch.float64) for theta in (theta0, theta1))
+        theta0, theta1 = torch.broadcast_tensors(
+            *(torch.as_tensor(theta, dtype=torch.float64) for theta in (theta0, theta1))
+        )
         for name, theta in (("theta0", theta0), ("theta1", theta1)):
             if not bool(((theta >= 0) & (theta <= 1)).all()):
                 raise ValueError(f"{name}: expected fractions of the span, from 0 to 1, got {theta.tolist()}")
         if self.by == "step":
-            self.admit(torch.stack(torch.broadcast_tensors(theta0, theta1)))
+            self.admit(torch.stack([theta0, theta1]))
         return self.increment(self.tensors(), theta0, theta1, torch.ones_like(theta0))
 
     def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:

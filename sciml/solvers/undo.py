@@ -169,15 +169,22 @@ def kicked_back(
             start, end = (
                 None if step is None else stepper.kick(field, *step, t, z, known) for step in (later, earlier)
             )
-        pairs = [(start, 0.5 * grad_half + grad_z), (end, 0.5 * grad_y)]
-        pairs = [(kick, grad) for kick, grad in pairs if kick is not None and kick.requires_grad]
-        outputs, grads = zip(*pairs, strict=True)
-        slope, *parts = torch.autograd.grad(outputs, [z, *wanted], grads, allow_unused=True)
+        slope, *parts = _pulled([start, end], [0.5 * grad_half + grad_z, 0.5 * grad_y], [z, *wanted])
         total = [a if b is None else b if a is None else a + b for a, b in zip(total, parts, strict=True)]
         half = half if start is None else half - 0.5 * start.detach()
         half = half if end is None else half - 0.5 * end.detach()
         grad_half, grad_z, later = grad_y, (-grad_z if slope is None else slope - grad_z), earlier
     return grad_half + grad_z, total
+
+
+def _pulled(
+    outputs: Sequence[Tensor | None], grads: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """The gradients of inputs from those of outputs, which may be missing or depend on none."""
+    pairs = [(x, grad) for x, grad in zip(outputs, grads, strict=True) if x is not None and x.requires_grad]
+    if not pairs:
+        return [None] * len(inputs)
+    return torch.autograd.grad([x for x, _ in pairs], inputs, [grad for _, grad in pairs], allow_unused=True)
 
 
 def _ended(march: March, mesh: Mesh, c: Const, y: Tensor) -> tuple[Tensor, ...]:

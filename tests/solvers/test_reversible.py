@@ -188,6 +188,12 @@ def test_inverted_steps_give_the_gradient_of_the_end(controller: Grid | PID, kin
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)  # as above
 
 
+def test_inverted_steps_of_a_slope_that_depends_on_nothing_have_the_gradient_one():
+    y0 = torch.zeros(3, 2, dtype=DTYPE, requires_grad=True)
+    y = solve(lambda t, y: torch.ones_like(y), y0, 0.0, 1.0, Solver(ReversibleHeun(), Grid(n=4), INVERT)).ys
+    assert torch.equal(torch.autograd.grad(y.sum(), y0)[0], torch.ones_like(y0))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_inverted_steps_of_a_network_keep_nothing(kind: str):
     net, y0 = Net(), torch.ones(500, 2, dtype=DTYPE)
