@@ -2,10 +2,10 @@
 
 A path over [0, 1] is asked for its increments one step after another, 128 or 100 of them; "rejected": every fifth step
 is asked for whole, then its first half, then whole again. The tree is the default of a solve, asked as joint lanes ask;
-with rejections its cells are half steps. "each" are lanes that step by themselves, which recompute a path from the
-tree. "Euler" is a solve of an Ornstein-Uhlenbeck process with a drift of our own making (a perceptron of width 64),
-forward and with backward, beside torchsde's `sdeint`; "compiled" is the same with ``compile="loop"`` and noise by the
-step. Figures are microseconds per accepted step.
+with rejections its cells are half steps. "each" are lanes that step by themselves. "Euler" is a solve of an
+Ornstein-Uhlenbeck process with a drift of our own making (a perceptron of width 64), forward and with backward, beside
+torchsde's `sdeint`; "compiled" is the same with ``compile="loop"`` and noise by the step. Figures are
+microseconds per accepted step.
 """
 
 from collections.abc import Callable

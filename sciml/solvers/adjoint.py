@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from sciml.solvers.event import values
 from sciml.solvers.fold import Writes
+from sciml.solvers.kicked import Kicked
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import FunctionTerm, expand
-from sciml.solvers.undo import undoing, undone
+from sciml.solvers.undo import kicked_back, undoing, undone
 from sciml.typing import Number
 
 
@@ -163,6 +164,12 @@ class _Replay(torch.autograd.Function):
         reads = any(fold.stages for fold in march.folds)
         c = like.with_leaves([x.detach() for x in rest[:count]])
         frozen, fired = mesh._replace(theta=theta.detach()), mesh.fired()
+        leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
+        inner, others = like.with_leaves(leaves), (*needs[:4], *needs[4 + len(like.args) : 1 + count])  # than args
+        if every == 0 and isinstance(march.stepper, Kicked) and len(theta) > 1 and not (march.folds or any(others)):
+            wanted = [x for x, need in zip([*leaves, *rest[count:]], needs[1:], strict=True) if need]
+            grad_y, found = kicked_back(march, march.stepper, frozen, inner, states, last, wanted, grad_y)
+            return None, None, None, grad_y, None, *(found.pop(0) if need else None for need in needs[1:])
         history, grad_carry = march.stepper.history, ()
         march = undoing(march, rest[count:], like) if every == 0 else march
         for j, y, carry in (
@@ -170,11 +177,9 @@ class _Replay(torch.autograd.Function):
         ):
             with torch.enable_grad():
                 y, *carry = (x.detach().requires_grad_() for x in (y, *carry))
-                ends = theta[j : j + 2].detach().requires_grad_(needs[0])
-                leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
+                ends = theta[j : j + 2].detach().requires_grad_() if needs[0] else frozen.theta[j : j + 2]
                 key = torch.full_like(mesh.count, j)
                 theta0, theta1 = march.ends(ends, 0)
-                inner = like.with_leaves(leaves)
                 full = reads or history
                 segment, after, left, _ = march.segment(
                     inner, theta0, theta1, y, tuple(carry) or None, key, full, fired.get(j)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from functools import partial, reduce
 from math import ceil, prod, sqrt
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from sciml.solvers import areas
 from sciml.solvers.control import Controller, Grid
-from sciml.solvers.dyadic import BITS, SECOND, Values, descend, halved, numbered, over_nodes, subtree, whole
+from sciml.solvers.dyadic import BITS, SECOND, Values, descend
 from sciml.solvers.expect import expect
-from sciml.solvers.hashed import GAMMA, halved_normals, mixed, mixed_number, signed
+from sciml.solvers.hashed import GAMMA, halved_normals, mixed, signed
+from sciml.solvers.nodes import Nodes, Steps
 from sciml.solvers.path import DyadicPath, Levy, Path
 from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.ways import Ways
 from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
@@ -41,14 +44,15 @@ class Brownian(DyadicPath):
     node's number. Within a cell a step's end is drawn from the bridge between the cell's ends with the cell's own
     number, so that the law is exact for any times of which no two lie within one cell; solves refuse others. The same
     ends give the same increment, whatever was tried and rejected between, and a sample's path does not depend on its
-    batch. Joint lanes keep the cells that they are at, two blocks of at least 8 of them, and of the nodes that adaptive
-    steps are the last two of every level. Compiled marches keep nothing: on a CPU they are slower with adaptive steps.
+    batch. Of every level those nodes are kept that were drawn last: both halves of one; of grids' joint lanes, at least
+    8 at once. On a CPU lanes "each" keep them too. Compiled marches keep nothing: on a CPU they are slower with
+    adaptive steps.
 
     Under a controller of step sizes steps are nodes of the tree, so that the ends of rejected trials are always ends of
     steps: passed over, they would bias the noise.
 
     Increments over a whole are the sums of those over parts to round-off, also in float32; joint lanes and lanes
-    "each" see the same path to round-off.
+    "each" see the same path to round-off, and on a CPU over nodes bit by bit.
 
     Args:
         shape: of W, its first axis the samples; None takes that of the state.
@@ -194,24 +198,24 @@ class Brownian(DyadicPath):
 
     def _settle(self) -> None:
         """Work out what follows from the arguments, as far as they are known."""
-        self._drawn: dict[int, list[Values]] = {}  # values over the cells of the last blocks
-        self._halves: dict[int, tuple[int, tuple[Values, ...]]] = {}  # of each level the last node and its halves
+        self._nodes: Nodes | None = None  # what joint lanes asked for last
+        self._ways: Ways | None = None  # and lanes that step by themselves
         self._of: Tensor | None = None  # the streams that they were drawn from
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
         most = max(8, min(BLOCK, 2**17 // max(1, prod(self.shape or ()))))
-        self._block = 1 << min(self._depth, most.bit_length() - 1)  # cells in a block
+        self._together = min(self._depth, most.bit_length() - 1)  # halvings from a block's node to its nodes
         self._width = 1 << (BITS - self._depth)  # ticks in a cell
         self._ticks = float((self.cells or 1) * self._width)  # in the span
 
     def _streams(self) -> Tensor:
         """A hash for every two entries (b, p)."""
         shape = self.shape or ()
-        count = shape[0] if shape else 1
-        samples = torch.arange(count) if self.samples is None else self.samples.to("cpu", torch.int64)
-        pairs = torch.arange((prod(shape[1:]) + 1) // 2)
-        seed = mixed(torch.tensor([signed(self.seed * GAMMA + 1)]))
-        return mixed(mixed(seed + samples * GAMMA)[:, None] + pairs * GAMMA).to(self.device or "cpu")
+        samples = np.arange(shape[0] if shape else 1) if self.samples is None else self.samples.numpy(force=True)
+        pairs = np.arange((prod(shape[1:]) + 1) // 2)
+        seed = mixed(np.array([signed(self.seed * GAMMA + 1)]))
+        streams = mixed(mixed(seed + samples.astype(np.int64) * GAMMA)[:, None] + pairs * GAMMA)
+        return torch.from_numpy(streams).to(self.device or "cpu")
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The streams (b, p); of each level, from root to cells, the bits of a place within a node and its length."""
@@ -230,12 +234,14 @@ class Brownian(DyadicPath):
 
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
-        theta0, theta1 = (torch.as_tensor(theta, dtype=torch.float64) for theta in (theta0, theta1))
+        theta0, theta1 = torch.broadcast_tensors(
+            *(torch.as_tensor(theta, dtype=torch.float64) for theta in (theta0, theta1))
+        )
         for name, theta in (("theta0", theta0), ("theta1", theta1)):
             if not bool(((theta >= 0) & (theta <= 1)).all()):
                 raise ValueError(f"{name}: expected fractions of the span, from 0 to 1, got {theta.tolist()}")
         if self.by == "step":
-            self.admit(torch.stack(torch.broadcast_tensors(theta0, theta1)))
+            self.admit(torch.stack([theta0, theta1]))
         return self.increment(self.tensors(), theta0, theta1, torch.ones_like(theta0))
 
     def increment(self, tensors: tuple[Tensor, ...], theta0: Number, theta1: Number, span: Tensor) -> Any:
@@ -245,11 +251,13 @@ class Brownian(DyadicPath):
             values = self._on_host(tensors, theta0, theta1)
             root: Any = _root(span).to(self._dtype) if span.requires_grad else sqrt(span.item())
         else:
-            start, end = (
-                (theta.detach() * self._ticks).round().to(tensors[0].device, torch.int64) for theta in (theta0, theta1)
-            )
-            values = self._between(tensors, start, end)
-            root = expand(_root(span).to(values[0].device, values[0].dtype), values[0])
+            streams = tensors[0]
+            if theta0.ndim and self.by == "tree" and _reads(theta0) and _reads(streams) and streams.numel():
+                values = self._in_lanes(tensors, theta0, theta1)
+            else:
+                values = self._between(tensors, *(self._tick(theta).to(streams.device) for theta in ends))
+            root = _root(span) if span.requires_grad else span.sqrt()
+            root = expand(root.to(values[0].device, values[0].dtype), values[0])
         found = [value * root for value in values]
         if self._pairs:
             return self._area(tensors[0], ends, Levy(*found), root)
@@ -257,10 +265,7 @@ class Brownian(DyadicPath):
 
     def _area(self, streams: Tensor, ends: tuple[Number, Number], levy: Levy, root: Any) -> areas.Area:
         """The areas of pairs of entries over a step of a grid, whose ends tell its numbers."""
-        start, end = (
-            (torch.as_tensor(theta, dtype=torch.float64).detach() * self._ticks).round().to(streams.device, torch.int64)
-            for theta in ends
-        )
+        start, end = (self._tick(theta).to(streams.device) for theta in ends)
         w, h = levy
         size = (end - start).to(w.dtype) / self._ticks
         size = (expand(size, w) if size.ndim else size) * root * root
@@ -271,40 +276,45 @@ class Brownian(DyadicPath):
     def _dtype(self) -> torch.dtype:
         return self.dtype or torch.get_default_dtype()
 
+    def _tick(self, theta: Number) -> Tensor:
+        """The ticks (l) of fractions of the span."""
+        return (torch.as_tensor(theta, dtype=torch.float64).detach() * self._ticks).round().to(torch.int64)
+
     def _between(self, tensors: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
         """The values between ticks (l), from all nodes that hold either of them."""
         streams, rest = tensors[0], tensors[1:]
-        if self.by == "step":
-            found = self._sums(streams, [self._steps(start, end)])
-        elif start.ndim == 0 or not _reads(start):
-            found = self._sums(streams, descend(start, end, rest[0], rest[1], self.areas))
-        else:
-            found = self._by_kind(streams, rest, start, end)
-        return [self._shaped(x) for x in found]
+        groups = [self._steps(start, end)] if self.by == "step" else descend(start, end, rest[0], rest[1], self.areas)
+        return [_shaped(x, self.shape or ()) for x in _summed(self._products(streams, groups)).unbind()]
 
-    def _by_kind(self, streams: Tensor, rest: tuple[Tensor, ...], start: Tensor, end: Tensor) -> list[Tensor]:
-        """The same for lanes on the host: over nodes by what is known of them, 0 where a lane is at rest."""
-        first, length = start.numpy(), (end - start).numpy()
-        nodes = ((length & (length - 1) | first & (length - 1)) == 0) & (length >= self._width)
-        found = [streams.new_zeros(*streams.shape[:-1], 2 * streams.shape[-1], dtype=self._dtype) for _ in self._kinds]
-        for whole_nodes in (True, False):
-            lanes = ((nodes == whole_nodes) & (length > 0)).nonzero()[0]
-            if not len(lanes):
-                continue
-            index = torch.from_numpy(lanes)
-            if whole_nodes:
-                keys, weights = over_nodes(first[lanes], length[lanes], self._root, len(self._kinds))
-                groups = [(torch.from_numpy(keys), torch.from_numpy(weights))]
-            else:
-                groups = descend(start[index], end[index], rest[0], rest[1], self.areas)
-            everywhere = len(lanes) == len(length)
-            sums = self._sums(streams if everywhere else streams[index], groups)
-            found = sums if everywhere else [x.index_copy_(0, index, y) for x, y in zip(found, sums, strict=True)]
+    def _in_lanes(self, tensors: tuple[Tensor, ...], theta0: Tensor, theta1: Tensor) -> list[Tensor]:
+        """The same for lanes on the host, 0 where one is at rest: over nodes from those above them."""
+        start, end = (np.rint(theta.detach().numpy() * self._ticks).astype(np.int64) for theta in (theta0, theta1))
+        length = end - start
+        nodes = ((length & (length - 1) | start & (length - 1)) == 0) & (length >= self._width)
+        level = BITS + 1 - np.frexp(length.astype(np.float64))[1]
+        found = [
+            _shaped(torch.from_numpy(x), self.shape or ()) for x in self._ways_of(tensors[0]).over(start, level, nodes)
+        ]
+        others = (~nodes & (length > 0)).nonzero()[0]
+        if len(others):
+            few = torch.from_numpy(others)
+            ticks = (torch.from_numpy(x[others]) for x in (start, end))
+            for x, y in zip(found, self._between(self.among(tensors, few), *ticks), strict=True):
+                x.index_copy_(0, few, y)
         return found
 
-    def _sums(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The weighted sums (b, 2 p) of the numbers of keys (rows, l), for each of their weights (rows, l, 1 or 2)."""
-        return list(_summed(self._products(streams, groups)).unbind())
+    def _ways_of(self, streams: Tensor) -> Ways:
+        """What is kept of the lanes' ways."""
+        self._keep_for(streams)
+        if self._ways is None:
+            draw = partial(_lane_numbers, streams.numpy(), self._dtype, 1 + self.areas)
+            self._ways = Ways(draw, len(streams), self._root)
+        return self._ways
+
+    def _keep_for(self, streams: Tensor) -> None:
+        """Forget what was kept of other streams."""
+        if self._of is None or self._of.data_ptr() != streams.data_ptr() or self._of.shape != streams.shape:
+            self._nodes, self._ways, self._of = None, None, streams
 
     def _products(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
         """What is to be added up, some rows (rows, 1 or 2, b, 2 p) after others."""
@@ -316,11 +326,6 @@ class Brownian(DyadicPath):
             for key, weight in zip(keys.split(at_once), weights.split(at_once), strict=True):
                 drawn = halved_normals(mixed(mixed(key * GAMMA)[..., None] + streams), self._dtype)  # (rows, b, 2 p)
                 yield from (drawn[:, None] * weight).split(TOGETHER)
-
-    @property
-    def _kinds(self) -> range:
-        """The numbers of a node, and the values over it."""
-        return range(1 + self.areas)
 
     def _steps(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """The keys (count, l) of a step's cell and their weights (count, l, count), 0 for a step of no length."""
@@ -335,81 +340,52 @@ class Brownian(DyadicPath):
             torch.stack([torch.stack(row, -1) for row in rows]),
         )
 
-    def _shaped(self, drawn: Tensor) -> Tensor:
-        """Numbers (.., b, 2 p) as W (.., *shape); of an odd number of entries the last one is left out."""
-        shape = self.shape or ()
-        lead = drawn.shape[: -1 if shape else -2]
-        return drawn[..., : prod(shape[1:])].reshape(lead + shape[1:])
-
     def _on_host(self, tensors: tuple[Tensor, ...], theta0: float, theta1: float) -> Sequence[Tensor]:
-        """The values between numbers: of a cell from those of all cells of a block, of a node from those above it."""
+        """The values between numbers: over a node from those above it, over a few cells their sum."""
         streams, width = tensors[0], self._width
         start, end = round(theta0 * self._ticks), round(theta1 * self._ticks)
         length = end - start
         if self.by == "step" and (start % width or length not in (0, width)):
             raise ValueError(f"path: by='step' knows the steps of Grid(n={self.cells}) only, got {theta0} to {theta1}")
-        if self._of is None or self._of.data_ptr() != streams.data_ptr():
-            self._drawn, self._halves, self._of = {}, {}, streams
-        node = length >= width and length & (length - 1) == 0 and start % length == 0
-        if node and (self._adaptive or length > (width if self.areas else 2 * width)):
+        if length >= width and length & (length - 1) == 0 and start % length == 0:
             level = BITS + 1 - length.bit_length()
-            return self._node(streams, level, start >> (BITS - level))
+            return self._nodes_of(streams).over(level, start >> (BITS - level))
         (first, within), (last, rest) = divmod(start, width), divmod(end, width)
-        block, at = divmod(first, self._block)
-        count = last - first
-        if within or rest or last > (block + 1) * self._block or count < 1 or (count > 1 and self.areas):
+        if within or rest or self.areas or self._adaptive or not 0 < last - first <= 1 << self._together:
             return self._between(tensors, *torch.tensor([start, end], device=streams.device))
-        cells = self._drawn.get(block)
-        if cells is None:
-            if len(self._drawn) == 2:
-                self._drawn.pop(next(iter(self._drawn)))
-            cells = list(zip(*(value.unbind() for value in self._cells(streams, block)), strict=True))
-            self._drawn[block] = cells
-        return cells[at] if count == 1 else [torch.stack([cell for (cell,) in cells[at : at + count]]).sum(0)]
+        nodes = self._nodes_of(streams)
+        return [reduce(torch.add, [nodes.over(self._depth, cell)[0] for cell in range(first, last)])]
 
-    def _node(self, streams: Tensor, level: int, index: int) -> Values:
-        """The values over a node, halved from those of the node that holds it; of each level the last two are kept."""
-        if level == 0:
-            kept = self._halves.get(0)
-            if kept is None:
-                kept = self._halves[0] = 0, (whole(self._numbers(streams, 0), self._root),)
-            return kept[1][0]
-        kept = self._halves.get(level)
-        if kept is None or kept[0] != index >> 1:
-            parent = self._node(streams, level - 1, index >> 1)
-            numbers = self._numbers(streams, (1 << (level - 1)) + (index >> 1))
-            kept = self._halves[level] = index >> 1, halved(parent, numbers, self._root * 2.0 ** (1 - level))
-        return kept[1][index & 1]
+    def _nodes_of(self, streams: Tensor) -> Nodes:
+        """What is kept of joint lanes."""
+        self._keep_for(streams)
+        if self._nodes is None:
+            draw = partial(_numbers, streams, self.shape or (), self._dtype, 1 + self.areas)
+            together = 0 if self._adaptive else self._together
+            self._nodes = (Steps if self.by == "step" else Nodes)(draw, self.cells or 1, self._root, together)
+        return self._nodes
 
-    def _numbers(self, streams: Tensor, node: int) -> Values:
-        """A node's numbers, (*shape) each."""
-        keys = [mixed_number((node + k * SECOND) * GAMMA) for k in self._kinds]
-        drawn = halved_normals(mixed(torch.stack([streams + key for key in keys])), self._dtype)
-        return self._shaped(drawn).unbind()
 
-    def _cells(self, streams: Tensor, block: int) -> list[Tensor]:
-        """The values over a block's cells (cells, *shape)."""
-        size, kinds = self._block, 1 + self.areas
-        count = min(size, (self.cells or 1) - block * size)  # there may be no more
-        if self.by == "step":
-            nodes, weights = block * size + np.arange(count), None
-        else:
-            nodes, weights = subtree(block, size.bit_length() - 1, self._depth, self._root, kinds)
-            weights = weights.reshape(kinds, size, -1)[:, :count]
-            needed = weights.reshape(kinds * count, -1, kinds).any((0, 2))
-            nodes, weights = (
-                nodes[needed],
-                weights.reshape(kinds * count, -1, kinds)[:, needed].reshape(kinds * count, -1),
-            )
-        found = mixed(torch.from_numpy(numbered(nodes, kinds)).to(streams.device) * GAMMA)
-        drawn = halved_normals(mixed(found[:, None, None] + streams), self._dtype)  # (kinds nodes, b, 2 p)
-        if weights is None:
-            scales = (sqrt(2 / (self.cells or 1)), sqrt(1 / (6 * (self.cells or 1))))
-            return [self._shaped(drawn[k::kinds].mul(scales[k])) for k in range(kinds)]
-        weights = torch.from_numpy(weights).to(streams.device, self._dtype)
-        with torch.autocast(streams.device.type, enabled=False):
-            cells = weights @ drawn.flatten(1)
-        return list(self._shaped(cells.reshape(kinds * count, *drawn.shape[1:])).contiguous().split(count))
+def _numbers(streams: Tensor, shape: tuple[int, ...], dtype: torch.dtype, kinds: int, nodes: Sequence[int]) -> Values:
+    """The numbers of nodes (n), (n, *shape) each."""
+    keys = mixed((np.array(nodes) + np.arange(kinds)[:, None] * SECOND) * GAMMA)[..., None, None]
+    if streams.device.type == "cpu":
+        bits = torch.from_numpy(mixed(keys + streams.numpy()))
+    else:
+        bits = mixed(torch.from_numpy(keys).to(streams.device) + streams)
+    return _shaped(halved_normals(bits, dtype), shape).unbind()
+
+
+def _lane_numbers(streams: np.ndarray, dtype: torch.dtype, kinds: int, nodes: np.ndarray, lanes: np.ndarray) -> Values:
+    """The numbers (n, 2 p) each of nodes (n) of lanes (n)."""
+    keys = mixed((nodes + np.arange(kinds)[:, None] * SECOND) * GAMMA)[..., None]
+    return tuple(halved_normals(torch.from_numpy(mixed(keys + streams.take(lanes, 0))), dtype).numpy())
+
+
+def _shaped(drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Numbers (.., b, 2 p) as W (.., *shape); of an odd number of entries the last one is left out."""
+    lead, count = drawn.shape[: -1 if shape else -2], prod(shape[1:])
+    return (drawn if drawn.shape[-1] == count else drawn[..., :count]).reshape(lead + shape[1:])
 
 
 def _root(span: Tensor) -> Tensor:

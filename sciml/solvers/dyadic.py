@@ -14,18 +14,17 @@ References:
     integrals for adaptive and high order SDE solvers (2024), arXiv:2405.06464.
 """
 
-from functools import cache
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 BITS = 48  # of a time: the root of the tree has 2^BITS ticks, as fine as the smallest step of a march
 SECOND = 1 << 62  # what tells the second number of a node from its first
 
-Values = tuple[Any, ...]  # (w,) or (w, h), tensors or rows of weights
+Values = Sequence[Any]  # (w,) or (w, h), tensors or rows of weights
 
 
 def whole(numbers: Values, length: float) -> Values:
@@ -34,88 +33,26 @@ def whole(numbers: Values, length: float) -> Values:
     return tuple(scale * number for scale, number in zip(scales, numbers, strict=False))
 
 
-def halved(values: Values, numbers: Values, length: float) -> tuple[Values, Values]:
-    """The values over both halves of a node of a length, made of those over it and its numbers."""
+def scales(length: float, count: int) -> tuple[float, ...]:
+    """Those of the numbers of a node of a length where it is halved."""
+    return (sqrt(length / 2),) if count == 1 else (sqrt(length / 8), sqrt(length / 24))
+
+
+def scaled(numbers: Values, length: float) -> Values:
+    """The numbers of a node of a length as `halved` takes them."""
+    return [scale * number for scale, number in zip(scales(length, len(numbers)), numbers, strict=True)]
+
+
+def halved(values: Values, numbers: Values) -> tuple[Values, Values]:
+    """The values over both halves of a node, made of those over it and its numbers, scaled."""
     if len(values) == 1:
-        (w,), (z,) = values, numbers
-        rise = sqrt(length / 2) * z
+        (w,), (rise,) = values, numbers
         left = 0.5 * w + rise
         return (left,), (w - left,)
-    (w, h), (z, n) = values, numbers
-    bend = sqrt(length / 8) * z
+    (w, h), (bend, odd) = values, numbers
     left = 0.5 * w + (1.5 * h + bend)
-    mean, odd = 0.25 * h - 0.5 * bend, sqrt(length / 24) * n
+    mean = 0.25 * h - 0.5 * bend
     return (left, mean + odd), (w - left, mean - odd)
-
-
-def numbered(nodes: np.ndarray, count: int) -> np.ndarray:
-    """The keys (count n) of the numbers of nodes (n), those of a node together."""
-    return (nodes[:, None] + np.arange(count) * SECOND).reshape(-1)
-
-
-def subtree(block: int, below: int, depth: int, root: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes (n) that move the 2^below cells of a block, and the weights of their numbers in the cells' values.
-
-    Weights are (count 2^below, count n): of the increments of all cells, then of their areas.
-    """
-    above = depth - below
-    levels = np.arange(above)
-    nodes = np.concatenate([[0], (1 << levels) + (block >> (above - levels))])
-    unit = np.eye(count * (1 + above)).reshape(1 + above, count, -1)  # a row for each number
-    values, length = whole(tuple(unit[0]), root), root
-    for level in levels:
-        right = (block >> (above - 1 - level)) & 1
-        values = halved(values, tuple(unit[1 + level]), length)[right]
-        length /= 2
-    within, inner = _inside(below, count)
-    inside = np.arange(1, 1 << below)  # the nodes below the block, as if it were the root
-    inside = inside + ((block + (1 << above) - 1) << (np.frexp(inside)[1] - 1))
-    weights = np.concatenate([within @ np.stack(values), inner * sqrt(length)], 1)
-    return np.concatenate([nodes, inside]), weights
-
-
-@cache
-def _inside(below: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """How a block of length 1 makes its cells: of its own values (count cells, count), of its nodes' numbers."""
-    nodes = (1 << below) - 1
-    unit = np.eye(count * (1 + nodes)).reshape(1 + nodes, count, -1)
-    rows: list[Values] = [tuple(unit[0])]
-    for level in range(below):
-        pairs = [halved(row, tuple(unit[(1 << level) + i]), 2.0**-level) for i, row in enumerate(rows)]
-        rows = [half for pair in pairs for half in pair]
-    table = np.array(rows).swapaxes(0, 1).reshape(count << below, -1)
-    return table[:, :count], table[:, count:]
-
-
-def over_nodes(start: np.ndarray, length: np.ndarray, root: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes whose numbers make the values over nodes from ticks (l) of lengths (l), which are powers of two.
-
-    Keys (rows, l) and weights of their numbers in the increment, and in the area, (rows, l, 1 or 2). On either half of
-    a node both of its numbers bend the path to parabolas.
-    """
-    levels = np.arange(BITS + 1 - int(length.min()).bit_length())[:, None]
-    shifts = BITS - levels
-    width = 1 << shifts
-    x = ((start + (length >> 1)) & (width - 1)) / width  # the middle
-    share = length / width
-    share[share >= 1] = 0.0
-    lengths, whole = root * 2.0**-levels, length * 2.0**-BITS
-    side, v = np.where(x < 0.5, share, -share), np.minimum(x, 1 - x)
-    nodes = np.concatenate([np.zeros((1, len(start)), dtype=np.int64), (start >> shifts) + (1 << levels)])
-    weights = np.empty((len(nodes), count, len(start), count))
-    weights[0, 0, :, 0] = whole * sqrt(2 * root)
-    if count == 1:
-        weights[1:, 0, :, 0] = side * np.sqrt(2 * lengths)
-        return nodes, weights[:, 0]
-    bends, odds = np.sqrt(lengths / 8), np.sqrt(lengths / 24)
-    weights[0, 0, :, 1] = 0
-    weights[0, 1, :, 0] = 6 * whole * (1 - (2 * start + length) * 2.0**-BITS) * sqrt(root / 6)
-    weights[0, 1, :, 1] = whole * whole * sqrt(root / 6)
-    weights[1:, 0, :, 0] = side * (24 * v - 4) * bends
-    weights[1:, 0, :, 1] = share * share * (-2 * bends)
-    weights[1:, 1, :, 0] = share * (12 - 48 * v) * odds
-    weights[1:, 1, :, 1] = share * side * (4 * odds)
-    return np.stack([nodes, nodes + SECOND], 1).reshape(-1, len(start)), weights.reshape(-1, len(start), 2)
 
 
 def descend(start: Tensor, end: Tensor, shifts: Tensor, lengths: Tensor, areas: bool) -> list[tuple[Tensor, Tensor]]:

@@ -3,6 +3,8 @@
 The bits are the same on every device, in whatever order and company they are asked for.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,20 +19,18 @@ def signed(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-def mixed(z: Tensor) -> Tensor:
-    """The hash of int64 numbers: a one-to-one map of 64 bits, every bit of which depends on all."""
-    z = ((z >> 30).bitwise_and_((1 << 34) - 1)).bitwise_xor_(z).mul_(FIRST)
-    z = ((z >> 27).bitwise_and_((1 << 37) - 1)).bitwise_xor_(z).mul_(SECOND)
-    return ((z >> 31).bitwise_and_((1 << 33) - 1)).bitwise_xor_(z)
-
-
-def mixed_number(z: int) -> int:
-    """The same hash of one number."""
+def mixed(z: Any) -> Any:
+    """The hash of int64 numbers, in a tensor or an array: a one-to-one map, every bit of which depends on all."""
     for shift, factor in ((30, FIRST), (27, SECOND)):
-        z %= 2**64
-        z = (z ^ (z >> shift)) * factor
-    z %= 2**64
-    return signed(z ^ (z >> 31))
+        high = z >> shift
+        high &= (1 << 64 - shift) - 1
+        high ^= z
+        high *= factor
+        z = high
+    high = z >> 31
+    high &= (1 << 33) - 1
+    high ^= z
+    return high
 
 
 def halved_normals(bits: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,7 @@ from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump, beside, jumped
 from sciml.solvers.path import Path
 from sciml.solvers.state import Const, Row, State, lanes_of, rows_of, with_lanes, with_numbers, with_tensors
-from sciml.solvers.stepper import Field, Interval, Stepper, small
+from sciml.solvers.stepper import Field, Interval, Stepper
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand, vanishing
 from sciml.typing import Lanes, Number
@@ -32,6 +32,7 @@ RUNNING, DONE = Status.RUNNING.value, Status.DONE.value
 MAX_STEPS, DT_UNDERFLOW, NON_FINITE = Status.MAX_STEPS.value, Status.DT_UNDERFLOW.value, Status.NON_FINITE.value
 
 STRETCH = 1.1  # how much further a step may go to leave no stub before a stop; about 1 / safety
+FEW = 64  # lanes that are cheaper than it is to leave some of them out
 SLACK = 1 + 2.0**-30  # likewise past the largest step, which round-off shall not leave a stub of
 
 
@@ -263,7 +264,8 @@ class March:
 
     def _sparse(self, s: State) -> bool:
         """Whether it pays to go on with the lanes that are running alone."""
-        return not small(s.y) and 2 * int(np.count_nonzero(s.status == RUNNING)) <= len(s.status)
+        lanes = len(s.status)
+        return lanes > FEW and 2 * int(np.count_nonzero(s.status == RUNNING)) <= lanes
 
     def _among(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
         """The last state from a march of the lanes that are running, the others left out of the batch."""

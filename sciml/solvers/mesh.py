@@ -63,14 +63,13 @@ def freeze(march: March, c: Const, s: State, tape: Tape) -> tuple[Mesh, Pass]:
     if not tape.taken:  # nothing rejected was kept
         theta = s.theta[None] if s.theta.ndim else s.theta.new_tensor([*tape.theta, s.theta.item()])
         return Mesh(theta, s.accepted, s.status, _events(march, s, tape)), close(march, c, s, tape)
-    taken = torch.stack(tape.taken)
+    lane, trial = torch.stack(tape.taken, 1).nonzero().unbind(1)  # a lane's accepted trials after one another
+    first = s.accepted.cumsum(0) - s.accepted
+    step = torch.arange(len(lane), device=lane.device) - first.index_select(0, lane)
     steps = int(s.accepted.max())
-    order = torch.argsort((~taken).to(torch.uint8), dim=0, stable=True)[:steps]  # (n, l): trials, accepted ones first
-    real = torch.arange(steps, device=order.device)[:, None] < s.accepted
 
     def compact(stacked: Tensor, rest: Tensor) -> Tensor:
-        chosen = stacked.gather(0, expand(order, stacked).expand(steps, *stacked.shape[1:]))
-        return torch.where(expand(real, chosen), chosen, rest)
+        return rest.expand(steps, *rest.shape).index_put((step, lane), stacked[trial, lane])
 
     events = _events(march, s, tape)
     events = events if events is None else compact(events, torch.zeros_like(s.accepted))

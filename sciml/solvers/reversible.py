@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.dense import hermite, hermite_curve
-from sciml.solvers.stepper import Field, Interval, Step, Stepper
+from sciml.solvers.kicked import Kicked
+from sciml.solvers.stepper import Field, Interval, Step
 from sciml.typing import Number
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ReversibleHeun(Stepper):
+class ReversibleHeun(Kicked):
     """The reversible Heun method, order 2, of one evaluation per step, with Euler's method as the embedded one.
 
     A second state z runs beside y: z1 = 2 y0 - z0 + h f(z0), y1 = y0 + h (f(z0) + f(z1)) / 2, where z starts as y.
@@ -50,8 +51,18 @@ class ReversibleHeun(Stepper):
         (k0, z0), h = carry, interval.scale
         (t1,) = field.clocks(interval, field.constants[0], y)
         z1 = 2 * y - z0 + h * k0
-        (k1,) = field.once(_slope, t1, z1)
+        (k1,) = field.once(self.known, t1, z1)
         return Step(y + h * (0.5 * (k0 + k1)), h * (0.5 * (k1 - k0)), (k0, k1), (k1, z1))
+
+    def known(self, field: Field, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """The slope."""
+        return (field(t, z),)
+
+    def kick(
+        self, field: Field, interval: Interval, dx: Any, t: Tensor, z: Tensor, known: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The increment of the slope at z."""
+        return interval.scale * known[0]
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """The cubic Hermite interpolant at fractions s (l, k), with slopes at z."""
@@ -62,7 +73,3 @@ class ReversibleHeun(Stepper):
         """That of the cubic Hermite interpolant."""
         k0, k1 = segment.stages
         return hermite_curve(segment, k0, k1)
-
-
-def _slope(field: Field, t: Tensor, z: Tensor) -> tuple[Tensor]:
-    return (field(t, z),)

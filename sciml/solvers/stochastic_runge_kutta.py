@@ -105,8 +105,7 @@ class SRIW1(Embedded):
         """One step over the increment and the area of the path."""
         w, h = dx.w, interval.scale
         start, quarter, most, end = field.clocks(interval, field.constants[0], y)
-        mean, double, triple = _integrals(dx, h)
-        _, root = with_root(h, w)
+        root, mean, double, triple = _integrals(dx, h)
         ones = torch.ones_like(w)
         f0 = field.fitting(field(start, y), y)
         g0 = field.diffused(start, y, ones)
@@ -125,15 +124,15 @@ class SRIW1(Embedded):
         return Step(y + (first + error), error, (), ())
 
 
-def _integrals(dx: Levy, h: Number) -> tuple[Tensor, Tensor, Tensor]:
-    """I_10 / h, I_11 / sqrt h and I_111 / h over a step, 0 over one of no length."""
+def _integrals(dx: Levy, h: Number) -> tuple[Number, Tensor, Tensor, Tensor]:
+    """The root of h, and I_10 / h, I_11 / sqrt h and I_111 / h over a step, 0 over one of no length."""
     w, square = dx.w, dx.w * dx.w
     h, root = with_root(h, w)
     mean = torch.add(dx.h, w, alpha=0.5)
     if isinstance(h, float):
-        return mean, (square - h) * (0.5 / root), torch.add(square, -3 * h) * w * (1 / (6 * h) if h else 0.0)
-    safe = torch.where(h > 0, h, 1.0)
-    return mean, (square - h) / (2 * root), torch.add(square, h, alpha=-3) * (w / (6 * safe))
+        triple = torch.add(square, -3 * h) * w * (1 / (6 * h) if h else 0.0)
+        return root, mean, (square - h) * (0.5 / root), triple
+    return root, mean, (square - h) / (2 * root), torch.add(square, h, alpha=-3) * (w / (6 * root * root))
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,7 @@ class SOSRI2(Embedded):
         """One step over the increment and the area of the path."""
         rows, w, h = SOSRI2_ROWS, dx.w, interval.scale
         start, early, late, end = field.clocks(interval, field.constants[0], y)
-        mean, double, triple = _integrals(dx, h)
-        _, root = with_root(h, w)
+        root, mean, double, triple = _integrals(dx, h)
         ones = torch.ones_like(w)
         fs, gs = [field.fitting(field(start, y), y)], [field.diffused(start, y, ones)]
         places = [y]

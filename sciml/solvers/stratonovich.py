@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sciml.solvers.diffusion import MatrixDiffusive, along, column
+from sciml.solvers.kicked import Kicked
 from sciml.solvers.stepper import Field, Interval, Step
 from sciml.solvers.stochastic import Stochastic, Unjudged, with_root
 from sciml.typing import Calculus, NoiseType, Number
@@ -62,7 +63,7 @@ class StratonovichMilstein(Unjudged):
 
 
 @dataclass(frozen=True)
-class StratonovichReversibleHeun(Stochastic):
+class StratonovichReversibleHeun(Stochastic, Kicked):
     """The reversible Heun method for Stratonovich equations, of one evaluation of drift and diffusion per step.
 
     A second state z runs beside y: z1 = 2 y0 - z0 + f(z0) h + g(z0) dW, and y moves by the mean of the increments at z0
@@ -94,22 +95,28 @@ class StratonovichReversibleHeun(Stochastic):
         self, field: Field, interval: Interval, y: Tensor, carry: tuple[Tensor, ...], dx: Any, full: bool = True
     ) -> Step:
         """One step; what is known at its end belongs to the state, so that it is never left out."""
-        (f0, *g0, z0), h = carry, interval.scale
+        *known, z0 = carry
         t0, t1 = (field.clock(at, y) for at in (interval.t, interval.t + interval.h))
-        before = h * f0 + _moved(field, t0, z0, g0, dx)
+        before = self.kick(field, interval, dx, t0, z0, tuple(known))
         z1 = 2 * y - z0 + before
-        f1, *g1 = field.once(_both, t1, z1)
-        y1 = y + 0.5 * (before + (h * f1 + _moved(field, t1, z1, g1, dx)))
-        return Step(y1, None, (), (f1, *g1, z1))
+        known = field.once(self.known, t1, z1)
+        y1 = y + 0.5 * (before + self.kick(field, interval, dx, t1, z1, known))
+        return Step(y1, None, (), (*known, z1))
+
+    def known(self, field: Field, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """The drift, and the diffusion where it is known."""
+        return field(t, z), *_known(field, t, z)
+
+    def kick(
+        self, field: Field, interval: Interval, dx: Any, t: Tensor, z: Tensor, known: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The increment by drift and diffusion at z."""
+        drift, *diffusion = known
+        return interval.scale * drift + _moved(field, t, z, diffusion, dx)
 
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
         """The state at the end of a first step."""
         return self.step(field, interval, y, self.init(field, interval.t, y, interval.h), dw).y
-
-
-def _both(field: Field, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-    """The drift, and the diffusion where it is known."""
-    return field(t, z), *_known(field, t, z)
 
 
 def _known(field: Field, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:

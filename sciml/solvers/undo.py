@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml.solvers.kicked import Kicked
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.state import Const
@@ -105,11 +106,7 @@ def undone(
         last: state and history at the end; without them a pass forward finds them.
     """
     stepper, steps = march.stepper, len(mesh.theta) - 1
-    y, carry = (last[0], last[1:]) if last else (y0, None)
-    with torch.no_grad():
-        for j in range(0 if last else steps):
-            theta0, theta1 = march.ends(mesh.theta, j)
-            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
+    y, *carry = last or _ended(march, mesh, c, y0)
     memory = march.memory if isinstance(march, _Undoing) else _Memory((), False)
     memory.turn()
     memory.turn()
@@ -123,6 +120,78 @@ def undone(
             interval = Interval.of(c.t0, c.t1, theta0, theta1, y).reversed()
             span = c.t1 - c.t0
             dx = None if march.path is None else -stepper.read(march.path, c.path, theta0, theta1, span)
-            before = stepper.step(march.field(c), interval, y, carry or (), dx)
+            before = stepper.step(march.field(c), interval, y, tuple(carry), dx)
         y, carry = before.y, before.carry
         yield j, y, carry if stepper.history else ()
+
+
+def kicked_back(
+    march: March,
+    stepper: Kicked,
+    mesh: Mesh,
+    c: Const,
+    y0: Tensor,
+    last: tuple[Tensor, ...],
+    wanted: Sequence[Tensor],
+    grad: Tensor,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The gradients of the state at the start and of other tensors over the steps of a `Kicked` stepper.
+
+    From y0 + k0 / 2 and z1 a step is undone without an evaluation, and what is evaluated at z, once, serves both kicks
+    there: a node takes one evaluation and one pass back through it.
+
+    Args:
+        march: the march, without folds.
+        stepper: its stepper.
+        mesh: the steps, one at least.
+        c: constants; times carry no gradient.
+        y0: the state at the start.
+        last: state and carry at the end; without them a pass forward finds them.
+        wanted: leaves that need a gradient.
+        grad: of the state at the end.
+    """
+    field, span, later = march.field(c), c.t1 - c.t0, None
+    total: list[Tensor | None] = [None for _ in wanted]
+    half, *_, z = last or _ended(march, mesh, c, y0)  # half: y and half of the kick at the start of the later step
+    grad_half, grad_z = grad, torch.zeros_like(grad)  # of that, and of z at the end of the later step
+    for j in reversed(range(len(mesh.theta))):
+        earlier, t, place = None, c.t0, y0
+        if j > 0:
+            theta0, theta1 = march.ends(mesh.theta, j - 1)
+            interval = Interval.of(c.t0, c.t1, theta0, theta1, y0)
+            dx = None if march.path is None else stepper.read(march.path, c.path, theta0, theta1, span)
+            earlier, t = (interval, dx), interval.t + interval.h
+            place = z if later is None else 2 * half - z
+        grad_y = grad_half + 2 * grad_z
+        with torch.enable_grad():
+            z, t = place.detach().requires_grad_(), field.clock(t, y0)
+            known = stepper.known(field, t, z)
+            start, end = (
+                None if step is None else stepper.kick(field, *step, t, z, known) for step in (later, earlier)
+            )
+        slope, *parts = _pulled([start, end], [0.5 * grad_half + grad_z, 0.5 * grad_y], [z, *wanted])
+        total = [a if b is None else b if a is None else a + b for a, b in zip(total, parts, strict=True)]
+        half = half if start is None else half - 0.5 * start.detach()
+        half = half if end is None else half - 0.5 * end.detach()
+        grad_half, grad_z, later = grad_y, (-grad_z if slope is None else slope - grad_z), earlier
+    return grad_half + grad_z, total
+
+
+def _pulled(
+    outputs: Sequence[Tensor | None], grads: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """The gradients of inputs from those of outputs, which may be missing or depend on none."""
+    pairs = [(x, grad) for x, grad in zip(outputs, grads, strict=True) if x is not None and x.requires_grad]
+    if not pairs:
+        return [None] * len(inputs)
+    return torch.autograd.grad([x for x, _ in pairs], inputs, [grad for _, grad in pairs], allow_unused=True)
+
+
+def _ended(march: March, mesh: Mesh, c: Const, y: Tensor) -> tuple[Tensor, ...]:
+    """State and carry at the end of the steps."""
+    carry = None
+    with torch.no_grad():
+        for j in range(len(mesh.theta) - 1):
+            theta0, theta1 = march.ends(mesh.theta, j)
+            _, y, carry, _ = march.segment(c, theta0, theta1, y, carry, torch.full_like(mesh.count, j))
+    return y, *(carry or ())

@@ -52,7 +52,9 @@ def splitmix(seed: int) -> int:
 
 def test_hash_is_that_of_splitmix64():
     seeds = [0, 1, 2**63 - 1, 2**63, 2**64 - 1, *(0x9E3779B97F4A7C15 * k for k in range(1, 9))]
-    assert mixed(torch.tensor([signed(s) for s in seeds])).tolist() == [signed(splitmix(s)) for s in seeds]
+    numbers, right = torch.tensor([signed(s) for s in seeds]), [signed(splitmix(s)) for s in seeds]
+    assert mixed(numbers).tolist() == right
+    assert mixed(numbers.numpy()).tolist() == right
     # the first outputs of the published generator from seed 1234567
     first = [splitmix(1234567 + 0x9E3779B97F4A7C15 * k) for k in (1, 2)]
     assert first == [6457827717110365317, 3203168211198807973]
@@ -161,6 +163,29 @@ def test_order_of_questions_and_rejections_do_not_matter():
     assert all(torch.equal(found[j], right[j]) for j in range(200))
 
 
+@pytest.mark.parametrize("areas", [False, True])
+def test_lanes_have_the_same_paths_bit_by_bit_whatever_was_asked_before(areas: bool):
+    """Over nodes, where joint lanes have them too, between other places, and at rest."""
+    generator, spans = torch.Generator().manual_seed(2), torch.ones(40, dtype=DTYPE)
+    path, joint = (Brownian((40, 3), 7, cells=2**10, areas=areas) for _ in range(2))
+    tensors, known = path.tensors(), joint.tensors()
+    values = lambda told: torch.stack([*told] if areas else [told])  # noqa: E731
+    draw = lambda: torch.rand(40, generator=generator, dtype=DTYPE)  # noqa: E731
+    level, place = torch.full((40,), 3.0, dtype=DTYPE), draw()
+    for _ in range(60):
+        level = (level + (3 * draw()).floor() - 1).clamp(0, 10)  # near to what was asked before
+        place = torch.where(draw() < 0.2, draw(), (place + 2.0**-level * draw()) % 1)
+        size, kind = 2.0**-level, draw()
+        start = (place / size).floor() * size
+        end = start + torch.where(kind < 0.1, 0.0, torch.where(kind < 0.2, 0.7 * size, size))
+        found = values(path.increment(tensors, start, end, spans))
+        some = torch.randperm(40, generator=generator)[:9]
+        fresh = Brownian((9, 3), 7, samples=some, cells=2**10, areas=areas)(start[some], end[some])
+        assert torch.equal(values(fresh), found[:, some])
+        if kind[0] > 0.2 and level[0] < 8:
+            assert torch.equal(values(joint.increment(known, float(start[0]), float(end[0]), ONE))[:, 0], found[:, 0])
+
+
 def test_steps_of_no_length_and_across_blocks_are_met_on_the_host():
     path = Brownian((3,), 4, cells=200, dtype=DTYPE)
     for ends in ((0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (0.1, 0.9), (0.305, 0.41), (0.3011, 0.3012)):
@@ -226,7 +251,7 @@ def questions(path: Brownian, count: int) -> int:
     tracemalloc.start()
     for j in range(count):
         path.increment(tensors, j / count, (j + 1) / count, ONE)
-        kept = max(kept, sum(w.numel() for block in path._drawn.values() for (w,) in block))
+        kept = max(kept, sum(w.numel() for _, nodes in path._nodes.kept.values() for (w,) in nodes))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept <= 2 * 64 * math.prod(path.shape)

@@ -171,6 +171,30 @@ def test_inverted_steps_give_the_gradient_of_the_graph(stepper: Stepper, control
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("controller", [Grid(n=1), Grid(n=60), PID(1e-5, 1e-5)], ids=["one", "grid", "adaptive"])
+def test_inverted_steps_give_the_gradient_of_the_end(controller: Grid | PID, kind: str):
+    """With one evaluation at every node; lanes that step by themselves take the steps once more to find the end."""
+    grads, calls = [], []
+    for adjoint in (GRAPH, INVERT):
+        y0 = torch.tensor([[0.4, 0.1], [1.0, -0.3]], dtype=DTYPE, requires_grad=True)
+        push, term = torch.tensor(0.7, dtype=DTYPE, requires_grad=True), Pendulum(1.1)
+        force = term.force
+        term.force = lambda *given, force=force: calls.append(0) or force(*given)
+        s = solve(term, y0, 0.3, 2.5, Solver(ReversibleHeun(), controller, adjoint, lanes=kind), args=(push,))
+        calls.clear()
+        grads.append(torch.autograd.grad((s.ys**3).sum(), [y0, push, *term.parameters()]))
+    assert len(calls) == (1 + (kind == "each")) * len(s.mesh.theta)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)  # as above
+
+
+def test_inverted_steps_of_a_slope_that_depends_on_nothing_have_the_gradient_one():
+    y0 = torch.zeros(3, 2, dtype=DTYPE, requires_grad=True)
+    y = solve(lambda t, y: torch.ones_like(y), y0, 0.0, 1.0, Solver(ReversibleHeun(), Grid(n=4), INVERT)).ys
+    assert torch.equal(torch.autograd.grad(y.sum(), y0)[0], torch.ones_like(y0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_inverted_steps_of_a_network_keep_nothing(kind: str):
     net, y0 = Net(), torch.ones(500, 2, dtype=DTYPE)
     state = y0.untyped_storage().nbytes()

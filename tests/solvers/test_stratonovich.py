@@ -41,9 +41,10 @@ def test_second_order_without_noise(stepper: Stochastic):
     assert 1.9 < -np.polyfit(np.log(STEPS), np.log(missed), 1)[0] < 2.1
 
 
+@pytest.mark.parametrize("saves", [None, [0.75, END]], ids=["end", "saves"])
 @pytest.mark.parametrize("dtype", [torch.float32, DTYPE], ids=str)
 @pytest.mark.parametrize("noise", NOISES)
-def test_inverted_gradient_is_that_of_backpropagation(noise: str, dtype: torch.dtype):
+def test_inverted_gradient_is_that_of_backpropagation(noise: str, dtype: torch.dtype, saves: list[float] | None):
     """To 20 units in the last place times the root of the number of steps, relative to the whole gradient."""
     count, steps, grads = 16, 400, []
     path = Brownian((count, 1 if noise == "scalar" else 2), 3)
@@ -51,7 +52,7 @@ def test_inverted_gradient_is_that_of_backpropagation(noise: str, dtype: torch.d
         args = tuple(x.to(dtype, copy=True).requires_grad_() for x in ARGS)
         y0 = torch.ones(count, 2, dtype=dtype, requires_grad=True)
         solver = Solver(StratonovichReversibleHeun(), Grid(n=steps), adjoint)
-        ys = solve(Linear(noise, "stratonovich"), y0, 0.0, END, solver, args=args, path=path, save_at=[0.75, END]).ys
+        ys = solve(Linear(noise, "stratonovich"), y0, 0.0, END, solver, args=args, path=path, save_at=saves).ys
         grads.append(torch.cat([x.reshape(-1) for x in torch.autograd.grad(ys.square().mean(), [y0, *args])]))
     missed = (grads[1] - grads[0]).norm() / grads[0].norm()
     assert float(missed) < 20 * torch.finfo(dtype).eps * math.sqrt(steps)
