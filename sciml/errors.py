@@ -57,3 +57,20 @@ class SolveError(RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with all arguments, so that it crosses process borders."""
         return type(self), (str(self), self.status, self.samples, self.times)
+
+
+class LinearSolveError(RuntimeError):
+    """An iterative solve of linear systems did not solve them all.
+
+    Attributes:
+        status: the status of each right-hand side that was not solved.
+        rows: their indices.
+    """
+
+    def __init__(self, message: str, status: Sequence[IntEnum], rows: Sequence[int]):
+        super().__init__(message)
+        self.status, self.rows = tuple(status), tuple(rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with all arguments, so that it crosses process borders."""
+        return type(self), (str(self), self.status, self.rows)

@@ -56,7 +56,7 @@ _HOMES = {
         "Trapezoid",
     ),
     "jump": ("Jump",),
-    "linear": ("GMRES", "Dense", "LinearOperator", "LinearSolver"),
+    "linear": ("CG", "GMRES", "Dense", "LinearOperator", "LinearSolver", "pcg"),
     "log_ode": ("LogODE",),
     "local": ("local_heuristic",),
     "low_storage": ("CarpenterKennedy4",),

@@ -1,7 +1,26 @@
-"""Linear algebra for integrators: operators, direct solves for small systems, Krylov methods for large ones."""
+"""Linear algebra: operators, direct solves for small systems, Krylov methods and preconditioners for large ones."""
 
-from sciml.solvers.linear.krylov import GMRES
-from sciml.solvers.linear.operator import DenseOperator, LinearOperator, ShiftedOperator, jacobian
-from sciml.solvers.linear.solve import Dense, LinearSolver
+from importlib import import_module
+from typing import Any
 
-__all__ = ["GMRES", "Dense", "DenseOperator", "LinearOperator", "LinearSolver", "ShiftedOperator", "jacobian"]
+_HOMES = {
+    "aggregation": ("Aggregation",),
+    "approximate_inverse": ("FSAI",),
+    "conjugate_gradient": ("CG", "LinearSolution", "LinearStatus", "pcg"),
+    "free": ("FunctionOperator", "StencilOperator"),
+    "incomplete": ("SSOR", "IncompleteCholesky"),
+    "krylov": ("GMRES",),
+    "multigrid": ("AlgebraicMultigrid", "ThresholdCholesky"),
+    "operator": ("DenseOperator", "LinearOperator", "ShiftedOperator", "jacobian"),
+    "preconditioner": ("Jacobi", "Preconditioner", "Prepared"),
+    "solve": ("Dense", "LinearSolver"),
+    "sparse": ("SparseOperator",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

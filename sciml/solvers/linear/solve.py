@@ -23,6 +23,10 @@ class LinearSolver(ABC):
     def inverse(self, operator: LinearOperator) -> Inverse:
         """What solves with the operator; work that serves every right-hand side is done here, once."""
 
+    def adjoint(self, operator: LinearOperator) -> Inverse:
+        """What solves with the transposed matrices."""
+        return self.inverse(operator.transpose())
+
 
 @dataclass(frozen=True)
 class Dense(LinearSolver):
@@ -105,7 +109,7 @@ class _Root(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (root,) = ctx.saved_tensors
         with torch.no_grad():
-            found, known = ctx.solver.inverse(ctx.operator(root).transpose())(grad_outputs[0])
+            found, known = ctx.solver.adjoint(ctx.operator(root))(grad_outputs[0])
             grad = torch.where(known[:, None], found, torch.nan)  # rather no gradient than a wrong one
         return None, _Once.apply(grad, root, *grad_outputs) if torch.is_grad_enabled() else grad, None, None
 

@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciml.solvers.linear import DenseOperator, LinearOperator, ShiftedOperator, jacobian
+from sciml.solvers.linear import (
+    DenseOperator,
+    FunctionOperator,
+    LinearOperator,
+    ShiftedOperator,
+    SparseOperator,
+    StencilOperator,
+    jacobian,
+)
 from sciml.solvers.linear.operator import CoupledOperator
 from tests.solvers.systems import DTYPE
 
@@ -43,6 +51,33 @@ def by_hand(mass: Tensor | None) -> Tensor:
     return whole
 
 
+def thinned(n: int) -> Tensor:
+    """A matrix with zeros, some of them on its diagonal and one row of them."""
+    a = draw(n, n, seed=8)
+    a[a.abs() < 0.7] = 0
+    a[2] = 0
+    return a
+
+
+GRID = (3, 4)
+OFFSETS = [(0, 0), (1, 0), (0, -1), (-2, 1), (3, 0)]
+COEFFICIENTS = draw(len(OFFSETS), *GRID, seed=9)
+
+
+def stencil(periodic: bool) -> Tensor:
+    """The stencil's matrix, entry by entry."""
+    cells = [(i, j) for i in range(GRID[0]) for j in range(GRID[1])]
+    a = torch.zeros(len(cells), len(cells), dtype=DTYPE)
+    for s, (di, dj) in enumerate(OFFSETS):
+        for row, (i, j) in enumerate(cells):
+            there = (i + di, j + dj)
+            if periodic:
+                there = (there[0] % GRID[0], there[1] % GRID[1])
+            if there in cells:
+                a[row, cells.index(there)] += COEFFICIENTS[s, i, j]
+    return a
+
+
 J = jacobian(field, draw(M, N), M)
 CASES = {
     "dense": (DenseOperator(draw(M, N, N)), draw(M, N, N)),
@@ -51,6 +86,11 @@ CASES = {
     "shifted": (ShiftedOperator(None, J, STEP), torch.eye(N, dtype=DTYPE) - STEP[:, None, None] * derivative(J.y)),
     "by a number": (ShiftedOperator(None, J, 0.5), torch.eye(N, dtype=DTYPE) - 0.5 * derivative(J.y)),
     "with a mass": (ShiftedOperator(MASS, J, 0.5), MASS.matrix - 0.5 * derivative(J.y)),
+    "sparse": (SparseOperator.from_scipy(thinned(6).numpy()), thinned(6)[None]),
+    "function": (FunctionOperator(lambda x: x @ thinned(6).mT, 6, DTYPE), thinned(6)[None]),
+    "stencil": (StencilOperator(OFFSETS, COEFFICIENTS), stencil(False)[None]),
+    "periodic stencil": (StencilOperator(OFFSETS, COEFFICIENTS, periodic=True), stencil(True)[None]),
+    "stored stencil": (StencilOperator(OFFSETS, COEFFICIENTS).sparse(), stencil(False)[None]),
     "coupled": (CoupledOperator(None, STAGES, WEIGHTS, STEP), by_hand(None)),
     "coupled with a mass": (CoupledOperator(MASS, STAGES, WEIGHTS, STEP), by_hand(MASS.matrix)),
 }

@@ -1,0 +1,381 @@
+"""The preconditioned conjugate gradient method for several right-hand sides at once."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.errors import LinearSolveError
+from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
+from sciml.solvers.linear.solve import Inverse, LinearSolver, attach
+from sciml.solvers.linear.sparse import Compressed, SparseOperator
+
+LOOK = 10  # iterations between two looks at the residuals where a look waits for the device
+KEEP = 10  # iterations between two copies of the iterate, to return to from what is not finite
+SHOWN = 5  # right-hand sides that a message names
+REFRESHES = 3  # times that the iteration may begin again where its own residual has drifted from the true one
+SYMMETRIC = 1e3  # roundings, relative, by which u A v and v A u of a symmetric matrix may differ
+
+
+class LinearStatus(IntEnum):
+    """How a right-hand side of an iterative solve stands."""
+
+    CONVERGED = 0
+    MAX_ITER = 1
+    BREAKDOWN = 2
+    NON_FINITE = 3
+
+
+CAUSES = {
+    LinearStatus.MAX_ITER: "max_iter={max_iter} iterations were used up; raise max_iter, loosen rtol or take a better "
+    "preconditioner",
+    LinearStatus.BREAKDOWN: "the iteration broke down: A or the preconditioner is not positive definite, A is singular "
+    "with a right-hand side outside its range, or rtol lies below what its condition allows in this dtype",
+    LinearStatus.NON_FINITE: "A, the right-hand side or the preconditioner has NaN or infinite values",
+}
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """What an iterative solve found.
+
+    Attributes:
+        x: solutions, of the shape of b. Where the status is no success, the last iterate that was looked at.
+        status: `LinearStatus` of each right-hand side (m).
+        iterations: of each (m); those of the fallback count.
+        residual: true residual norms |b - A x| (m).
+        history: norms of the iteration's own residuals (k + 1, m), from the first guess on; constant after a
+            right-hand side's own end.
+        fell_back: whether the preconditioner's fallback had to finish (m).
+    """
+
+    x: Tensor
+    status: Tensor
+    iterations: Tensor
+    residual: Tensor
+    history: Tensor
+    fell_back: Tensor
+
+    @property
+    def converged(self) -> Tensor:
+        """Which right-hand sides were solved (m)."""
+        return self.status == LinearStatus.CONVERGED.value
+
+
+def pcg(
+    A: Any,
+    b: Tensor,
+    M: Preconditioner | Prepared | None = None,
+    x0: Tensor | None = None,
+    *,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_iter: int = 10_000,
+    check_every: int | None = None,
+    flexible: bool = False,
+    throw: bool = True,
+) -> LinearSolution:
+    r"""Solve A x = b for a symmetric positive definite A by the preconditioned conjugate gradient method.
+
+    A right-hand side ends where :math:`|b - A x|_2 \le \max(rtol |b|_2, atol)`, which is checked on the true residual;
+    those that have ended are frozen while others go on. The device is asked how things stand every `check_every`
+    iterations only. A preconditioner of lower precision works inside a solve of higher precision. The solution is
+    differentiable, once, in b and in what A is made of, by one more solve.
+
+    Args:
+        A: a `LinearOperator`, or a sparse or dense tensor (n, n).
+        b: (n), or several right-hand sides as rows (m, n).
+        M: the preconditioner, or one prepared for A before; None is the identity.
+        x0: first guess, of b's shape; None is 0.
+        rtol: residual to reach, relative to b.
+        atol: residual that is always good enough.
+        max_iter: iterations allowed to each right-hand side.
+        check_every: iterations between two looks at the residuals; None is 1 on a CPU, else 10.
+        flexible: the Polak-Ribiere form, for preconditioners that are no fixed linear map.
+        throw: whether a right-hand side that was not solved is an error; else its status says so.
+
+    Returns:
+        Solutions, statuses and residuals.
+
+    Raises:
+        ValueError: shapes that do not fit, a matrix that is not symmetric, options out of range.
+        TypeError: dtypes that differ.
+        LinearSolveError: some right-hand sides were not solved, and ``throw``.
+
+    Reference:
+        M. R. Hestenes, E. Stiefel, J. Res. Nat. Bur. Standards 49 (1952), doi:10.6028/jres.049.044; flexible: Y. Notay,
+        SIAM J. Sci. Comput. 22 (2000), doi:10.1137/S1064827599362314.
+
+    Example:
+        >>> import torch
+        >>> from sciml.solvers.linear import Jacobi, pcg
+        >>> a = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
+        >>> solution = pcg(a, torch.tensor([1.0, 2.0]), Jacobi(), rtol=1e-6)
+        >>> solution.x, solution.iterations
+        (tensor([0.0909, 0.6364]), tensor([2]))
+    """
+    operator = as_operator(A)
+    rows = _rows("b", b, operator)
+    first = torch.zeros_like(rows) if x0 is None else _rows("x0", x0, operator)
+    if first.shape != rows.shape:
+        raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x0.shape)}")  # pyrefly: ignore
+    solver = CG(M, rtol, atol, max_iter, check_every, flexible)
+    with torch.no_grad():
+        solution = solver.solve(operator, rows.detach(), first.detach())
+    if throw:
+        _throw(solution, max_iter)
+    x = solution.x
+    if torch.is_grad_enabled():
+        x = attach(x, rows - operator.matvec(x), lambda x: operator, solver)
+    return LinearSolution(
+        x.reshape(b.shape),
+        solution.status,
+        solution.iterations,
+        solution.residual,
+        solution.history,
+        solution.fell_back,
+    )
+
+
+@dataclass(frozen=True)
+class CG(LinearSolver):
+    """Preconditioned conjugate gradients as the linear solver of an implicit method; `pcg` says what its options are.
+
+    Args:
+        preconditioner: set up anew for every matrix, unless it is prepared; None is the identity.
+        rtol: residual to reach, relative to the right-hand side.
+        atol: residual that is always good enough.
+        max_iter: iterations allowed to each right-hand side.
+        check_every: iterations between two looks at the residuals; None is 1 on a CPU, else 10.
+        flexible: for preconditioners that are no fixed linear map.
+    """
+
+    preconditioner: Preconditioner | Prepared | None = None
+    rtol: float = 1e-8
+    atol: float = 0.0
+    max_iter: int = 10_000
+    check_every: int | None = None
+    flexible: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot iterate."""
+        for name in ("rtol", "atol"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)}")
+        for name in ("max_iter", "check_every"):
+            value = getattr(self, name)
+            if value is not None and not value >= 1:
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+
+    def inverse(self, operator: LinearOperator) -> Inverse:
+        """Sets the preconditioner up; the gradient comes from one more solve with the same matrix."""
+        with torch.no_grad():
+            prepared = self._prepared(operator)
+        again = CG(prepared, self.rtol, self.atol, self.max_iter, self.check_every, self.flexible)
+
+        def solve(b: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                solution = again.solve(operator, b.detach(), torch.zeros_like(b))
+            # what is not finite is not for a solver to explain
+            found = solution.converged | (solution.status == LinearStatus.NON_FINITE.value)
+            x = solution.x
+            return (
+                attach(x, b - operator.matvec(x), lambda x: operator, again) if torch.is_grad_enabled() else x
+            ), found
+
+        return solve
+
+    def adjoint(self, operator: LinearOperator) -> Inverse:
+        """The matrices are symmetric."""
+        return self.inverse(operator)
+
+    def _prepared(self, operator: LinearOperator) -> Prepared | None:
+        m = self.preconditioner
+        return m.setup(operator) if isinstance(m, Preconditioner) else m
+
+    def solve(self, operator: LinearOperator, b: Tensor, x: Tensor) -> LinearSolution:
+        """Solve for the rows of b (m, n) from the guesses x, without gradients."""
+        check_symmetric(operator)
+        x = torch.where((b == 0).all(-1, keepdim=True), 0, x)
+        run = _Run(self, operator, self._prepared(operator), b, x)
+        run.finish()
+        fallback = self.preconditioner.fallback if isinstance(self.preconditioner, Preconditioner) else None
+        left = run.status() % LinearStatus.NON_FINITE.value != 0  # neither solved nor beyond help
+        fell_back = left if fallback is not None else torch.zeros_like(left)
+        if fallback is not None and bool(left.any()):
+            run.begin(fallback.setup(operator), left)
+            run.finish()
+        flat = (run.status(), run.iterations, run.size)
+        status, iterations, size = (value.squeeze(-1) for value in flat)
+        return LinearSolution(run.x, status, iterations, size, torch.cat(run.history, -1).mT, fell_back.squeeze(-1))
+
+
+class _Run:
+    """The iteration on rows (m, n); what belongs to a row is (m, 1)."""
+
+    def __init__(self, options: CG, operator: LinearOperator, prepared: Prepared | None, b: Tensor, x: Tensor):
+        self.options, self.operator, self.b, self.x = options, operator, b, x
+        self.every = options.check_every or (1 if b.device.type == "cpu" else LOOK)
+        self.target = torch.clamp(options.rtol * _norm(b), min=options.atol)
+        self.iterations = torch.zeros_like(self.target, dtype=torch.int64)
+        self.worst = torch.full_like(self.target, torch.inf)  # least of the products that must be positive
+        self.history: list[Tensor] = []
+        self.begin(prepared, torch.ones_like(self.target, dtype=torch.bool))
+
+    def begin(self, prepared: Prepared | None, rows: Tensor) -> None:
+        """Take the preconditioner for the given rows, from where they stand; the others rest."""
+        self.prepared = prepared
+        if prepared is not None:
+            self.x = torch.where(rows, prepared.start(self.operator, self.b, self.x), self.x)
+        self.r = self.b - self.operator.matvec(self.x)
+        self.size = _norm(self.r)
+        self.history.append(self.size)
+        self.running = rows & (self.size > self.target)
+        self.worst = torch.where(rows, torch.inf, self.worst)
+
+    def finish(self) -> None:
+        """Iterate to the end, and on where the true residual is larger than the iteration's own."""
+        budget, last = self.options.max_iter, torch.full_like(self.size, torch.inf)
+        for _ in range(1 + REFRESHES):
+            budget -= self._iterate(budget)
+            ended = self.size <= self.target
+            self.r = self.b - self.operator.matvec(self.x)
+            self.size = _norm(self.r)
+            drifted = ended & (self.size > self.target)
+            self.running, last = drifted & (2 * self.size < last), self.size
+            self.worst = torch.where(drifted & ~self.running, 0, self.worst)
+            if budget <= 0 or not bool(self.running.any()):
+                break
+
+    def status(self) -> Tensor:
+        """How every row stands (m, 1)."""
+        status = torch.where(self.worst > 0, LinearStatus.MAX_ITER.value, LinearStatus.BREAKDOWN.value)
+        status = torch.where(self.size <= self.target, LinearStatus.CONVERGED.value, status)
+        strange = self.worst.isnan() | ~self.size.isfinite()
+        return torch.where(strange, LinearStatus.NON_FINITE.value, status)
+
+    def _iterate(self, budget: int) -> int:
+        """At most so many iterations from x and its residual; how many there were."""
+        x, r, running, size = self.x.clone(), self.r, self.running, self.size
+        if budget <= 0 or not bool(running.any()):
+            return 0
+        kept, z = x, self._precondition(r)
+        p, rz = z.clone(), _dot(r, z)
+        for k in range(1, budget + 1):
+            q = self.operator.matvec(p)
+            pq = _dot(p, q)
+            least = torch.minimum(pq, rz) + 0 * (pq + rz)  # NaN where one is infinite
+            self.worst = torch.where(running, torch.minimum(self.worst, least), self.worst)
+            running = running & (least > 0)
+            alpha = torch.where(running, rz / pq, 0)
+            x.addcmul_(p, alpha)
+            before = r.clone() if self.options.flexible else None
+            r.addcmul_(q, alpha, value=-1)
+            self.iterations += running
+            size = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
+            self.history.append(size)
+            running = running & (size > self.target)
+            if k % KEEP == 0:
+                kept = torch.where(size.isfinite(), x, kept)
+            if k % self.every == 0 and not bool(running.any()):
+                break
+            z = self._precondition(r)
+            last, new = rz, _dot(r, z)
+            beta = new if before is None else new - _dot(before, z)
+            beta = torch.where(running, beta / last, 0)
+            p = torch.addcmul(z, p, beta, out=p)
+            rz = torch.where(running, new, last)
+        self.x, self.r, self.size = torch.where(size.isfinite(), x, kept), r, size
+        return k
+
+    def _precondition(self, r: Tensor) -> Tensor:
+        if self.prepared is None:
+            return r
+        return self.prepared.apply(r.to(self.prepared.dtype)).to(r.dtype)
+
+
+def as_operator(A: Any) -> LinearOperator:
+    """The matrix as a linear operator.
+
+    Raises:
+        TypeError: it is neither an operator nor a real tensor.
+        ValueError: it is not square.
+    """
+    if isinstance(A, LinearOperator):
+        return A
+    if not isinstance(A, Tensor) or not A.is_floating_point():
+        raise TypeError(f"A: expected a LinearOperator or a real tensor (n, n), got {_kind(A)}")
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"A: expected a square matrix (n, n), got the shape {tuple(A.shape)}")
+    if A.layout == torch.strided:
+        return DenseOperator(A)
+    csr = A if A.layout == torch.sparse_csr else A.to_sparse_csr()
+    crow, col = csr.crow_indices(), csr.col_indices()
+    return SparseOperator(Compressed(crow.int(), col.int(), csr.values(), A.shape[1]))
+
+
+def check_symmetric(operator: LinearOperator) -> None:
+    """Refuse a matrix that is not symmetric, by u A v = v A u for two fixed vectors; asked once for every operator.
+
+    Raises:
+        ValueError: they differ by more than round-off.
+    """
+    if operator.__dict__.setdefault("_symmetric", False):
+        return
+    m, n, _ = operator.shape
+    k = torch.arange(n, device=operator.device, dtype=torch.float64)
+    u, v = ((a * k + a).sin().to(operator.dtype).expand(m, n) for a in (12.9898, 78.233))
+    au, av = operator.matvec(u), operator.matvec(v)
+    gap = (_dot(u, av) - _dot(v, au)).abs()
+    size = torch.maximum(_norm(u) * _norm(av), _norm(v) * _norm(au))
+    if bool((gap > SYMMETRIC * torch.finfo(operator.dtype).eps * size).any()):  # NaN is for the iteration to tell
+        raise ValueError(
+            f"A: conjugate gradients expect a symmetric matrix; u A v and v A u differ by {gap.max().item():.3g}, "
+            f"relative to {size.max().item():.3g}; GMRES solves with others"
+        )
+    operator.__dict__["_symmetric"] = True
+
+
+def _rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
+    """A right-hand side or several of them as rows (m, n)."""
+    m, n, _ = operator.shape
+    if not isinstance(b, Tensor) or b.dtype != operator.dtype:
+        raise TypeError(f"{name}: expected a tensor of A's dtype {operator.dtype}, got {_kind(b)}")
+    if b.ndim not in (1, 2) or b.shape[-1] != n or (m > 1 and b.shape != (m, n)):
+        expected = f"({n},) or (m, {n})" if m == 1 else f"({m}, {n})"
+        raise ValueError(f"{name}: expected the shape {expected} for A of {n} unknowns, got {tuple(b.shape)}")
+    return b.reshape(-1, n)
+
+
+def _throw(solution: LinearSolution, max_iter: int) -> None:
+    """Raise for the right-hand sides that were not solved."""
+    failed = solution.status.nonzero().squeeze(-1)
+    if not len(failed):
+        return
+    rows, status = failed.tolist(), [LinearStatus(s) for s in solution.status[failed].tolist()]
+    sizes = solution.residual[failed].tolist()
+    what = "; ".join(
+        f"right-hand side {row}: {kind.name.lower()} at |b - A x| = {size:.3g}"
+        for row, kind, size in zip(rows[:SHOWN], status, sizes, strict=False)
+    )
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    causes = "; ".join(f"{kind.name.lower()}: {CAUSES[kind].format(max_iter=max_iter)}" for kind in sorted(set(status)))
+    raise LinearSolveError(f"{len(rows)} of {len(solution.status)} not solved: {what}{more}. {causes}", status, rows)
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The products of rows (m, 1)."""
+    if 0 < len(a) <= FEW:  # a pass over memory less than vecdot
+        return torch.stack([torch.dot(x, y) for x, y in zip(a, b, strict=True)])[:, None]
+    return torch.linalg.vecdot(a, b)[:, None]
+
+
+def _norm(a: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(a, dim=-1, keepdim=True)

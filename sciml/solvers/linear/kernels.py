@@ -1,0 +1,143 @@
+"""Loops over the rows of sparse matrices that no array operation says: compiled by numba, for a CPU.
+
+Lower triangular matrices are in compressed rows with the diagonal last in each. Vectors are rows (m, n).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+@cache
+def available() -> bool:
+    """Whether numba is installed."""
+    return find_spec("numba") is not None
+
+
+def call(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a kernel on tensors, which it sees as arrays of the same memory.
+
+    Raises:
+        ImportError: numba is not installed.
+    """
+    return _compiled(kernel)(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments))
+
+
+@cache
+def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        import numba
+    except ImportError as error:
+        raise ImportError(
+            f"{kernel.__name__} on a CPU needs numba; install it with: pip install 'sciml-torch[amg]'"
+        ) from error
+    return numba.njit(kernel, cache=True, nogil=True, error_model="numpy")
+
+
+def forward(crow: Any, col: Any, values: Any, b: Any, x: Any) -> None:
+    """L x = b."""
+    for s in range(b.shape[0]):
+        for i in range(b.shape[1]):
+            last = crow[i + 1] - 1
+            total = b[s, i]
+            for k in range(crow[i], last):
+                total -= values[k] * x[s, col[k]]
+            x[s, i] = total / values[last]
+
+
+def backward(crow: Any, col: Any, values: Any, x: Any) -> None:
+    """L^T x = b with b in the place of x."""
+    for s in range(x.shape[0]):
+        for i in range(x.shape[1] - 1, -1, -1):
+            last = crow[i + 1] - 1
+            found = x[s, i] / values[last]
+            x[s, i] = found
+            for k in range(crow[i], last):
+                x[s, col[k]] -= values[k] * found
+
+
+def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> int:
+    """An incomplete Cholesky factor in the place of A's lower triangle; -1, or the row whose pivot is not positive.
+
+    What falls outside the pattern goes, times ``modified``, to the diagonal of both its rows.
+    """
+    n = crow.shape[0] - 1
+    below = np.zeros(n + 1, np.int64)  # where the entries of every column below the diagonal begin
+    for i in range(n):
+        for k in range(crow[i], crow[i + 1] - 1):
+            below[col[k] + 1] += 1
+    for j in range(n):
+        below[j + 1] += below[j]
+    place, row, entry = below[:-1].copy(), np.empty(below[n], np.int32), np.empty(below[n], np.int64)
+    for i in range(n):
+        for k in range(crow[i], crow[i + 1] - 1):
+            at = place[col[k]]
+            row[at], entry[at] = i, k
+            place[col[k]] += 1
+    for j in range(n):
+        pivot = values[crow[j + 1] - 1] * (1 + shift)
+        if not pivot > 0:
+            return j
+        pivot = np.sqrt(pivot)
+        values[crow[j + 1] - 1] = pivot
+        for a in range(below[j], below[j + 1]):
+            values[entry[a]] /= pivot
+        for a in range(below[j], below[j + 1]):
+            i, lower = row[a], values[entry[a]]
+            last = crow[i + 1] - 1
+            values[last] -= lower * lower
+            k = crow[i]
+            for c in range(below[j], a):
+                r, product = row[c], lower * values[entry[c]]
+                while k < last and col[k] < r:
+                    k += 1
+                if k < last and col[k] == r:
+                    values[k] -= product
+                else:
+                    values[last] -= modified * product
+                    values[crow[r + 1] - 1] -= modified * product
+    return -1
+
+
+def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: Any, a_values: Any) -> int:
+    """G of the lower pattern with the diagonal of G A G^T equal to 1; -1, or a row whose block is not definite."""
+    most = 0
+    for i in range(crow.shape[0] - 1):
+        most = max(most, crow[i + 1] - crow[i])
+    block, y = np.empty((most, most), values.dtype), np.empty(most, values.dtype)
+    for i in range(crow.shape[0] - 1):
+        begin, size = crow[i], crow[i + 1] - crow[i]
+        for a in range(size):
+            q, end = a_crow[col[begin + a]], a_crow[col[begin + a] + 1]
+            for b in range(a + 1):
+                wanted = col[begin + b]
+                while q < end and a_col[q] < wanted:
+                    q += 1
+                block[a, b] = a_values[q] if q < end and a_col[q] == wanted else 0
+        for j in range(size):  # Cholesky
+            pivot = block[j, j]
+            for p in range(j):
+                pivot -= block[j, p] * block[j, p]
+            if not pivot > 0:
+                return i
+            pivot = np.sqrt(pivot)
+            block[j, j] = pivot
+            for r in range(j + 1, size):
+                total = block[r, j]
+                for p in range(j):
+                    total -= block[r, p] * block[j, p]
+                block[r, j] = total / pivot
+        # the last column of the block's inverse, scaled by the root of its last entry, which is the last pivot
+        y[size - 1] = 1 / block[size - 1, size - 1]
+        for r in range(size - 2, -1, -1):
+            total = 0.0
+            for p in range(r + 1, size):
+                total -= block[p, r] * y[p]
+            y[r] = total / block[r, r]
+        for a in range(size):
+            values[begin + a] = y[a]
+    return -1

@@ -1,0 +1,95 @@
+"""Preconditioners of other libraries: algebraic multigrid by pyamg, incomplete factors with fill by ilupp."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml.solvers.linear.operator import LinearOperator
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
+
+
+class _Foreign(Prepared):
+    """A function of numpy vectors, called for row after row."""
+
+    def __init__(self, function: Any, nnz: int, like: Tensor):
+        self.function, self.nnz, self.dtype = function, nnz, torch.float64
+        self.like = like
+
+    def apply(self, r: Tensor) -> Tensor:
+        rows = [np.asarray(self.function(row)) for row in r.detach().cpu().numpy()]
+        return torch.from_numpy(np.stack(rows)).to(r) if rows else r
+
+
+@dataclass(frozen=True)
+class AlgebraicMultigrid(Preconditioner):
+    """One V-cycle of pyamg, symmetric: forward Gauss-Seidel down, backward up.
+
+    Args:
+        kind: "ruge_stuben" or "smoothed_aggregation".
+        options: further arguments of pyamg's solver of that name.
+
+    Reference:
+        N. Bell, L. N. Olson, J. Schroder, B. Southworth, JOSS 8 (2023), doi:10.21105/joss.05495.
+    """
+
+    kind: Literal["ruge_stuben", "smoothed_aggregation"] = "ruge_stuben"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def setup(self, operator: LinearOperator) -> Prepared:
+        """The hierarchy.
+
+        Raises:
+            ImportError: pyamg is not installed.
+        """
+        try:
+            import pyamg
+        except ImportError as error:
+            raise ImportError("AlgebraicMultigrid needs pyamg: pip install 'sciml-torch[amg]'") from error
+        a = stored(operator, "AlgebraicMultigrid")
+        positive(a.diagonal(), "AlgebraicMultigrid")
+        sweep = lambda way: ("gauss_seidel", {"sweep": way})  # noqa: E731
+        options = {"presmoother": sweep("forward"), "postsmoother": sweep("backward"), **self.options}
+        make = {"ruge_stuben": pyamg.ruge_stuben_solver, "smoothed_aggregation": pyamg.smoothed_aggregation_solver}
+        hierarchy = make[self.kind](a.to_scipy().astype(np.float64), **options)
+        cycle = hierarchy.aspreconditioner("V")
+        return _Foreign(cycle.matvec, int(hierarchy.cycle_complexity() * a.compressed.nnz), a.compressed.values)
+
+
+@dataclass(frozen=True)
+class ThresholdCholesky(Preconditioner):
+    """An incomplete Cholesky factor with fill by magnitude, ICT, made by ilupp.
+
+    Args:
+        fill: entries that each row may have beyond those of A's.
+        threshold: entries below it, relative to their column, are dropped.
+
+    Reference:
+        J. Mayer, PAMM 7 (2007), doi:10.1002/pamm.200701019 (the library ilupp).
+    """
+
+    fill: int = 5
+    threshold: float = 1e-3
+
+    def setup(self, operator: LinearOperator) -> Prepared:
+        """The factor.
+
+        Raises:
+            ImportError: ilupp is not installed.
+        """
+        try:
+            import ilupp
+        except ImportError as error:
+            raise ImportError("ThresholdCholesky needs ilupp: pip install 'sciml-torch[amg]'") from error
+        a = stored(operator, "ThresholdCholesky")
+        positive(a.diagonal(), "ThresholdCholesky")
+        made = ilupp.ICholTPreconditioner(a.to_scipy().astype(np.float64), self.fill, self.threshold)
+
+        def apply(r: np.ndarray) -> np.ndarray:
+            z = r.copy()
+            made.apply(z)
+            return z
+
+        return _Foreign(apply, 2 * made.total_nnz, a.compressed.values)

@@ -1,0 +1,93 @@
+"""Preconditioners: cheap approximations of an inverse."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.linear.operator import LinearOperator
+from sciml.solvers.linear.sparse import SparseOperator
+
+
+class Prepared(ABC):
+    """A preconditioner made for one matrix, a fixed linear map M near its inverse.
+
+    Attributes:
+        nnz: entries that one application multiplies by.
+        dtype: of the vectors that it takes; a solve of higher precision rounds to it and back.
+    """
+
+    nnz: int = 0
+    dtype: torch.dtype
+
+    @abstractmethod
+    def apply(self, r: Tensor) -> Tensor:
+        """M r for residuals (m, n)."""
+
+    def start(self, operator: LinearOperator, b: Tensor, x: Tensor) -> Tensor:
+        """The first guess (m, n) to use in place of x."""
+        return x
+
+
+class Preconditioner(ABC):
+    """How an inverse is approximated.
+
+    Attributes:
+        fallback: what takes over where a solve with this one breaks down or does not end; None for the classic ones.
+    """
+
+    fallback: "Preconditioner | None" = None
+
+    @abstractmethod
+    def setup(self, operator: LinearOperator) -> Prepared:
+        """All that can be done before the first right-hand side is known."""
+
+
+class _Jacobi(Prepared):
+    def __init__(self, diagonal: Tensor):
+        self.inverse, self.nnz, self.dtype = 1 / diagonal, diagonal.shape[-1], diagonal.dtype
+
+    def apply(self, r: Tensor) -> Tensor:
+        return self.inverse * r
+
+
+@dataclass(frozen=True)
+class Jacobi(Preconditioner):
+    """Division by the diagonal."""
+
+    def setup(self, operator: LinearOperator) -> Prepared:
+        """The diagonal's inverse."""
+        diagonal = operator.diagonal()
+        positive(diagonal, "Jacobi")
+        return _Jacobi(diagonal.detach())
+
+
+def positive(diagonal: Tensor, name: str) -> None:
+    """Refuse a matrix whose diagonal says that it is not positive definite.
+
+    Raises:
+        ValueError: naming the first entry that is not positive.
+    """
+    bad = ~(diagonal > 0)
+    if bool(bad.any()):
+        place = bad.nonzero()[0].tolist()
+        value = diagonal[tuple(place)].item()
+        raise ValueError(
+            f"A: {name} expects a positive diagonal, as positive definite matrices have, got {value} in row {place[-1]}"
+        )
+
+
+def stored(operator: LinearOperator, name: str) -> SparseOperator:
+    """The operator in compressed rows.
+
+    Raises:
+        TypeError: its entries are not known.
+    """
+    sparse: Any = getattr(operator, "sparse", None)
+    if isinstance(operator, SparseOperator):
+        return operator
+    if sparse is None:
+        raise TypeError(f"A: {name} expects a SparseOperator or a StencilOperator, got {type(operator).__name__}")
+    return sparse()

@@ -1,0 +1,120 @@
+"""Sparse triangular systems, differentiable in the factor and in the right-hand side."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.linear import kernels
+from sciml.solvers.linear.sparse import Compressed
+
+
+class Lower:
+    """A lower triangular matrix L in compressed rows with its diagonal last in each row.
+
+    On a CPU with numba a loop over the rows solves; elsewhere the rows are taken in levels that do not depend on one
+    another, so that a solve takes as many steps as the longest chain of dependencies.
+
+    Args:
+        compressed: L, with its diagonal stored.
+
+    Raises:
+        ValueError: an entry above the diagonal, or a missing diagonal.
+    """
+
+    def __init__(self, compressed: Compressed):
+        c = compressed
+        ends = c.crow[1:].long() - 1
+        inside = c.row.new_ones((), dtype=torch.bool) if not c.nnz else (c.col <= c.row).all()
+        if len(ends) > c.nnz or not bool(inside & (c.col[ends] == torch.arange(len(ends), device=c.col.device)).all()):
+            raise ValueError("compressed: expected a lower triangular matrix with every diagonal entry stored")
+        self.compressed = compressed
+
+    @classmethod
+    def of(cls, compressed: Compressed) -> "Lower":
+        """The lower triangle of a matrix."""
+        keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
+        n = compressed.size[0]
+        counts = torch.bincount(compressed.row[keep], minlength=n)
+        crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        return cls(Compressed(crow, compressed.col[keep], compressed.values[keep], n))
+
+    def with_values(self, values: Tensor) -> "Lower":
+        """The same pattern with other values (nnz)."""
+        other = object.__new__(Lower)
+        other.compressed = self.compressed.with_values(values)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "compressed"})
+        return other
+
+    def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
+        """L^-1 b, or L^-T b, for rows b (m, n)."""
+        values = self.compressed.values
+        if torch.is_grad_enabled() and (b.requires_grad or values.requires_grad):
+            return _Solve.apply(values, b, self, transposed)
+        return self._solve(b, transposed)
+
+    def _solve(self, b: Tensor, transposed: bool) -> Tensor:
+        c = self.compressed
+        if b.device.type != "cpu" or not kernels.available():
+            return self._by_levels(b, transposed)
+        if not transposed:
+            x = torch.empty_like(b, memory_format=torch.contiguous_format)
+            kernels.call(kernels.forward, c.crow, c.col, c.values, b, x)
+            return x
+        x = b.detach().clone(memory_format=torch.contiguous_format)
+        kernels.call(kernels.backward, c.crow, c.col, c.values, x)
+        return x
+
+    @cached_property
+    def levels(self) -> list[tuple[Tensor, Tensor]]:
+        """Rows that do not depend on one another, with their entries left of the diagonal, in the order of a solve."""
+        c = self.compressed
+        strict = torch.nonzero(c.col < c.row).squeeze(-1)
+        row, col = c.row[strict], c.col[strict].long()
+        depth = torch.zeros(c.size[0], dtype=torch.int64, device=c.col.device)
+        while True:
+            deeper = depth.scatter_reduce(0, row, depth[col] + 1, "amax")
+            if torch.equal(deeper, depth):
+                break
+            depth = deeper
+        count = int(depth.max()) + 1 if len(depth) else 0
+        split = lambda depth, x: x[depth.sort(stable=True).indices].split(  # noqa: E731
+            torch.bincount(depth, minlength=count).tolist()
+        )
+        rows = split(depth, torch.arange(len(depth), device=depth.device))
+        return list(zip(rows, split(depth[row], strict), strict=True))
+
+    def _by_levels(self, b: Tensor, transposed: bool) -> Tensor:
+        c, x = self.compressed, b.clone()
+        diagonal, values = c.values[c.crow[1:].long() - 1].detach(), c.values.detach()
+        for rows, entries in reversed(self.levels) if transposed else self.levels:
+            row, col, value = c.row[entries], c.col[entries].long(), values[entries]
+            if transposed:
+                x[:, rows] /= diagonal[rows]
+                x.index_add_(1, col, value * x[:, row], alpha=-1)
+            else:
+                x.index_add_(1, row, value * x[:, col], alpha=-1)
+                x[:, rows] /= diagonal[rows]
+        return x
+
+
+class _Solve(torch.autograd.Function):
+    """x = L^-1 b: db = L^-T dx, dL = -db x^T on the pattern; and the other way round for L^-T."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, b: Tensor, lower: Lower, transposed: bool) -> Tensor:
+        x = lower._solve(b, transposed)
+        ctx.lower, ctx.transposed = lower, transposed
+        ctx.save_for_backward(values, x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        values, x = ctx.saved_tensors
+        lower = ctx.lower.with_values(values)
+        to_b = lower.solve(grad_outputs[0], not ctx.transposed)
+        c = lower.compressed
+        left, right = (x, to_b) if ctx.transposed else (to_b, x)
+        to_values = -(left[:, c.row] * right[:, c.col.long()]).sum(0) if ctx.needs_input_grad[0] else None
+        return to_values, to_b, None, None

@@ -1,0 +1,234 @@
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import LinearOperator as ScipyOperator
+from scipy.sparse.linalg import cg, spsolve
+from torch import Tensor
+
+from sciml.errors import LinearSolveError
+from sciml.solvers.linear import (
+    CG,
+    FSAI,
+    DenseOperator,
+    FunctionOperator,
+    IncompleteCholesky,
+    Jacobi,
+    LinearStatus,
+    Preconditioner,
+    Prepared,
+    SparseOperator,
+    StencilOperator,
+    pcg,
+)
+from tests.solvers.linear.spd import diffusion, draw, operator
+from tests.solvers.systems import DTYPE
+
+OK, MAX_ITER, BREAKDOWN, NON_FINITE = (status.value for status in LinearStatus)
+
+
+@pytest.mark.parametrize("preconditioner", [None, Jacobi(), IncompleteCholesky()], ids=["none", "jacobi", "ic"])
+def test_solutions_and_counts_are_those_of_scipy(preconditioner: Preconditioner | None):
+    a, b = diffusion(20, 100.0), draw(3, 400)
+    op = SparseOperator.from_scipy(a)
+    found = pcg(op, b, preconditioner, rtol=1e-10)
+    assert found.converged.all()
+    assert (found.residual <= 1e-10 * b.norm(dim=-1)).all()
+    prepared = preconditioner and preconditioner.setup(op)
+    apply = lambda r: prepared.apply(torch.from_numpy(r)[None])[0].numpy()  # noqa: E731
+    inverse = ScipyOperator(a.shape, apply) if prepared else None
+    for k, row in enumerate(b.numpy()):
+        counted: list[int] = []
+        _, info = cg(a, row, rtol=1e-10, M=inverse, callback=lambda _, counted=counted: counted.append(1))
+        assert info == 0
+        assert abs(len(counted) - int(found.iterations[k])) <= 1 + 0.02 * len(counted)  # round-off delays
+        exact = spsolve(a.tocsc(), row)
+        assert np.abs(found.x[k].numpy() - exact).max() < 1e-8 * np.abs(exact).max()  # rtol times some of the condition
+
+
+def test_each_right_hand_side_is_solved_as_if_alone():
+    a, b = operator(16, 50.0), draw(4, 256)
+    b[1] = 0
+    b[2] = a.matvec(torch.ones(1, 256, dtype=DTYPE))[0] * 1e-9
+    together = pcg(a, b, Jacobi())
+    assert int(together.iterations[1]) == 0
+    assert torch.equal(together.x[1], torch.zeros(256, dtype=DTYPE))
+    for row, x, iterations in zip(b, together.x, together.iterations, strict=True):
+        alone = pcg(a, row, Jacobi())
+        assert int(alone.iterations) == int(iterations)
+        assert torch.allclose(alone.x, x, rtol=1e-12, atol=1e-12 * float(x.norm()))  # sums in another order
+    ended = together.history[2, int(together.iterations[2]) :]
+    assert torch.equal(ended, ended[:1].expand_as(ended))
+
+
+def test_looks_are_rare_and_change_nothing():
+    a, b = operator(16), draw(2, 256)
+    often, rarely = (pcg(a, b, Jacobi(), check_every=every) for every in (1, 10))
+    assert torch.equal(often.iterations, rarely.iterations)
+    assert torch.allclose(often.x, rarely.x, rtol=1e-13, atol=1e-13)
+
+
+def test_nothing_to_solve():
+    a = operator(4)
+    assert pcg(a, draw(0, 16)).x.shape == (0, 16)
+    guess = draw(16)
+    zero = pcg(a, torch.zeros(16, dtype=DTYPE), x0=guess)
+    assert torch.equal(zero.x, torch.zeros(16, dtype=DTYPE))
+    assert zero.status.tolist() == [OK]
+    known = pcg(a, a.matvec(guess[None])[0], x0=guess)
+    assert known.iterations.tolist() == [0]
+    assert torch.equal(known.x, guess)
+
+
+def test_matrices_of_every_kind():
+    a, b = diffusion(6), draw(36)
+    exact = torch.from_numpy(spsolve(a.tocsc(), b.numpy()))
+    dense = torch.from_numpy(a.toarray())
+    near = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    weights = torch.tensor([4.0, -1, -1, -1, -1], dtype=DTYPE)[:, None, None]
+    csr = torch.sparse_csr_tensor(*map(torch.from_numpy, (a.indptr, a.indices, a.data)), a.shape, check_invariants=True)
+    for kind in (
+        dense,
+        dense.to_sparse(),
+        csr,
+        StencilOperator(near, weights, (6, 6)),
+        FunctionOperator(lambda x: x @ dense, 36, DTYPE),
+    ):
+        assert torch.allclose(pcg(kind, b, Jacobi(), rtol=1e-12).x, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_to_matrix_and_right_hand_side():
+    a = operator(4, 10.0)
+    lower = torch.nonzero(a.compressed.col <= a.compressed.row).squeeze(-1)
+    up = a.compressed.turned[2]  # where the transposed entries are
+
+    def solution(half: Tensor, b: Tensor) -> Tensor:
+        values = torch.zeros(a.compressed.nnz, dtype=DTYPE).index_put((lower,), half)
+        symmetric = torch.where(a.compressed.col <= a.compressed.row, values, values[up])
+        return pcg(a.with_values(symmetric), b, Jacobi(), rtol=1e-13).x
+
+    inputs = a.compressed.values[lower].clone().requires_grad_(), draw(2, 16).requires_grad_()
+    assert torch.autograd.gradcheck(solution, inputs)
+    near = [(0,), (1,), (-1,)]
+    stencil = lambda d, b: pcg(StencilOperator(near, torch.stack([d, -1 + 0 * d, -1 + 0 * d])), b, rtol=1e-13).x  # noqa: E731
+    assert torch.autograd.gradcheck(stencil, ((3 + draw(8) ** 2).requires_grad_(), draw(8).requires_grad_()))
+    scaled = lambda c, b: pcg(FunctionOperator(lambda x: c * x, 4, DTYPE), b, rtol=1e-13).x  # noqa: E731
+    assert torch.autograd.gradcheck(scaled, ((1 + draw(4) ** 2).requires_grad_(), draw(3, 4).requires_grad_()))
+
+
+def test_lower_precision_inside():
+    a, b = operator(24, 1e3), draw(576)
+    single = IncompleteCholesky().setup(a.to(torch.float32))
+    assert single.dtype == torch.float32
+    found, double = pcg(a, b, single, rtol=1e-11), pcg(a, b, IncompleteCholesky(), rtol=1e-11)
+    assert found.x.dtype == DTYPE
+    assert float(found.residual) <= 1e-11 * float(b.norm())
+    assert int(found.iterations) <= 1.1 * int(double.iterations) + 1
+
+
+class Turning(Prepared):
+    """A preconditioner that changes from one application to the next."""
+
+    def __init__(self, n: int):
+        self.dtype, self.count = DTYPE, 0
+
+    def apply(self, r: Tensor) -> Tensor:
+        self.count += 1
+        weights = 1 + 0.9 * (torch.arange(r.shape[-1], dtype=DTYPE) * 0.7 + self.count).sin()
+        return weights * r
+
+
+def test_flexible_form_bears_a_preconditioner_that_changes():
+    a, b = operator(16), draw(256)
+    plain = pcg(a, b, Turning(256), max_iter=400, throw=False)
+    flexible = pcg(a, b, Turning(256), max_iter=400, flexible=True, throw=False)
+    assert flexible.status.tolist() == [OK]
+    assert int(flexible.iterations) < int(plain.iterations)
+
+
+def test_what_cannot_be_solved_is_told():
+    a = np.diag([1.0, 2.0, 3.0, 4.0])
+    b = torch.ones(2, 4, dtype=DTYPE)
+    state = lambda a, b=b, **options: pcg(  # noqa: E731
+        torch.as_tensor(a, dtype=DTYPE), b, throw=False, **options
+    ).status.tolist()
+    assert state(np.diag([1.0, 2.0, -3.0, 4.0])) == [BREAKDOWN, BREAKDOWN]
+    laplacian = np.array([[1.0, -1, 0, 0], [-1, 2, -1, 0], [0, -1, 2, -1], [0, 0, -1, 1]])
+    inside = torch.tensor([1.0, -1, 1, -1], dtype=DTYPE)
+    assert state(laplacian, torch.stack([inside, 1 + inside])) == [OK, BREAKDOWN]  # singular; consistent and not
+    assert state(a * np.array([1.0, 1, np.nan, 1])) == [NON_FINITE, NON_FINITE]
+    bad = torch.stack([b[0], b[1] * torch.inf])
+    assert state(a, bad) == [OK, NON_FINITE]
+    hilbert = 1 / (np.arange(12)[:, None] + np.arange(12) + 1.0)
+    assert state(hilbert, torch.ones(12, dtype=DTYPE), rtol=1e-15) in ([BREAKDOWN], [MAX_ITER])
+    assert pcg(operator(16), draw(256), max_iter=3, throw=False).status.tolist() == [MAX_ITER]
+
+
+def test_failed_solve_leaves_finite_numbers():
+    a = torch.diag(torch.tensor([1.0, 2.0, 1e300], dtype=DTYPE))
+    found = pcg(a, torch.tensor([1e150, 1.0, 1e150], dtype=DTYPE), throw=False)
+    assert found.status.tolist() == [NON_FINITE]
+    assert found.x.isfinite().all()
+    huge = pcg(torch.eye(2, dtype=DTYPE), torch.tensor([1e200, 1.0], dtype=DTYPE), throw=False)
+    assert huge.status.tolist() == [NON_FINITE]  # its norm is infinite, and so is what rtol allows
+
+
+def test_failure_is_an_error_unless_asked_otherwise():
+    a = operator(16)
+    with pytest.raises(LinearSolveError, match=r"2 of 3 .*right-hand side 0: max_iter at .*raise max_iter") as caught:
+        pcg(a, torch.stack([draw(256), torch.zeros(256, dtype=DTYPE), draw(256, seed=5)]), max_iter=2)
+    assert caught.value.rows == (0, 2)
+    assert pickle.loads(pickle.dumps(caught.value)).status == (LinearStatus.MAX_ITER,) * 2
+
+
+class Wrong(Preconditioner):
+    """What a network might learn on a bad day; the identity takes over."""
+
+    def __init__(self, sign: float, fallback: Preconditioner | None):
+        self.sign, self.fallback = sign, fallback
+
+    def setup(self, operator: SparseOperator) -> Prepared:
+        prepared = Jacobi().setup(operator)
+        prepared.inverse = self.sign * prepared.inverse  # pyrefly: ignore[missing-attribute]
+        return prepared
+
+
+def test_fallback_finishes_and_says_so():
+    a, b = operator(12, 10.0), draw(2, 144)
+    assert pcg(a, b, Wrong(-1.0, None), throw=False).status.tolist() == [BREAKDOWN, BREAKDOWN]
+    found = pcg(a, torch.stack([b[0], 0 * b[0]]), Wrong(-1.0, FSAI()))
+    assert found.status.tolist() == [OK, OK]
+    assert found.fell_back.tolist() == [True, False]
+    fine = pcg(a, b, Wrong(1.0, FSAI()))
+    assert fine.fell_back.tolist() == [False, False]
+
+
+def test_solver_of_implicit_methods():
+    """Batches of matrices, each with its own."""
+    a = torch.stack([torch.diag(draw(5, seed=s) ** 2 + 1) + 0.3 * torch.ones(5, 5, dtype=DTYPE) for s in (1, 2, 3)])
+    b = draw(3, 5)
+    x, found = CG(Jacobi(), rtol=1e-13).inverse(DenseOperator(a))(b)
+    assert found.all()
+    assert torch.allclose(x, torch.linalg.solve(a, b), rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"A": np.eye(4)}, TypeError, "A: expected a LinearOperator or a real tensor (n, n), got ndarray"),
+        ({"A": torch.ones(3, 4)}, ValueError, "A: expected a square matrix"),
+        ({"b": torch.ones(4)}, TypeError, "b: expected a tensor of A's dtype torch.float64, got torch.float32"),
+        ({"b": torch.ones(2, 5, dtype=DTYPE)}, ValueError, "b: expected the shape (4,) or (m, 4)"),
+        ({"x0": torch.ones(2, 4, dtype=DTYPE)}, ValueError, "x0: expected the shape (4,) of b, got (2, 4)"),
+        ({"rtol": -1.0}, ValueError, "rtol: expected"),
+        ({"max_iter": 0}, ValueError, "max_iter: expected"),
+        ({"check_every": 0}, ValueError, "check_every: expected"),
+        ({"A": torch.triu(torch.ones(4, 4, dtype=DTYPE))}, ValueError, "A: conjugate gradients expect a symmetric"),
+    ],
+)
+def test_mistakes_are_named(change: dict, error: type[Exception], message: str):
+    arguments = {"A": torch.eye(4, dtype=DTYPE), "b": torch.ones(4, dtype=DTYPE)} | change
+    with pytest.raises(error, match=re.escape(message)):
+        pcg(arguments.pop("A"), arguments.pop("b"), **arguments)

@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy.linalg import cholesky
+from scipy.sparse.linalg import cg
+from torch import Tensor
+
+from sciml.solvers.linear import (
+    FSAI,
+    SSOR,
+    Aggregation,
+    AlgebraicMultigrid,
+    FunctionOperator,
+    IncompleteCholesky,
+    Jacobi,
+    Preconditioner,
+    SparseOperator,
+    ThresholdCholesky,
+    kernels,
+    pcg,
+)
+from sciml.solvers.linear.triangular import Lower
+from tests.solvers.linear.spd import diffusion, draw, operator
+from tests.solvers.systems import DTYPE
+
+SMALL = diffusion(5, 30.0)
+BLOCKS = torch.arange(25) // 5
+
+
+def matrix(preconditioner: Preconditioner, a: sp.csr_matrix) -> Tensor:
+    """What a preconditioner multiplies by, column by column."""
+    prepared = preconditioner.setup(SparseOperator.from_scipy(a))
+    return prepared.apply(torch.eye(a.shape[0], dtype=DTYPE)).mT
+
+
+@pytest.fixture(params=[True, False], ids=["numba", "torch"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled loops and without."""
+    monkeypatch.setattr(kernels, "available", lambda: request.param)
+
+
+def near(a: Tensor, b: Tensor | np.ndarray) -> bool:
+    return torch.allclose(a, torch.as_tensor(b), rtol=1e-12, atol=1e-12)  # some ten operations on numbers of size 1
+
+
+def test_jacobi_and_ssor_are_their_formulas():
+    a = SMALL.toarray()
+    d, low = np.diag(np.diag(a)), np.tril(a, -1)
+    assert near(matrix(Jacobi(), SMALL), np.linalg.inv(d))
+    for w in (1.0, 1.6):
+        m = (d + w * low) @ np.linalg.inv(d) @ (d + w * low).T / (w * (2 - w))
+        assert near(matrix(SSOR(w), SMALL), np.linalg.inv(m))
+
+
+def test_incomplete_factor_is_the_libraries_and_the_whole_one_where_nothing_falls_outside():
+    ilupp = pytest.importorskip("ilupp")
+    (lower,) = ilupp.IChol0Preconditioner(SMALL).factors()
+    prepared = IncompleteCholesky().setup(SparseOperator.from_scipy(SMALL))
+    assert near(prepared.lower.compressed.dense(), lower.toarray())
+    full = sp.csr_matrix(SMALL.toarray() + 0.01)  # a pattern without zeros
+    whole = IncompleteCholesky().setup(SparseOperator.from_scipy(full)).lower.compressed.dense()
+    assert near(whole, cholesky(full.toarray(), lower=True))
+
+
+@pytest.mark.parametrize("modified", [0.0, 0.5, 1.0])
+def test_modified_factor_moves_what_it_drops_to_the_diagonal(modified: float):
+    a = SMALL.toarray()
+    lower = IncompleteCholesky(modified).setup(SparseOperator.from_scipy(SMALL)).lower.compressed.dense().numpy()
+    product = lower @ lower.T
+    outside = np.where(a == 0, product, 0)
+    inside = np.where(a != 0, product - a, 0)
+    assert near(torch.from_numpy(inside), np.diag(-modified * outside.sum(1)))
+
+
+def test_factor_of_a_matrix_that_has_none_is_shifted():
+    rng = np.random.default_rng(3)
+    a = sp.random(40, 40, 0.2, random_state=rng)
+    a = sp.csr_matrix(a @ a.T + 1e-3 * sp.eye(40))
+    prepared = IncompleteCholesky().setup(SparseOperator.from_scipy(a))
+    assert prepared.shift > 0
+    lower = prepared.lower.compressed.dense()
+    assert lower.isfinite().all()
+    b = draw(40)
+    assert pcg(SparseOperator.from_scipy(a), b, prepared).converged.all()
+    with pytest.raises(ValueError, match="A: no incomplete factor even with"):
+        IncompleteCholesky().setup(SparseOperator.from_scipy(sp.csr_matrix(np.eye(3) + 1e6 * (1 - np.eye(3)))))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_approximate_inverse_solves_its_small_systems(dimension: int):
+    a = diffusion(4, 20.0, dimension)
+    g = FSAI().setup(SparseOperator.from_scipy(a)).g.dense().numpy()
+    dense = a.toarray()
+    assert near(torch.from_numpy((g @ dense @ g.T).diagonal().copy()), np.ones(len(g)))
+    for i, row in enumerate(g):  # g A is a multiple of e_i on the row's own pattern (Kolotilina & Yeremin, (2.3))
+        pattern = np.nonzero(np.tril(dense)[i])[0]
+        assert set(np.nonzero(row)[0]) <= set(pattern)
+        product = (row @ dense)[pattern]
+        assert near(torch.from_numpy(product[:-1]), np.zeros(len(pattern) - 1))
+
+
+def test_two_levels_are_their_formula():
+    a, z = SMALL.toarray(), np.eye(5)[BLOCKS.numpy()]
+    q = z @ np.linalg.inv(z.T @ a @ z) @ z.T
+    s = matrix(FSAI(), SMALL).numpy()
+    assert near(matrix(Aggregation(aggregates=BLOCKS), SMALL), s + q @ (np.eye(25) - a @ s))
+    two = Aggregation(aggregates=BLOCKS).setup(SparseOperator.from_scipy(SMALL))
+    b = draw(2, 25)
+    op = SparseOperator.from_scipy(SMALL)
+    assert near(two.start(op, b, torch.zeros_like(b)), b.numpy() @ q)
+    left = b - op.matvec(two.start(op, b, draw(2, 25, seed=4)))
+    assert near(two.coarse.restrict(left), np.zeros((2, 5)))
+
+
+def test_aggregates_found_by_matching_cover_everything():
+    pytest.importorskip("pyamg")
+    a = operator(20, 1e2)
+    two = Aggregation(doublings=3).setup(a)
+    sizes = torch.bincount(two.coarse.aggregates)
+    assert int(sizes.sum()) == 400
+    assert int(sizes.min()) >= 1
+    assert 4 <= 400 / len(sizes) <= 8.5
+
+
+def test_iterations_stay_as_the_mesh_is_refined():
+    """With a fixed number of unknowns to an aggregate; without the coarse space they double with the cells."""
+    counts, alone = [], []
+    for m in (16, 32, 64):
+        i = torch.arange(m) // 4
+        blocks = (i[:, None] * (m // 4) + i).reshape(-1)
+        a, b = operator(m), draw(m * m)
+        counts.append(int(pcg(a, b, Aggregation(aggregates=blocks)).iterations))
+        alone.append(int(pcg(a, b, FSAI()).iterations))
+    assert counts[-1] <= 1.25 * counts[0]
+    assert alone[-1] >= 3 * alone[0]
+
+
+@pytest.mark.parametrize("kind", ["ruge_stuben", "smoothed_aggregation"])
+def test_multigrid_is_the_librarys(kind: str):
+    pyamg = pytest.importorskip("pyamg")
+    a, b = diffusion(24, 10.0), draw(576)
+    sweeps = {
+        f"{name}smoother": ("gauss_seidel", {"sweep": way}) for name, way in (("pre", "forward"), ("post", "backward"))
+    }
+    make = {"ruge_stuben": pyamg.ruge_stuben_solver, "smoothed_aggregation": pyamg.smoothed_aggregation_solver}
+    counted: list[int] = []
+    np.random.seed(0)  # noqa: NPY002  (the library draws a start of a power iteration from it)
+    cycle = make[kind](a, **sweeps).aspreconditioner("V")
+    cg(a, b.numpy(), rtol=1e-8, M=cycle, callback=lambda _: counted.append(1))
+    found = pcg(SparseOperator.from_scipy(a), b, AlgebraicMultigrid(kind))
+    assert abs(int(found.iterations) - len(counted)) <= 1
+
+
+def test_fill_saves_iterations():
+    pytest.importorskip("ilupp")
+    a, b = operator(32, 10.0), draw(2, 1024)
+    few, more = (pcg(a, b, m).iterations for m in (IncompleteCholesky(), ThresholdCholesky(10, 1e-4)))
+    assert (2 * more <= few).all()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_triangular_solves_and_their_gradients():
+    lower = Lower.of(SparseOperator.from_scipy(SMALL).compressed)
+    dense, b = lower.compressed.dense(), draw(3, 25)
+    assert near(lower.solve(b), torch.linalg.solve(dense, b.mT).mT)
+    assert near(lower.solve(b, transposed=True), torch.linalg.solve(dense.mT, b.mT).mT)
+    assert near(lower.solve(b.mT.contiguous().mT), lower.solve(b))  # strides do not matter
+    for transposed in (False, True):
+        solve = lambda values, b, t=transposed: lower.with_values(values).solve(b, t)  # noqa: E731
+        inputs = lower.compressed.values.clone().requires_grad_(), b.clone().requires_grad_()
+        assert torch.autograd.gradcheck(solve, inputs)
+
+
+def test_products_and_their_gradients():
+    a = SparseOperator.from_scipy(SMALL[:, :]).compressed
+    product = lambda values, x: a.with_values(values).product(x)  # noqa: E731
+    inputs = a.values.clone().requires_grad_(), draw(3, 25).requires_grad_()
+    assert torch.autograd.gradcheck(product, inputs)
+    assert torch.autograd.gradgradcheck(product, inputs)
+
+
+@pytest.mark.parametrize("preconditioner", [Jacobi(), SSOR(), IncompleteCholesky(), FSAI(), AlgebraicMultigrid()])
+def test_matrix_without_a_positive_diagonal_is_refused(preconditioner: Preconditioner):
+    a = SparseOperator.from_scipy(sp.diags([1.0, 0.0, -2.0]))
+    with pytest.raises(ValueError, match=r"A: .* expects a positive diagonal.*got 0.0 in row 1"):
+        preconditioner.setup(a)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="omega: expected a number in"):
+        SSOR(2.0)
+    with pytest.raises(ValueError, match="modified: expected a share"):
+        IncompleteCholesky(1.5)
+    with pytest.raises(TypeError, match="A: FSAI expects a SparseOperator or a StencilOperator, got FunctionOperator"):
+        FSAI().setup(FunctionOperator(lambda x: x, 3))
+    with pytest.raises(ValueError, match=r"aggregates: expected the shape \(25,\)"):
+        Aggregation(aggregates=torch.zeros(3)).setup(SparseOperator.from_scipy(SMALL))
+    with pytest.raises(ValueError, match="aggregates: expected every number"):
+        Aggregation(aggregates=2 * BLOCKS).setup(SparseOperator.from_scipy(SMALL))
+    with pytest.raises(ValueError, match="block of row 1 is not"):
+        FSAI().setup(SparseOperator.from_scipy(sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]]))))
+    with pytest.raises(ValueError, match="expected a square matrix"):
+        SparseOperator.from_scipy(sp.csr_matrix((2, 3)))
