@@ -98,15 +98,24 @@ class LearnedOmega:
         """
         if len(self.arms) > len(self.iterations):
             raise RuntimeError("choose: tell the iterations of the last system by observe() first")
-        if (context is None) != (self.context is None) or context != context:
-            raise ValueError(f"context: expected {'none' if self.context is None else 'a number'}, got {context}")
-        number = 0.0 if context is None else float(context)
+        number = self._number(context)
         weights = self.policy.weights(self._features(number))
         share = np.random.default_rng([self.seed, len(self.arms)]).random()
         arm = int(np.searchsorted(weights.cumsum(), share * weights.sum(), side="right"))
         self.contexts.append(number)
         self.arms.append(min(arm, len(self.grid) - 1))
         return float(self.grid[self.arms[-1]])
+
+    def best(self, context: float | None = None) -> float:
+        """The omega that has the least cost as far as is known, without a choice to learn from.
+
+        Args:
+            context: the number that tells of the system.
+
+        Raises:
+            ValueError: a context where there should be none, or none where there should be one.
+        """
+        return float(self.grid[self.policy.best(self._features(self._number(context)))])
 
     def observe(self, iterations: float) -> None:
         """What the system of the last choice took.
@@ -182,6 +191,11 @@ class LearnedOmega:
             self.policy.weights(self._features(context))
             self.policy.learn(arm, max(iterations, 1.0))
 
+    def _number(self, context: float | None) -> float:
+        if (context is None) != (self.context is None) or context != context:
+            raise ValueError(f"context: expected {'none' if self.context is None else 'a number'}, got {context}")
+        return 0.0 if context is None else float(context)
+
     def _features(self, context: float) -> ndarray:
         if self.context is None:
             return np.ones(1)
@@ -201,7 +215,11 @@ class Policy(ABC):
 
     @abstractmethod
     def learn(self, arm: int, cost: float) -> None:
-        """What one cost in the context of the last weights."""
+        """From the cost of one of them in the context of the last weights."""
+
+    @abstractmethod
+    def best(self, features: ndarray) -> int:
+        """Which has the least cost as far as is known."""
 
 
 class TsallisINF(Policy):
@@ -235,6 +253,10 @@ class TsallisINF(Policy):
         base = (self.p >= self.rate**2) * self.total / self.t / 2
         self.losses += base
         self.losses[arm] += (cost - 1 - base[arm]) / self.p[arm]
+
+    def best(self, features: ndarray) -> int:
+        """The one of the largest weight."""
+        return int(self.weights(features).argmax())
 
 
 class ChebCB(Policy):
@@ -278,6 +300,10 @@ class ChebCB(Policy):
         alpha = (np.pi + 2 / np.pi * np.log(2 * m + 1)) / (2 * self.scale * (m + 1)) * spread
         regret = ((np.array(self.predicted) - np.array(self.seen) / self.scale) ** 2).sum()
         self.rate = 2 * t * np.sqrt(d * t / (regret + 2 * alpha**2 * t + 1e-12))
+
+    def best(self, features: ndarray) -> int:
+        """The one of the least predicted cost."""
+        return int((self.theta @ features).argmin())
 
 
 def _bounded(rows: ndarray, costs: ndarray, bounds: ndarray) -> ndarray:
@@ -325,6 +351,10 @@ class Averages(Policy):
         variance = self.prior.diagonal() - (gain * self.prior[:, seen]).sum(1)
         return gain @ (means / scale - 1), np.maximum(variance, 0)
 
+    def best(self, features: ndarray) -> int:
+        """The one of the least mean, before anything is known the middle of the grid."""
+        return int(self.posterior()[0].argmin()) if self.counts.any() else len(self.grid) // 2
+
     def learn(self, arm: int, cost: float) -> None:
         """Count it."""
         self.counts[arm] += 1
@@ -352,6 +382,10 @@ class Regression(Policy):
         bound = self.mean @ features - NARROW * np.sqrt(np.maximum(variance, 0))
         arm = bound.argmin() if self.first else len(self.grid) // 2
         return (np.arange(len(self.grid)) == arm).astype(float)
+
+    def best(self, features: ndarray) -> int:
+        """The one of the least mean, before anything is known the middle of the grid."""
+        return int((self.mean @ features).argmin()) if self.first else len(self.grid) // 2
 
     def learn(self, arm: int, cost: float) -> None:
         """Condition on the cost."""
