@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "aggregation": ("Aggregation",),
     "approximate_inverse": ("FSAI",),
+    "chebyshev": ("Chebyshev",),
     "conjugate_gradient": ("CG", "LinearSolution", "LinearStatus", "pcg"),
     "free": ("FunctionOperator", "StencilOperator"),
     "incomplete": ("SSOR", "IncompleteCholesky"),

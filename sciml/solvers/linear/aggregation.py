@@ -15,39 +15,38 @@ from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
 
 class Coarse:
-    """The coarse space: Z (n, c) with one entry in each row, Z^T A Z and its factors.
+    """The coarse space: the range of Z (n, c), with the factors of Z^T A Z.
 
     Args:
         a: the matrix.
-        aggregates: (n) int64, the coarse unknown of each row, from 0 on without gaps.
+        z: Z.
     """
 
-    def __init__(self, a: Compressed, aggregates: Tensor):
-        if aggregates.shape != (a.size[0],):
-            raise ValueError(f"aggregates: expected the shape {(a.size[0],)}, got {tuple(aggregates.shape)}")
-        self.aggregates = aggregates.long()
-        z = self.aggregates.cpu().numpy()
-        count = int(z.max()) + 1
-        n = len(z)
-        turned = sparse.csr_matrix((np.ones(n), (z, np.arange(n))), shape=(count, n))
-        if (np.diff(turned.indptr) == 0).any():
-            raise ValueError("aggregates: expected every number from 0 to the largest, some are missing")
-        half = (turned @ a.to_scipy().astype(np.float64)).tocsr()  # Z^T A (c, n)
-        self.galerkin = (half @ turned.T).tocsc()
-        options = {"SymmetricMode": True}
-        self.factors = splu(self.galerkin, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    def __init__(self, a: Compressed, z: Compressed):
         dtype, device = a.values.dtype, a.values.device
-        self.restriction = Compressed.from_scipy(turned, dtype, device)
+        fine = z.to_scipy().astype(np.float64)
+        turned = fine.T.tocsr()
+        half = turned @ a.to_scipy().astype(np.float64)  # Z^T A (c, n)
+        options = {"SymmetricMode": True}
+        galerkin = (half @ fine).tocsc()
+        self.factors = splu(galerkin, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+        self.z = z
+        self.turned = Compressed.from_scipy(turned, dtype, device)
         self.half = Compressed.from_scipy(half, dtype, device)
+        self.nnz = self.z.nnz + self.turned.nnz + self.half.nnz
 
     def restrict(self, r: Tensor) -> Tensor:
         """Z^T r (m, c)."""
-        return self.restriction.product(r)
+        return self.turned.product(r)
+
+    def image(self, x: Tensor) -> Tensor:
+        """Z^T A x (m, c)."""
+        return self.half.product(x)
 
     def solve(self, r: Tensor) -> Tensor:
         """Z (Z^T A Z)^-1 r (m, n) for coarse vectors r (m, c)."""
         found = self.factors.solve(r.detach().cpu().double().numpy().T)
-        return torch.from_numpy(found.T).to(r)[:, self.aggregates]
+        return self.z.product(torch.from_numpy(np.ascontiguousarray(found.T)).to(r))
 
 
 class TwoLevel(Prepared):
@@ -63,12 +62,12 @@ class TwoLevel(Prepared):
     def __init__(self, smoother: Prepared, coarse: Coarse):
         self.smoother, self.coarse = smoother, coarse
         self.dtype = smoother.dtype
-        self.nnz = smoother.nnz + coarse.restriction.nnz + coarse.half.nnz + len(coarse.aggregates)
+        self.nnz = smoother.nnz + coarse.nnz
 
     def apply(self, r: Tensor) -> Tensor:
         """One sweep of the smoother, one coarse solve."""
         z = self.smoother.apply(r)
-        return z + self.coarse.solve(self.coarse.restrict(r) - self.coarse.half.product(z))
+        return z + self.coarse.solve(self.coarse.restrict(r) - self.coarse.image(z))
 
     def start(self, operator: LinearOperator, b: Tensor, x: Tensor) -> Tensor:
         """The guess x + Q (b - A x)."""
@@ -84,15 +83,17 @@ class Aggregation(Preconditioner):
         smoother: None is `FSAI`.
         aggregates: (n) the coarse unknown of each row; None finds them by pairwise matching along strong couplings.
         doublings: how often pairs are paired again; aggregates have about 2^doublings unknowns.
+        damping: of one Jacobi sweep that smooths the coarse vectors, which still sum to 1; 0 leaves them constant.
 
     Reference:
         two-level form as in `TwoLevel`; pairwise aggregation: Y. Notay, SIAM J. Sci. Comput. 34 (2012),
-        doi:10.1137/100818509.
+        doi:10.1137/100818509; smoothing: P. Vanek, J. Mandel, M. Brezina, Computing 56 (1996), doi:10.1007/BF02238511.
     """
 
     smoother: Preconditioner | None = None
     aggregates: Tensor | None = None
     doublings: int = 4
+    damping: float = 0.0
 
     def setup(self, operator: LinearOperator) -> TwoLevel:
         """The smoother, and the factors of the coarse matrix.
@@ -102,7 +103,37 @@ class Aggregation(Preconditioner):
         """
         a = stored(operator, "Aggregation")
         aggregates = pairwise(a, self.doublings) if self.aggregates is None else self.aggregates
-        return TwoLevel((self.smoother or FSAI()).setup(a), Coarse(a.compressed, aggregates))
+        z = constant(a.compressed, aggregates)
+        if self.damping:
+            z = smoothed(a.compressed, z, self.damping)
+        return TwoLevel((self.smoother or FSAI()).setup(a), Coarse(a.compressed, z))
+
+
+def constant(a: Compressed, aggregates: Tensor) -> Compressed:
+    """Z (n, c) of aggregates (n).
+
+    Raises:
+        ValueError: they are not n numbers from 0 on without gaps.
+    """
+    n = a.size[0]
+    if aggregates.shape != (n,):
+        raise ValueError(f"aggregates: expected the shape {(n,)}, got {tuple(aggregates.shape)}")
+    counts = torch.bincount(aggregates)
+    if not bool((counts > 0).all()):
+        raise ValueError("aggregates: expected every number from 0 to the largest, some are missing")
+    crow = torch.arange(n + 1, dtype=torch.int32, device=aggregates.device)
+    return Compressed(crow, aggregates.int(), torch.ones_like(a.values[:1]).expand(n).contiguous(), len(counts))
+
+
+def smoothed(a: Compressed, z: Compressed, damping: float) -> Compressed:
+    """Z after a damped Jacobi sweep with A less its row sums, so that rows still sum to 1."""
+    matrix = a.to_scipy()
+    off = matrix - sparse.diags(matrix.diagonal())
+    couplings = np.asarray(off.sum(1)).ravel()
+    shares = sparse.diags(damping / np.where(couplings == 0, 1, -couplings)) @ off  # of each row, -damping in all
+    fine = z.to_scipy()
+    kept = sparse.diags(np.where(couplings == 0, 1.0, 1 - damping)) @ fine
+    return Compressed.from_scipy(kept - shares @ fine, a.values.dtype, a.values.device)
 
 
 def pairwise(operator: SparseOperator, doublings: int) -> Tensor:

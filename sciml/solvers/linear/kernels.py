@@ -60,6 +60,19 @@ def backward(crow: Any, col: Any, values: Any, x: Any) -> None:
                 x[s, col[k]] -= values[k] * found
 
 
+def lower(crow: Any, col: Any, out: Any, keep: Any) -> int:
+    """Where the entries up to the diagonal are, in ``keep``, and where their rows begin; their number."""
+    count = 0
+    for i in range(crow.shape[0] - 1):
+        out[i] = count
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] <= i:
+                keep[count] = k
+                count += 1
+    out[crow.shape[0] - 1] = count
+    return count
+
+
 def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> int:
     """An incomplete Cholesky factor in the place of A's lower triangle; -1, or the row whose pivot is not positive.
 
@@ -87,12 +100,12 @@ def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> i
         for a in range(below[j], below[j + 1]):
             values[entry[a]] /= pivot
         for a in range(below[j], below[j + 1]):
-            i, lower = row[a], values[entry[a]]
+            i, left = row[a], values[entry[a]]
             last = crow[i + 1] - 1
-            values[last] -= lower * lower
+            values[last] -= left * left
             k = crow[i]
             for c in range(below[j], a):
-                r, product = row[c], lower * values[entry[c]]
+                r, product = row[c], left * values[entry[c]]
                 while k < last and col[k] < r:
                     k += 1
                 if k < last and col[k] == r:

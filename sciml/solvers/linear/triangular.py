@@ -24,20 +24,24 @@ class Lower:
     """
 
     def __init__(self, compressed: Compressed):
-        c = compressed
-        ends = c.crow[1:].long() - 1
-        inside = c.row.new_ones((), dtype=torch.bool) if not c.nnz else (c.col <= c.row).all()
-        if len(ends) > c.nnz or not bool(inside & (c.col[ends] == torch.arange(len(ends), device=c.col.device)).all()):
+        ends = compressed.crow[1:].long() - 1
+        whole = len(ends) <= compressed.nnz and bool((ends >= compressed.crow[:-1]).all())
+        if not whole or not torch.equal(compressed.col[ends].long(), torch.arange(len(ends), device=ends.device)):
             raise ValueError("compressed: expected a lower triangular matrix with every diagonal entry stored")
         self.compressed = compressed
 
     @classmethod
     def of(cls, compressed: Compressed) -> "Lower":
         """The lower triangle of a matrix."""
-        keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
         n = compressed.size[0]
-        counts = torch.bincount(compressed.row[keep], minlength=n)
-        crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        if compressed.col.device.type == "cpu" and kernels.available():
+            crow = torch.empty(n + 1, dtype=torch.int32)
+            keep = torch.empty(compressed.nnz, dtype=torch.int32)
+            keep = keep[: kernels.call(kernels.lower, compressed.crow, compressed.col, crow, keep)]
+        else:
+            keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
+            counts = torch.bincount(compressed.row[keep], minlength=n)
+            crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         return cls(Compressed(crow, compressed.col[keep], compressed.values[keep], n))
 
     def with_values(self, values: Tensor) -> "Lower":

@@ -11,27 +11,34 @@ from sciml.solvers.linear import (
     SSOR,
     Aggregation,
     AlgebraicMultigrid,
+    Chebyshev,
     FunctionOperator,
     IncompleteCholesky,
     Jacobi,
     Preconditioner,
+    Prepared,
     SparseOperator,
     ThresholdCholesky,
     kernels,
     pcg,
 )
+from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.triangular import Lower
 from tests.solvers.linear.spd import diffusion, draw, operator
 from tests.solvers.systems import DTYPE
 
 SMALL = diffusion(5, 30.0)
+WHOLE = torch.from_numpy(SMALL.toarray())
 BLOCKS = torch.arange(25) // 5
 
 
 def matrix(preconditioner: Preconditioner, a: sp.csr_matrix) -> Tensor:
     """What a preconditioner multiplies by, column by column."""
-    prepared = preconditioner.setup(SparseOperator.from_scipy(a))
-    return prepared.apply(torch.eye(a.shape[0], dtype=DTYPE)).mT
+    return matrix_of(preconditioner.setup(SparseOperator.from_scipy(a)), a.shape[0])
+
+
+def matrix_of(prepared: Prepared, n: int) -> Tensor:
+    return prepared.apply(torch.eye(n, dtype=DTYPE)).mT
 
 
 @pytest.fixture(params=[True, False], ids=["numba", "torch"])
@@ -101,6 +108,28 @@ def test_approximate_inverse_solves_its_small_systems(dimension: int):
         assert near(torch.from_numpy(product[:-1]), np.zeros(len(pattern) - 1))
 
 
+@pytest.mark.parametrize("kind", ["stored", "function"])
+def test_chebyshev_levels_the_interval_that_it_aims_at(kind: str):
+    """1 - p(l) l is T_k((b + a - 2 l) / (b - a)) / T_k((b + a) / (b - a)) on the eigenvalues l of D^-1 A."""
+    dense = SMALL.toarray()
+    functions = {
+        "stored": SparseOperator.from_scipy(SMALL),
+        "function": FunctionOperator(lambda x: x @ WHOLE, 25, DTYPE),
+    }
+    a, root = functions[kind], np.diag(1 / np.sqrt(SMALL.diagonal()))
+    eigenvalues = np.linalg.eigvalsh(root @ dense @ root)
+    top = float(largest(a, 1 / a.diagonal()))
+    assert eigenvalues[-1] <= top <= 1.2 * eigenvalues[-1]  # rows sum to 2 at most, the power method's margin is .1
+    low = top / 8
+    for degree in (1, 2, 3, 5):
+        m = matrix_of(Chebyshev(degree, 8.0).setup(a), 25).numpy()
+        assert near(torch.from_numpy(m), m.T)
+        error = np.sort(np.linalg.eigvals(np.eye(25) - m @ dense).real)
+        t = np.polynomial.Chebyshev.basis(degree)
+        expected = t((top + low - 2 * eigenvalues) / (top - low)) / t((top + low) / (top - low))
+        assert np.abs(error - np.sort(expected)).max() < 1e-10  # eigenvalues of a matrix that is not symmetric
+
+
 def test_two_levels_are_their_formula():
     a, z = SMALL.toarray(), np.eye(5)[BLOCKS.numpy()]
     q = z @ np.linalg.inv(z.T @ a @ z) @ z.T
@@ -114,11 +143,22 @@ def test_two_levels_are_their_formula():
     assert near(two.coarse.restrict(left), np.zeros((2, 5)))
 
 
+def test_smoothed_coarse_vectors_are_their_formula_and_hold_constants():
+    from sciml.solvers.linear.aggregation import constant, smoothed
+
+    a = SparseOperator.from_scipy(SMALL).compressed
+    z = smoothed(a, constant(a, BLOCKS), 0.6).dense()
+    laplacian = SMALL.toarray() - np.diag(SMALL.toarray().sum(1))
+    plain = np.eye(5)[BLOCKS.numpy()]
+    assert near(z, plain - 0.6 * laplacian @ plain / np.diag(laplacian)[:, None])
+    assert near(z.sum(1), np.ones(25))
+
+
 def test_aggregates_found_by_matching_cover_everything():
     pytest.importorskip("pyamg")
     a = operator(20, 1e2)
     two = Aggregation(doublings=3).setup(a)
-    sizes = torch.bincount(two.coarse.aggregates)
+    sizes = torch.bincount(two.coarse.z.col)
     assert int(sizes.sum()) == 400
     assert int(sizes.min()) >= 1
     assert 4 <= 400 / len(sizes) <= 8.5
