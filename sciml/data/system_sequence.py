@@ -24,6 +24,13 @@ class SystemSequence(SplitData):
 
     Raises:
         ValueError: if there are no systems in a part.
+
+    Example:
+        >>> from sciml.problems import Diffusion, Heat
+        >>> data = SystemSequence(Heat(Diffusion(cells=8)), train=5, val=1, test=2)
+        >>> data.setup("fit")
+        >>> [system.b.shape for system in data.part("test")]
+        [(64,), (64,)]
     """
 
     def __init__(self, family: Evolution, train: int = 500, val: int = 20, test: int = 100, data_seed: int = 0):
