@@ -135,8 +135,8 @@ class TwoPhase(Coefficient):
 
     Example:
         >>> a = TwoPhase(contrast=100.0, share=0.3).values((np.linspace(0, 1, 50),) * 2, dimension=2, seed=0)
-        >>> np.unique(a).tolist(), 0.2 < (a > 1).mean() < 0.4
-        ([1.0, 100.0], True)
+        >>> np.unique(a).tolist(), round(float((a > 1).mean()), 1)
+        ([1.0, 100.0], 0.3)
     """
 
     contrast: float = 1e3

@@ -168,7 +168,7 @@ def sparse(A: Any) -> SparseOperator:
     """The matrix in compressed rows."""
     operator = as_operator(A)
     if isinstance(A, Tensor) and A.layout == torch.strided:
-        operator = as_operator(A.detach().to_sparse_csr())
+        return SparseOperator.from_scipy(A.detach().cpu().numpy(), device=A.device)
     return stored(operator, "SOR")
 
 
