@@ -129,7 +129,7 @@ class DIRK(NewtonStepper):
         inverse = linear.inverse(ShiftedOperator(mass, self.jacobian(field, start, y), h * gamma))
         slopes = [(h * carry[0]).reshape(m, -1)]  # M times the slopes, times h
         if mass is not None:  # no slope on a constraint
-            slopes[0] = torch.where(mass.matrix.any(-1), slopes[0], 0)
+            slopes[0] = torch.where(mass.filled(), slopes[0], 0)
         product = mass.matvec if mass else lambda x: x
         stages: list[Tensor] = []
         failures: list[Tensor] = []

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.term import Term, as_term
 from sciml.typing import Args, Lanes, State
 
@@ -70,7 +71,7 @@ class PackedTerm(Term):
         t = t.reshape(t.shape[:1]) if self.layout.lanes == "each" else t
         return self.layout.pack(self.term.drift(t, self.layout.unpack(y), args))
 
-    def mass(self, args: Args) -> Tensor | None:
+    def mass(self, args: Args) -> Tensor | LinearOperator | None:
         """The term's own, of the packed unknowns."""
         return self.term.mass(args)
 

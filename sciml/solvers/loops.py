@@ -16,6 +16,7 @@ from sciml.solvers.adjoint import cotangents
 from sciml.solvers.dense import along
 from sciml.solvers.fast_math import laid_out
 from sciml.solvers.fold import Fold, Writes, within
+from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.state import Const, Row, State
@@ -79,7 +80,7 @@ class Turned(Term):
         """The same drift."""
         return self.term.drift(t, y, args).mT.contiguous().mT
 
-    def mass(self, args: Args) -> Tensor | None:
+    def mass(self, args: Args) -> Tensor | LinearOperator | None:
         """The same mass."""
         return self.term.mass(args)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sciml.errors import Status
 from sciml.solvers.linear.krylov import GMRES
-from sciml.solvers.linear.operator import DenseOperator, JacobianOperator
+from sciml.solvers.linear.operator import DenseOperator, JacobianOperator, LinearOperator
 from sciml.solvers.linear.solve import Dense, Inverse, LinearSolver
 from sciml.solvers.stepper import Field, Stepper
 from sciml.typing import Number
@@ -61,13 +61,15 @@ class ImplicitStepper(Stepper):
         """The number m of systems in the state."""
         return len(y) if self.rows or field.lanes == "each" else 1
 
-    def mass(self, field: Field, y: Tensor) -> DenseOperator | None:
+    def mass(self, field: Field, y: Tensor) -> LinearOperator | None:
         """The term's mass for every system."""
         mass = field.term.mass(field.args)
         if mass is None:
             return None
         m = self.count(field, y)
         n = y.numel() // m
+        if isinstance(mass, LinearOperator):
+            return self._fitting("a mass", mass, m, n)
         if mass.shape not in ((n, n), (m, n, n)):
             raise ValueError(f"term: expected a mass of shape {(n, n)} or {(m, n, n)}, got {tuple(mass.shape)}")
         return DenseOperator(mass.to(y), m)
@@ -76,9 +78,19 @@ class ImplicitStepper(Stepper):
         """What solves linear systems of n unknowns."""
         return self.linear or (Dense() if n <= LARGEST else GMRES())
 
-    def jacobian(self, field: Field, t: Tensor, y: Tensor) -> JacobianOperator:
+    def jacobian(self, field: Field, t: Tensor, y: Tensor) -> LinearOperator:
         """df/dy at one time, t as the field takes it."""
-        return JacobianOperator(lambda x: field(t, x), y, self.count(field, y))
+        m = self.count(field, y)
+        known = field.term.jacobian(t, y, field.args)
+        if known is not None:
+            return self._fitting("a Jacobian", known, m, y.numel() // m)
+        return JacobianOperator(lambda x: field(t, x), y, m)
+
+    def _fitting(self, what: str, operator: LinearOperator, m: int, n: int) -> LinearOperator:
+        """The operator, of which one sparse matrix may serve all systems."""
+        if operator.shape[1:] != (n, n) or operator.shape[0] not in (1, m):
+            raise ValueError(f"term: expected {what} of shape {(m, n, n)}, got {operator.shape}")
+        return operator
 
     def status(self, field: Field, failed: Tensor) -> Tensor:
         """The verdict (l) on systems (m) that could not be solved."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from sciml.solvers.linear.operator import LinearOperator
 from sciml.typing import Args, Calculus, Lanes, NoiseType
 
 
@@ -29,11 +30,20 @@ class Term(ABC):
             args: the tensors given to `solve` as ``args``.
         """
 
-    def mass(self, args: Args) -> Tensor | None:
+    def mass(self, args: Args) -> Tensor | LinearOperator | None:
         """M of M dy/dt = f(t, y); None is the identity.
 
         It may be singular, which makes the system differential-algebraic (of index 1). It is (n, n) with the n unknowns
-        of one system, or one for each (b, n, n), and constant in t and y. Only some implicit steppers take it.
+        of one system, or one for each (b, n, n), and constant in t and y; a `SparseOperator` may stand for one (n, n).
+        Only some implicit steppers take it.
+        """
+        return None
+
+    def jacobian(self, t: Tensor, y: Tensor, args: Args) -> LinearOperator | None:
+        """df/dy where the term knows its entries, as a sparse matrix that preconditioners can factor, say.
+
+        None leaves it to differentiation. Arguments are those of `drift`; a joint state is one system of all its
+        unknowns.
         """
         return None
 

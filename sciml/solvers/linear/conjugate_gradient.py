@@ -1,6 +1,6 @@
 """The preconditioned conjugate gradient method for several right-hand sides at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import LinearSolveError
-from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator
+from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
@@ -173,12 +173,13 @@ class CG(LinearSolver):
     def inverse(self, operator: LinearOperator) -> Inverse:
         """Sets the preconditioner up; the gradient comes from one more solve with the same matrix."""
         with torch.no_grad():
-            prepared = self._prepared(operator)
-        again = CG(prepared, self.rtol, self.atol, self.max_iter, self.check_every, self.flexible)
+            merged = _merged(operator)
+            prepared = self._prepared(merged)
+        again = replace(self, preconditioner=prepared)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                solution = again.solve(operator, b.detach(), torch.zeros_like(b))
+                solution = again.solve(merged, b.detach(), torch.zeros_like(b))
             # what is not finite is not for a solver to explain
             found = solution.converged | (solution.status == LinearStatus.NON_FINITE.value)
             x = solution.x
@@ -194,15 +195,20 @@ class CG(LinearSolver):
 
     def _prepared(self, operator: LinearOperator) -> Prepared | None:
         m = self.preconditioner
-        return m.setup(operator) if isinstance(m, Preconditioner) else m
+        if not isinstance(m, Preconditioner):
+            return m
+        prepared = m.setup(operator)
+        prepared.fallback = m.fallback
+        return prepared
 
     def solve(self, operator: LinearOperator, b: Tensor, x: Tensor) -> LinearSolution:
         """Solve for the rows of b (m, n) from the guesses x, without gradients."""
         check_symmetric(operator)
         x = torch.where((b == 0).all(-1, keepdim=True), 0, x)
-        run = _Run(self, operator, self._prepared(operator), b, x)
+        prepared = self._prepared(operator)
+        run = _Run(self, operator, prepared, b, x)
         run.finish()
-        fallback = self.preconditioner.fallback if isinstance(self.preconditioner, Preconditioner) else None
+        fallback = None if prepared is None else prepared.fallback
         left = run.status() % LinearStatus.NON_FINITE.value != 0  # neither solved nor beyond help
         fell_back = left if fallback is not None else torch.zeros_like(left)
         if fallback is not None and bool(left.any()):
@@ -315,6 +321,14 @@ def as_operator(A: Any) -> LinearOperator:
     csr = A if A.layout == torch.sparse_csr else A.to_sparse_csr()
     crow, col = csr.crow_indices(), csr.col_indices()
     return SparseOperator(Compressed(crow.int(), col.int(), csr.values(), A.shape[1]))
+
+
+def _merged(operator: LinearOperator) -> LinearOperator:
+    """One sparse matrix in place of the sum of two."""
+    if isinstance(operator, ShiftedOperator) and isinstance(operator.jacobian, SparseOperator):
+        one = isinstance(operator.shift, float) or operator.shift.numel() == 1
+        return operator.sparse() if one else operator
+    return operator
 
 
 def check_symmetric(operator: LinearOperator) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.linear.operator import LinearOperator
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach
 
 
@@ -21,6 +22,8 @@ class GMRES(LinearSolver):
         rtol: residual to reach, relative to the right-hand side; at least ten roundings.
         restart: products before the basis is thrown away.
         cycles: how often that may happen.
+        preconditioner: M, set up anew for every matrix unless it is prepared; the iteration is on A M, from the right,
+            so that residuals stay those of A. Its transpose has to suit A's, as that of a symmetric one does.
 
     Reference:
         Y. Saad, M. H. Schultz, GMRES, SIAM J. Sci. Stat. Comput. 7 (1986), doi:10.1137/0907058.
@@ -29,6 +32,7 @@ class GMRES(LinearSolver):
     rtol: float = 1e-8
     restart: int = 32
     cycles: int = 4
+    preconditioner: Preconditioner | Prepared | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot iterate."""
@@ -37,11 +41,16 @@ class GMRES(LinearSolver):
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
 
     def inverse(self, operator: LinearOperator) -> Inverse:
-        """Nothing is prepared; the gradient comes from one solve with the transposed matrices."""
+        """Sets the preconditioner up; the gradient comes from one solve with the transposed matrices."""
+        with torch.no_grad():
+            m = self.preconditioner
+            prepared = m.setup(operator) if isinstance(m, Preconditioner) else m
+            iterated = operator if prepared is None else _Product(operator, prepared)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                x, found = self._solve(operator, b)
+                x, found = self._solve(iterated, b)
+                x = x if prepared is None else prepared.apply(x)
             if not torch.is_grad_enabled():
                 return x, found
             return attach(x, b - operator.matvec(x), lambda x: operator, self), found
@@ -86,6 +95,20 @@ class GMRES(LinearSolver):
                 total = total - columns[k][i] * weight
             weights.append(torch.where(active[i], _quotient(total, columns[i][i]), 0))
         return sum((a[:, None] * v for a, v in zip(reversed(weights), basis, strict=False)), torch.zeros_like(r))
+
+
+class _Product(LinearOperator):
+    """A M."""
+
+    def __init__(self, operator: LinearOperator, prepared: Prepared):
+        super().__init__(operator.shape, operator.dtype, operator.device)
+        self.operator, self.prepared = operator, prepared
+
+    def matvec(self, x: Tensor) -> Tensor:
+        return self.operator.matvec(self.prepared.apply(x))
+
+    def transpose(self) -> LinearOperator:
+        raise NotImplementedError("the iteration does not ask for the transposed product")
 
 
 class _Turn(NamedTuple):

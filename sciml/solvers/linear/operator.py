@@ -41,6 +41,10 @@ class LinearOperator(ABC):
         """The diagonals (m, n)."""
         return self.dense().diagonal(dim1=-2, dim2=-1)
 
+    def filled(self) -> Tensor:
+        """Which rows are not zero (m, n)."""
+        return self.dense().any(-1)
+
 
 class DenseOperator(LinearOperator):
     """Matrices that are stored.
@@ -104,7 +108,8 @@ class JacobianOperator(LinearOperator):
     def dense(self) -> Tensor:
         """The matrices (m, n, n), in an eager program by one batched reverse pass: a tenth of what n forward ones cost.
 
-        A compiled program, inference mode and a function that hides its graph take the forward ones.
+        A compiled program, inference mode and functions that hide their graph or cannot batch their backward pass take
+        the forward ones.
         """
         if self.transposed:
             return self.transpose().dense().mT
@@ -119,9 +124,12 @@ class JacobianOperator(LinearOperator):
                 return super().dense()
             units = torch.eye(n, dtype=self.dtype, device=self.device)[:, None].expand(n, m, n)
             units = units.reshape(n, *value.shape)
-            (rows,) = torch.autograd.grad(
-                value, y, units, create_graph=recorded, is_grads_batched=True, allow_unused=True
-            )
+            try:
+                (rows,) = torch.autograd.grad(
+                    value, y, units, create_graph=recorded, is_grads_batched=True, allow_unused=True
+                )
+            except RuntimeError:  # some backward pass cannot be batched
+                return super().dense()
         if rows is None:  # no function of y
             return torch.zeros(m, n, n, dtype=self.dtype, device=self.device)
         return rows.reshape(n, m, n).movedim(0, 1)
@@ -153,6 +161,36 @@ class ShiftedOperator(LinearOperator):
         """The transposed matrices."""
         mass = None if self.mass is None else self.mass.transpose()
         return ShiftedOperator(mass, self.jacobian.transpose(), self.shift)
+
+    def diagonal(self) -> Tensor:
+        """The diagonals (m, n)."""
+        shift = self.shift if isinstance(self.shift, float) else self.shift.reshape(-1, 1)
+        if self.mass is None:
+            return 1 - shift * self.jacobian.diagonal()
+        shifted = self.mass.diagonal() - shift * self.jacobian.diagonal()
+        return shifted if isinstance(shift, float) else torch.where(shift == 0, 1, shifted)
+
+    def sparse(self) -> "LinearOperator":
+        """The matrix in compressed rows, of a sparse mass and Jacobian; without gradients.
+
+        Raises:
+            TypeError: their entries are not stored.
+        """
+        from scipy import sparse
+
+        from sciml.solvers.linear.sparse import SparseOperator
+
+        parts = [part for part in (self.mass, self.jacobian) if part is not None]
+        if not all(isinstance(part, SparseOperator) for part in parts):
+            kinds = " and ".join(type(part).__name__ for part in parts)
+            raise TypeError(f"A: expected the entries of mass and Jacobian in SparseOperators, got {kinds}")
+        if isinstance(self.shift, Tensor) and self.shift.numel() != 1:
+            raise TypeError("A: a matrix for each sample is not stored; take lanes='joint' with rows=True")
+        *mass, jacobian = (part.to_scipy() for part in parts)  # pyrefly: ignore[missing-attribute]
+        shift = float(self.shift)
+        unit = sparse.eye(self.shape[-1], dtype=jacobian.dtype)
+        matrix = (mass[0] if mass and shift else unit) - shift * jacobian
+        return SparseOperator.from_scipy(matrix, self.dtype, self.device)
 
     def dense(self) -> Tensor:
         """The matrices (m, n, n)."""

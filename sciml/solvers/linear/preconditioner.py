@@ -17,10 +17,12 @@ class Prepared(ABC):
     Attributes:
         nnz: entries that one application multiplies by.
         dtype: of the vectors that it takes; a solve of higher precision rounds to it and back.
+        fallback: what takes over where a solve with it breaks down or does not end.
     """
 
     nnz: int = 0
     dtype: torch.dtype
+    fallback: "Preconditioner | None" = None
 
     @abstractmethod
     def apply(self, r: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ class Compressed:
 
     def product(self, x: Tensor) -> Tensor:
         """The products (m, rows) with vectors (m, columns)."""
-        if torch.is_grad_enabled() and (x.requires_grad or self.values.requires_grad):
+        recorded = torch.is_grad_enabled() and (x.requires_grad or self.values.requires_grad)
+        if recorded or torch._C._are_functorch_transforms_active():
             return _Product.apply(self.values, x, self)
         return self._product(x)
 
@@ -114,13 +115,17 @@ class Compressed:
 
 
 class _Product(torch.autograd.Function):
-    """A x, differentiable in the values and in x, any number of times."""
+    """A x, differentiable in the values and in x, any number of times, and under torch.func's transforms."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, x: Tensor, compressed: Compressed) -> Tensor:
-        ctx.compressed = compressed
+    def forward(values: Tensor, x: Tensor, compressed: Compressed) -> Tensor:
+        return compressed.with_values(values)._product(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, x, ctx.compressed = inputs
         ctx.save_for_backward(values, x)
-        return compressed._product(x)
+        ctx.save_for_forward(values, x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
@@ -131,6 +136,31 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_x = a.with_values(values).transpose().product(g)
         return to_values, to_x, None
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        (values, x), a = ctx.saved_tensors, ctx.compressed
+        dvalues, dx, _ = grad_inputs
+        parts = []
+        if dx is not None:
+            parts.append(a.with_values(values).product(dx))
+        if dvalues is not None:
+            parts.append(a.with_values(dvalues).product(x))
+        return sum(parts[1:], parts[0])
+
+    @staticmethod
+    def vmap(  # pyrefly: ignore[bad-override]
+        info: Any, in_dims: tuple[Any, ...], values: Tensor, x: Tensor, compressed: Compressed
+    ) -> Any:
+        if in_dims[1] is not None:
+            x = x.movedim(in_dims[1], 0)
+        if in_dims[0] is None:
+            flat = compressed.with_values(values).product(x.flatten(0, 1))
+            return flat.unflatten(0, x.shape[:2]), 0
+        values = values.movedim(in_dims[0], 0)
+        rows = x if in_dims[1] is not None else x.expand(info.batch_size, *x.shape)
+        products = [compressed.with_values(v).product(r) for v, r in zip(values, rows, strict=True)]
+        return torch.stack(products), 0
 
 
 class SparseOperator(LinearOperator):
@@ -202,6 +232,11 @@ class SparseOperator(LinearOperator):
             return torch.from_numpy(c.to_scipy().diagonal())[None]
         at = torch.nonzero(c.row == c.col).squeeze(-1)
         return c.values.new_zeros(1, self.shape[-1]).index_put((at.new_zeros(1), c.row[at]), c.values[at])
+
+    def filled(self) -> Tensor:
+        """Which rows are not zero (1, n)."""
+        c = self.compressed
+        return c.with_values((c.values.detach() != 0).to(self.dtype)).product(c.values.new_ones(1, c.size[1])) > 0
 
     def dense(self) -> Tensor:
         """The matrix (1, n, n)."""

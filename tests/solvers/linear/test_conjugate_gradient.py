@@ -201,6 +201,9 @@ def test_fallback_finishes_and_says_so():
     found = pcg(a, torch.stack([b[0], 0 * b[0]]), Wrong(-1.0, FSAI()))
     assert found.status.tolist() == [OK, OK]
     assert found.fell_back.tolist() == [True, False]
+    inside, known = CG(Wrong(-1.0, FSAI())).inverse(a)(b)
+    assert known.all()
+    assert torch.allclose(inside, pcg(a, b).x, rtol=1e-6, atol=1e-8)
     fine = pcg(a, b, Wrong(1.0, FSAI()))
     assert fine.fell_back.tolist() == [False, False]
 

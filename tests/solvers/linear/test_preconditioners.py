@@ -219,6 +219,15 @@ def test_products_and_their_gradients():
     inputs = a.values.clone().requires_grad_(), draw(3, 25).requires_grad_()
     assert torch.autograd.gradcheck(product, inputs)
     assert torch.autograd.gradgradcheck(product, inputs)
+    values, x = (part.detach() for part in inputs)
+    directions = draw(a.nnz, seed=3), draw(3, 25, seed=4)
+    tangent = torch.func.jvp(product, (values, x), directions)[1]
+    assert near(tangent, product(directions[0], x) + product(values, directions[1]))
+    many = torch.stack([x, 2 * x, -x])
+    assert near(torch.func.vmap(product, (None, 0))(values, many), torch.stack([product(values, y) for y in many]))
+    scaled = torch.stack([values, 3 * values])
+    assert near(torch.func.vmap(product, (0, None))(scaled, x), torch.stack([product(v, x) for v in scaled]))
+    assert near(torch.func.jacrev(product, 1)(values, x), torch.func.jacfwd(product, 1)(values, x))
 
 
 @pytest.mark.parametrize("preconditioner", [Jacobi(), SSOR(), IncompleteCholesky(), FSAI(), AlgebraicMultigrid()])

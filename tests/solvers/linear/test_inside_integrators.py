@@ -1,0 +1,157 @@
+"""Implicit steps of sparse systems: mass and Jacobian stored, conjugate gradients with preconditioners inside."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import expm_multiply, spsolve
+from torch import Tensor
+
+from sciml import PID, Grid, Solution, SolveError, Solver, solve
+from sciml.solvers import CG, GMRES, Dense, ImplicitEuler, Kvaerno5, Rodas5P, Term
+from sciml.solvers.linear import (
+    FSAI,
+    Aggregation,
+    Chebyshev,
+    DenseOperator,
+    IncompleteCholesky,
+    Jacobi,
+    LinearOperator,
+    Preconditioner,
+    Prepared,
+    ShiftedOperator,
+    SparseOperator,
+)
+from tests.solvers.linear.spd import diffusion, draw
+from tests.solvers.systems import DTYPE
+
+N = 6
+STIFFNESS = diffusion(N, 10.0) * 20.0
+MASS = diffusion(N, 1.0) * -0.05 + 1.2 * np.eye(N * N)  # positive definite, with neighbours, as of finite elements
+MASS = SparseOperator.from_scipy(MASS)
+
+
+class Heat(Term):
+    """M du/dt = -K u + sin(t), with both matrices stored."""
+
+    def __init__(self, stiffness: SparseOperator, mass: SparseOperator | None = MASS, stored: bool = True):
+        self.stiffness, self.inertia, self.stored = stiffness, mass, stored
+
+    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return t.sin() - self._matrix(args).matvec(y.reshape(1, -1)).reshape(y.shape)
+
+    def mass(self, args: tuple[Tensor, ...]) -> Tensor | LinearOperator | None:
+        return self.inertia if self.stored or self.inertia is None else self.inertia.dense()[0]
+
+    def jacobian(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> LinearOperator | None:
+        matrix = self._matrix(args)
+        return matrix.with_values(-matrix.compressed.values) if self.stored else None
+
+    def _matrix(self, args: tuple[Tensor, ...]) -> SparseOperator:
+        return self.stiffness.with_values(args[0]) if args else self.stiffness
+
+
+HEAT = SparseOperator.from_scipy(STIFFNESS)
+TOLERANCES = PID(rtol=1e-4, atol=1e-6)
+
+
+@cache
+def dense_one(stepper: type) -> Solution:
+    """The solution by dense matrices, whose entries differentiation finds."""
+    return solve(Heat(HEAT, stored=False), draw(N * N), 0.0, 0.5, Solver(stepper(linear=Dense()), TOLERANCES))
+
+
+SOLVERS = {
+    "plain": (Rodas5P, CG()),
+    "chebyshev": (Rodas5P, CG(Chebyshev())),
+    "factor": (Rodas5P, CG(IncompleteCholesky())),
+    "inverse": (Kvaerno5, CG(FSAI())),
+    "two levels": (Kvaerno5, CG(Aggregation(aggregates=torch.arange(N * N) // N))),
+    "gmres": (Kvaerno5, GMRES()),
+    "gmres from the right": (Kvaerno5, GMRES(preconditioner=Jacobi())),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solution_is_that_with_dense_matrices(name: str):
+    stepper, linear = SOLVERS[name]
+    found, dense = (
+        solve(Heat(HEAT), draw(N * N), 0.0, 0.5, Solver(stepper(linear=linear), TOLERANCES)),
+        dense_one(stepper),
+    )
+    assert (found.ys - dense.ys).abs().max() < 1e-4 * (1 + dense.ys.abs().max())  # a unit of the tolerance
+    assert found.stats.accepted == dense.stats.accepted
+
+
+def test_solution_is_the_exponential():
+    y0 = draw(N * N)
+
+    class Still(Heat):
+        def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return super().drift(0 * t, y, args)
+
+    rate = -spsolve(MASS.to_scipy().tocsc(), STIFFNESS.tocsc())
+    exact = torch.from_numpy(expm_multiply(rate * 0.3, y0.numpy()))
+    found = solve(Still(HEAT), y0, 0.0, 0.3, Solver(Kvaerno5(linear=CG(FSAI())), PID(rtol=1e-7, atol=1e-9)))
+    assert (found.ys - exact).abs().max() < 1e-5  # a hundred tolerances
+
+
+def test_gradient_through_implicit_steps():
+    """To the entries of the stiffness, symmetric, and to the initial state."""
+    small = SparseOperator.from_scipy(diffusion(3, 5.0))
+    up = small.compressed.turned[2]
+    solver = Solver(ImplicitEuler(linear=CG(Jacobi(), rtol=1e-13), rtol=1e-12, atol=1e-13), Grid(n=3))
+
+    def end(values: Tensor, y0: Tensor) -> Tensor:
+        symmetric = (values + values[up]) / 2
+        return solve(Heat(small, None), y0, 0.0, 0.3, solver, args=(symmetric,)).ys
+
+    assert torch.autograd.gradcheck(end, (small.compressed.values.clone().requires_grad_(), draw(9).requires_grad_()))
+
+
+class Counting(Preconditioner):
+    """Counts set-ups and applications of another one."""
+
+    def __init__(self, inner: Preconditioner):
+        self.inner, self.setups, self.applications = inner, 0, 0
+
+    def setup(self, operator: LinearOperator) -> Prepared:
+        self.setups += 1
+        prepared, apply = self.inner.setup(operator), self.inner.setup(operator).apply
+
+        def counted(r: Tensor) -> Tensor:
+            self.applications += 1
+            return apply(r)
+
+        prepared.apply = counted  # pyrefly: ignore[bad-assignment]
+        return prepared
+
+
+def test_one_factor_serves_all_stages_of_a_step():
+    counting = Counting(FSAI())
+    found = solve(Heat(HEAT), draw(N * N), 0.0, 0.5, Solver(Kvaerno5(linear=CG(counting)), TOLERANCES))
+    trials = int(found.stats.accepted + found.stats.rejected)
+    assert counting.setups == trials
+    assert counting.applications > 6 * trials  # six implicit stages and the error's filter
+
+
+def test_indefinite_matrix_is_no_solution():
+    """du/dt = +K u: Newton's matrix of a long step is indefinite, which conjugate gradients must not pass over."""
+    grows = Heat(SparseOperator.from_scipy(-STIFFNESS), None)
+    with pytest.raises(SolveError, match="stage equations"):
+        solve(grows, draw(N * N), 0.0, 1.0, Solver(ImplicitEuler(linear=CG()), Grid(n=1)))
+
+
+def test_sum_of_sparse_matrices_is_stored_and_others_are_told():
+    a = ShiftedOperator(MASS, HEAT, 0.3)
+    assert torch.allclose(a.sparse().dense(), a.dense(), rtol=1e-13)
+    assert torch.allclose(a.diagonal(), a.dense().diagonal(dim1=-2, dim2=-1), rtol=1e-13)
+    none = ShiftedOperator(MASS, HEAT, torch.tensor(0.0, dtype=DTYPE))
+    assert torch.equal(none.sparse().dense()[0], torch.eye(N * N, dtype=DTYPE))
+    assert torch.equal(none.diagonal(), torch.ones(1, N * N, dtype=DTYPE))
+    assert MASS.filled().all()
+    with pytest.raises(TypeError, match="expected the entries of mass and Jacobian in SparseOperators"):
+        FSAI().setup(ShiftedOperator(None, DenseOperator(torch.eye(3)), 1.0))
+    with pytest.raises(ValueError, match="expected a Jacobian of shape"):
+        solve(Heat(HEAT, None), draw(N * N).reshape(N, N), 0.0, 1.0, Solver(Kvaerno5(rows=True), TOLERANCES))
