@@ -14,6 +14,7 @@ _WHERE = {
     "Observed": "trajectories",
     "OperatorData": "generate",
     "SplitData": "split",
+    "SystemSequence": "system_sequence",
     "TensorFields": "fields",
     "Trajectories": "trajectories",
     "TrajectoryData": "trajectories",

@@ -132,6 +132,11 @@ class TwoPhase(Coefficient):
         contrast: the ratio of the two values.
         correlation: length l of the field's covariance exp(-r^2 / 2 l^2), in edges of the cube.
         share: of the cube where a = contrast, on a fixed grid of 128 x 128 or 32 x 32 x 32 cells.
+
+    Example:
+        >>> a = TwoPhase(contrast=100.0, share=0.3).values((np.linspace(0, 1, 50),) * 2, dimension=2, seed=0)
+        >>> np.unique(a).tolist(), round(float((a > 1).mean()), 1)
+        ([1.0, 100.0], 0.3)
     """
 
     contrast: float = 1e3

@@ -36,7 +36,7 @@ class Discretisation(NamedTuple):
         return GaussianField(self.points.shape[1], correlation, seed, turn).at(self.places).ravel()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearSystem:
     """A x = b with a symmetric positive definite matrix.
 

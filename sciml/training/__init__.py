@@ -20,6 +20,7 @@ _WHERE = {
     "Muon": "muon",
     "PINNModule": "pinn",
     "RelativeL2": "losses",
+    "RelaxationModule": "relaxation",
     "RunFolder": "run_folder",
     "TrainingModule": "module",
     "relative_l2": "losses",

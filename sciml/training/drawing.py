@@ -4,8 +4,10 @@ import math
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy import ndarray
 from torch import Tensor
 
 from sciml.problems.equation import Plane
@@ -223,4 +225,29 @@ def draw_videos(rows: dict[str, Tensor], observed: int) -> Figure:
             for side in axes.spines.values():
                 side.set(visible=t < observed, color="C1", linewidth=2)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
+    return figure
+
+
+def draw_relaxation(grid: ndarray, counts: ndarray, dts: ndarray, learned: ndarray) -> Figure:
+    """Iterations over the relaxation parameter, and over the time step the best parameters beside the learned ones.
+
+    Args:
+        grid: parameters (d).
+        counts: iterations (n, d) of systems.
+        dts: their time steps (n).
+        learned: their learned parameters (n).
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.semilogy(grid, counts.mean(0), label="one for all systems")
+    found = np.array([row[grid == omega][0] for row, omega in zip(counts, learned, strict=True)])
+    for values, label, line in ((found, "learned", "C1-"), (counts.min(1), "best for each system", "k:")):
+        left.plot(grid[[0, -1]], [values.mean()] * 2, line, label=label)
+    left.set(xlabel="omega", ylabel="mean iterations")
+    left.legend()
+    right.plot(dts, grid[counts.argmin(1)], ".", color="0.6", label="best for each system")
+    order = dts.argsort()
+    right.plot(dts[order], learned[order], "C1", label="learned")
+    right.set(xlabel="time step", ylabel="omega", xscale="log" if dts.min() < dts.max() else "linear")
+    right.legend()
     return figure

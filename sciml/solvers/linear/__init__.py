@@ -11,9 +11,11 @@ _HOMES = {
     "free": ("FunctionOperator", "StencilOperator"),
     "incomplete": ("SSOR", "IncompleteCholesky"),
     "krylov": ("GMRES",),
+    "learned_omega": ("LearnedOmega",),
     "multigrid": ("AlgebraicMultigrid", "ThresholdCholesky"),
     "operator": ("DenseOperator", "LinearOperator", "ShiftedOperator", "jacobian"),
     "preconditioner": ("Jacobi", "Preconditioner", "Prepared"),
+    "relaxation": ("sor", "young_omega"),
     "solve": ("Dense", "LinearSolver"),
     "sparse": ("SparseOperator",),
 }

@@ -118,15 +118,15 @@ def pcg(
         (tensor([0.0909, 0.6364]), tensor([2]))
     """
     operator = as_operator(A)
-    rows = _rows("b", b, operator)
-    first = torch.zeros_like(rows) if x0 is None else _rows("x0", x0, operator)
+    rows = as_rows("b", b, operator)
+    first = torch.zeros_like(rows) if x0 is None else as_rows("x0", x0, operator)
     if first.shape != rows.shape:
         raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x0.shape)}")  # pyrefly: ignore
     solver = CG(M, rtol, atol, max_iter, check_every, flexible)
     with torch.no_grad():
         solution = solver.solve(operator, rows.detach(), first.detach())
     if throw:
-        _throw(solution, max_iter)
+        throw_failed(solution, max_iter)
     x = solution.x
     if torch.is_grad_enabled():
         x = attach(x, rows - operator.matvec(x), lambda x: operator, solver)
@@ -353,8 +353,13 @@ def check_symmetric(operator: LinearOperator) -> None:
     operator.__dict__["_symmetric"] = True
 
 
-def _rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
-    """A right-hand side or several of them as rows (m, n)."""
+def as_rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
+    """A right-hand side or several of them as rows (m, n).
+
+    Raises:
+        TypeError: it is no tensor of the operator's dtype.
+        ValueError: the shape does not fit.
+    """
     m, n, _ = operator.shape
     if not isinstance(b, Tensor) or b.dtype != operator.dtype:
         raise TypeError(f"{name}: expected a tensor of A's dtype {operator.dtype}, got {_kind(b)}")
@@ -364,8 +369,12 @@ def _rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
     return b.reshape(-1, n)
 
 
-def _throw(solution: LinearSolution, max_iter: int) -> None:
-    """Raise for the right-hand sides that were not solved."""
+def throw_failed(solution: LinearSolution, max_iter: int) -> None:
+    """Raise for the right-hand sides that were not solved.
+
+    Raises:
+        LinearSolveError: naming some of them, and the causes.
+    """
     failed = solution.status.nonzero().squeeze(-1)
     if not len(failed):
         return

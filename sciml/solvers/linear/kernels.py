@@ -154,3 +154,32 @@ def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: An
         for a in range(size):
             values[begin + a] = y[a]
     return -1
+
+
+def sweeps(
+    crow: Any, col: Any, values: Any, diagonal: Any, b: Any, x: Any, omega: float, target: Any, sizes: Any
+) -> None:
+    """Sweeps of successive over-relaxation on x until a residual is at its target (m) or not finite, or sizes are full.
+
+    Before each sweep the norm of the residual goes to ``sizes`` (m, k), which is filled up with the last one; one sweep
+    less than there are places.
+    """
+    for s in range(b.shape[0]):
+        for k in range(sizes.shape[1]):
+            total = 0.0
+            for i in range(b.shape[1]):
+                r = b[s, i]
+                for j in range(crow[i], crow[i + 1]):
+                    r -= values[j] * x[s, col[j]]
+                total += r * r
+            sizes[s, k] = np.sqrt(total)
+            if not target[s] < sizes[s, k] < np.inf:
+                for rest in range(k + 1, sizes.shape[1]):
+                    sizes[s, rest] = sizes[s, k]
+                break
+            if k + 1 < sizes.shape[1]:
+                for i in range(b.shape[1]):
+                    r = b[s, i]
+                    for j in range(crow[i], crow[i + 1]):
+                        r -= values[j] * x[s, col[j]]
+                    x[s, i] += omega * r / diagonal[i]
