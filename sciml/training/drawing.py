@@ -224,3 +224,17 @@ def draw_videos(rows: dict[str, Tensor], observed: int) -> Figure:
                 side.set(visible=t < observed, color="C1", linewidth=2)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
     return figure
+
+
+def draw_convergence(panels: dict[str, dict[str, Tensor]]) -> Figure:
+    """Norms of residuals (k) over iterations, relative to the first: a panel for each system, a curve for each name."""
+    columns = min(len(panels), 3)
+    lines = math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(1 + 3.6 * columns, 0.5 + 3 * lines), layout="constrained")
+    for number, (title, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        for label, norms in curves.items():
+            axes.semilogy(norms / norms[0], label=label)
+        axes.set(title=title, xlabel="iteration", ylabel="|r| / |r at start|")
+        axes.legend()
+    return figure
