@@ -20,6 +20,8 @@ _WHERE = {
     "LatentODE": "latent_ode",
     "LatentSDE": "latent_sde",
     "LatentVideo": "latent_video",
+    "LearnedPreconditioner": "learned_preconditioner",
+    "LearnedTwoLevel": "learned_two_level",
     "MLP": "mlp",
     "NeuralODE": "neural_ode",
     "NeuralSDE": "neural_sde",

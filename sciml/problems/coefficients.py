@@ -94,6 +94,18 @@ class Coefficient(ABC):
         """
 
 
+Range = float | tuple[float, float]
+
+
+def drawn(purpose: int, seed: int, **ranges: Range) -> list[float]:
+    """Each number itself, or one of its range, log-uniform by seed."""
+    random = generator(purpose, seed)
+    return [
+        math.exp(random.uniform(math.log(value[0]), math.log(value[1]))) if isinstance(value, tuple) else value
+        for value in ranges.values()
+    ]
+
+
 @dataclass(frozen=True)
 class Lognormal(Coefficient):
     """a = contrast^g with a Gaussian field g of mean 0 that is scaled to the range 1, so that max a = contrast min a.
@@ -101,8 +113,9 @@ class Lognormal(Coefficient):
     Mean and range of g are those on a fixed grid of the unit square (128 x 128) or cube (32 x 32 x 32).
 
     Args:
-        contrast: the ratio of the largest value to the least.
-        correlation: length l of the field's covariance exp(-r^2 / 2 l^2), in edges of the cube.
+        contrast: the ratio of the largest value to the least, or the least and the largest such ratio, between which
+            every seed draws its own, log-uniform.
+        correlation: length l of the field's covariance exp(-r^2 / 2 l^2), in edges of the cube, or a range of it.
 
     Example:
         >>> a = Lognormal(contrast=100.0).values(np.random.default_rng(0).random((5, 2)), dimension=2, seed=3)
@@ -110,8 +123,8 @@ class Lognormal(Coefficient):
         ((5,), True)
     """
 
-    contrast: float = 1e3
-    correlation: float = 0.08
+    contrast: Range = 1e3
+    correlation: Range = 0.08
 
     def __post_init__(self) -> None:
         """Refuse what is no contrast."""
@@ -119,9 +132,10 @@ class Lognormal(Coefficient):
 
     def values(self, places: Places, dimension: int, seed: int, turn: float = 0.0) -> ndarray:
         """The values at places."""
-        field = GaussianField(dimension, self.correlation, (0, seed), turn)
+        contrast, correlation = drawn(8, seed, contrast=self.contrast, correlation=self.correlation)
+        field = GaussianField(dimension, correlation, (0, seed), turn)
         sampled = field.sampled()
-        return self.contrast ** ((field.at(places) - sampled.mean()) / np.ptp(sampled))
+        return contrast ** ((field.at(places) - sampled.mean()) / np.ptp(sampled))
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,9 @@ class TwoPhase(Coefficient):
     """a = contrast where a Gaussian field is large, 1 elsewhere.
 
     Args:
-        contrast: the ratio of the two values.
-        correlation: length l of the field's covariance exp(-r^2 / 2 l^2), in edges of the cube.
+        contrast: the ratio of the two values, or the least and the largest such ratio, between which every seed draws
+            its own, log-uniform.
+        correlation: length l of the field's covariance exp(-r^2 / 2 l^2), in edges of the cube, or a range of it.
         share: of the cube where a = contrast, on a fixed grid of 128 x 128 or 32 x 32 x 32 cells.
 
     Example:
@@ -139,8 +154,8 @@ class TwoPhase(Coefficient):
         ([1.0, 100.0], 0.3)
     """
 
-    contrast: float = 1e3
-    correlation: float = 0.06
+    contrast: Range = 1e3
+    correlation: Range = 0.06
     share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -151,11 +166,13 @@ class TwoPhase(Coefficient):
 
     def values(self, places: Places, dimension: int, seed: int, turn: float = 0.0) -> ndarray:
         """The values at places."""
-        field = GaussianField(dimension, self.correlation, (0, seed), turn)
+        contrast, correlation = drawn(8, seed, contrast=self.contrast, correlation=self.correlation)
+        field = GaussianField(dimension, correlation, (0, seed), turn)
         bound = np.quantile(field.sampled(), 1 - self.share)
-        return np.where(field.at(places) > bound, self.contrast, 1.0)
+        return np.where(field.at(places) > bound, contrast, 1.0)
 
 
-def _check_contrast(contrast: float) -> None:
-    if not 0 < contrast < math.inf:
-        raise ValueError(f"contrast: expected a positive number, got {contrast}")
+def _check_contrast(contrast: Range) -> None:
+    values = contrast if isinstance(contrast, tuple) else (contrast,)
+    if not all(0 < value < math.inf for value in values) or list(values) != sorted(values):
+        raise ValueError(f"contrast: expected a positive number, or a least and a largest one, got {contrast}")

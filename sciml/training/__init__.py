@@ -19,10 +19,13 @@ _WHERE = {
     "OperatorModule": "operator",
     "Muon": "muon",
     "PINNModule": "pinn",
+    "PreconditionerLoss": "preconditioner_losses",
+    "PreconditionerModule": "preconditioner",
     "RelativeL2": "losses",
     "RelaxationModule": "relaxation",
     "RunFolder": "run_folder",
     "TrainingModule": "module",
+    "UnrolledPCG": "preconditioner_losses",
     "relative_l2": "losses",
 }
 

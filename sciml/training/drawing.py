@@ -250,4 +250,15 @@ def draw_relaxation(grid: ndarray, counts: ndarray, dts: ndarray, learned: ndarr
     right.plot(dts[order], learned[order], "C1", label="learned")
     right.set(xlabel="time step", ylabel="omega", xscale="log" if dts.min() < dts.max() else "linear")
     right.legend()
+def draw_convergence(panels: dict[str, dict[str, Tensor]]) -> Figure:
+    """Norms of residuals (k) over iterations, relative to the first: a panel for each system, a curve for each name."""
+    columns = min(len(panels), 3)
+    lines = math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(1 + 3.6 * columns, 0.5 + 3 * lines), layout="constrained")
+    for number, (title, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        for label, norms in curves.items():
+            axes.semilogy(norms / norms[0], label=label)
+        axes.set(title=title, xlabel="iteration", ylabel="|r| / |r at start|")
+        axes.legend()
     return figure

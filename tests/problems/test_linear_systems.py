@@ -209,6 +209,16 @@ def test_a_seed_is_one_function_on_every_mesh():
         assert not np.allclose(coefficient.values(points, 3, 4), coefficient.values(points, 3, 5))
 
 
+def test_contrast_of_a_range_is_a_function_of_the_seed_alone():
+    places = tuple((np.arange(m) + 0.5) / m for m in (64, 64))
+    coefficient = TwoPhase(contrast=(10.0, 1000.0), correlation=(0.05, 0.2))
+    drawn = [np.ptp(coefficient.values(places, 2, seed)) + 1 for seed in range(200)]
+    assert 10 <= min(drawn) < 15
+    assert 700 < max(drawn) <= 1000
+    assert abs(np.log10(drawn).mean() - 2) < 4 * (1 / 12 * 4 / 200) ** 0.5  # standard errors
+    assert np.ptp(coefficient.values(np.random.default_rng(0).random((500, 2)), 2, 7)) + 1 == drawn[7]
+
+
 def test_coefficients_have_contrast_share_and_covariance():
     """Covariances are the Gaussian ones with images in the walls; waves left out hold 1e-8."""
     axes = ((np.arange(128) + 0.5) / 128,) * 2
@@ -248,6 +258,7 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch):
         (lambda: FiniteElements(cells=4).system(0).aggregates(2), "expected a system on a grid"),
         (lambda: Diffusion().system(0).aggregates(0), "edge: expected a positive number"),
         (lambda: Lognormal(contrast=0.0), "contrast: expected a positive number"),
+        (lambda: TwoPhase(contrast=(10.0, 2.0)), "contrast: expected a positive number, or a least and a largest"),
         (lambda: TwoPhase(share=1.0), "share: expected a number between 0 and 1"),
         (lambda: Lognormal(correlation=0.0).values(np.zeros((1, 2)), 2, 0), "correlation: expected a length"),
         (lambda: Heat(dt=0.0), "dt: expected a positive step"),

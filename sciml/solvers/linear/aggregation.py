@@ -8,6 +8,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from sciml.solvers.linear import kernels
 from sciml.solvers.linear.approximate_inverse import FSAI
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, stored
@@ -49,6 +50,33 @@ class Coarse:
         return self.z.product(torch.from_numpy(np.ascontiguousarray(found.T)).to(r))
 
 
+class DenseCoarse:
+    """The coarse space with dense matrices, differentiable in the entries of A and Z; for small systems.
+
+    Args:
+        a: the matrix.
+        z: Z (n, c).
+    """
+
+    def __init__(self, a: Compressed, z: Compressed):
+        self.z = z.dense()
+        self.az = a.product(self.z.mT).mT
+        self.factor = torch.linalg.cholesky(self.z.mT @ self.az)
+        self.nnz = self.z.numel()
+
+    def restrict(self, r: Tensor) -> Tensor:
+        """Z^T r (m, c)."""
+        return r @ self.z
+
+    def image(self, x: Tensor) -> Tensor:
+        """Z^T A x (m, c)."""
+        return x @ self.az
+
+    def solve(self, r: Tensor) -> Tensor:
+        """Z (Z^T A Z)^-1 r (m, n) for coarse vectors r (m, c)."""
+        return torch.cholesky_solve(r.mT, self.factor).mT @ self.z.mT
+
+
 class TwoLevel(Prepared):
     """M r = z + Q (r - A z) with z = S r, the smoother's, and Q = Z (Z^T A Z)^-1 Z^T: the A-DEF2 form.
 
@@ -59,7 +87,7 @@ class TwoLevel(Prepared):
         J. M. Tang, R. Nabben, C. Vuik, Y. A. Erlangga, J. Sci. Comput. 39 (2009), doi:10.1007/s10915-009-9272-6.
     """
 
-    def __init__(self, smoother: Prepared, coarse: Coarse):
+    def __init__(self, smoother: Prepared, coarse: Coarse | DenseCoarse):
         self.smoother, self.coarse = smoother, coarse
         self.dtype = smoother.dtype
         self.nnz = smoother.nnz + coarse.nnz
@@ -103,9 +131,7 @@ class Aggregation(Preconditioner):
         """
         a = stored(operator, "Aggregation")
         aggregates = pairwise(a, self.doublings) if self.aggregates is None else self.aggregates
-        z = constant(a.compressed, aggregates)
-        if self.damping:
-            z = smoothed(a.compressed, z, self.damping)
+        z = soft(a.compressed, aggregates, self.damping)
         return TwoLevel((self.smoother or FSAI()).setup(a), Coarse(a.compressed, z))
 
 
@@ -123,6 +149,23 @@ def constant(a: Compressed, aggregates: Tensor) -> Compressed:
         raise ValueError("aggregates: expected every number from 0 to the largest, some are missing")
     crow = torch.arange(n + 1, dtype=torch.int32, device=aggregates.device)
     return Compressed(crow, aggregates.int(), torch.ones_like(a.values[:1]).expand(n).contiguous(), len(counts))
+
+
+def soft(a: Compressed, aggregates: Tensor, damping: float) -> Compressed:
+    """Z (n, c) of aggregates (n) after a damped Jacobi sweep; without damping they stay as they are.
+
+    Raises:
+        ValueError: they are not n numbers from 0 on without gaps.
+    """
+    z = constant(a, aggregates)
+    if not damping:
+        return z
+    if a.values.device.type != "cpu" or not kernels.available():
+        return smoothed(a, z, damping)
+    crow, col, values = torch.empty_like(a.crow), torch.empty_like(a.col), torch.empty_like(a.values)
+    numbers = (a.crow, a.col, a.values, z.col, float(damping), crow, col, values)
+    end = kernels.call(kernels.soft_aggregates, *numbers)
+    return Compressed(crow, col[:end], values[:end], z.size[1])
 
 
 def smoothed(a: Compressed, z: Compressed, damping: float) -> Compressed:

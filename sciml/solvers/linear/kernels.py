@@ -18,24 +18,31 @@ def available() -> bool:
     return find_spec("numba") is not None
 
 
-def call(kernel: Callable[..., Any], *arguments: Any) -> Any:
+def call(kernel: Callable[..., Any], *arguments: Any, reorder: bool = False) -> Any:
     """Run a kernel on tensors, which it sees as arrays of the same memory.
+
+    Args:
+        kernel: the function.
+        arguments: its own.
+        reorder: whether sums may be taken in another order, several terms at a time.
 
     Raises:
         ImportError: numba is not installed.
     """
-    return _compiled(kernel)(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments))
+    return _compiled(kernel, reorder)(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments))
 
 
 @cache
-def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(kernel: Callable[..., Any], reorder: bool) -> Callable[..., Any]:
     try:
         import numba
     except ImportError as error:
         raise ImportError(
             f"{kernel.__name__} on a CPU needs numba; install it with: pip install 'sciml-torch[amg]'"
         ) from error
-    return numba.njit(kernel, cache=True, nogil=True, error_model="numpy")
+    return numba.njit(
+        kernel, cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"} if reorder else False
+    )
 
 
 def forward(crow: Any, col: Any, values: Any, b: Any, x: Any) -> None:
@@ -183,3 +190,33 @@ def sweeps(
                     for j in range(crow[i], crow[i + 1]):
                         r -= values[j] * x[s, col[j]]
                     x[s, i] += omega * r / diagonal[i]
+def soft_aggregates(
+    crow: Any, col: Any, values: Any, aggregates: Any, damping: float, z_crow: Any, z_col: Any, z_values: Any
+) -> int:
+    """Z of aggregates after a damped Jacobi sweep with A less its row sums; the number of its entries."""
+    end = 0
+    z_crow[0] = 0
+    for i in range(crow.shape[0] - 1):
+        total = 0.0
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] != i:
+                total += values[k]
+        begin = end
+        z_col[end], z_values[end] = aggregates[i], 1.0 if total == 0 else 1 - damping
+        end += 1
+        factor = -damping if total == 0 else damping / total
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] == i:
+                continue
+            wanted, q = aggregates[col[k]], begin
+            while q < end and z_col[q] < wanted:
+                q += 1
+            if q < end and z_col[q] == wanted:
+                z_values[q] += factor * values[k]
+                continue
+            for p in range(end, q, -1):
+                z_col[p], z_values[p] = z_col[p - 1], z_values[p - 1]
+            z_col[q], z_values[q] = wanted, factor * values[k]
+            end += 1
+        z_crow[i + 1] = end
+    return end

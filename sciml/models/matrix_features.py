@@ -1,0 +1,166 @@
+"""What a network sees of a symmetric positive definite matrix and of aggregates of its unknowns: numbers without units.
+
+The matrix is scaled to a diagonal of ones, so that a multiple of it looks the same.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from sciml.models import two_level_kernels
+from sciml.solvers.linear import kernels
+from sciml.solvers.linear.aggregation import soft
+from sciml.solvers.linear.approximate_inverse import approximate_inverse
+from sciml.solvers.linear.preconditioner import positive
+from sciml.solvers.linear.sparse import Compressed, SparseOperator
+
+NODES, EDGES, PAIRS = 6, 4, 3  # numbers of each
+DAMPING = 2 / 3  # of the sweep that the coarse vectors start from
+DESCENT = 0.6  # length of the step in which they then lose energy
+
+
+class MatrixFeatures(NamedTuple):
+    """A matrix A (n, n), what a two-level preconditioner starts from, and the features of its parts.
+
+    Nodes are unknowns, edges the m entries of A below its diagonal in compressed rows, pairs the p entries of Z.
+
+    Attributes:
+        a: A.
+        scale: one over the root of A's diagonal (n).
+        g: G of `FSAI` for the scaled matrix, lower triangular.
+        z: coarse vectors (n, c), rows of which sum to 1: smoothed aggregates after a step down their energy.
+        share: sizes of Z's entries before that step, relative to the sum of their row (p).
+        row: the larger unknown of each edge (m).
+        col: the smaller one (m).
+        nodes: (n, 6): row sum of A; sum of squares, share inside the aggregate, and largest of the couplings; their
+            number; the entry of G.
+        edges: (m, 4): the coupling, the entry of G, whether both ends are of one aggregate, contrast of the diagonal.
+        pairs: (p, 3): the entry of Z before the step, whether the aggregate is the unknown's own, and the step.
+    """
+
+    a: Compressed
+    scale: Tensor
+    g: Compressed
+    z: Compressed
+    share: Tensor
+    row: Tensor
+    col: Tensor
+    nodes: Tensor
+    edges: Tensor
+    pairs: Tensor
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Where the diagonal stands in G (n)."""
+        return self.g.crow[1:].long() - 1
+
+    @property
+    def left(self) -> Tensor:
+        """Where the edges stand in G (m)."""
+        return torch.ones_like(self.g.col, dtype=torch.bool).index_fill_(0, self.diagonal, False).nonzero()[:, 0]
+
+
+def matrix_features(operator: SparseOperator, aggregates: Tensor, dtype: torch.dtype = torch.float32) -> MatrixFeatures:
+    """Look at a matrix.
+
+    Args:
+        operator: A.
+        aggregates: (n) the aggregate of each unknown, numbered from 0 without gaps.
+        dtype: of the features.
+
+    Raises:
+        ValueError: A is not positive definite, or the aggregates are not such numbers.
+    """
+    a, d = operator.compressed, operator.diagonal()[0].detach()
+    a = a.with_values(a.values.detach())
+    positive(d, "a learned preconditioner")
+    scale = d.rsqrt()
+    g = approximate_inverse(a)
+    g = g.with_values(g.values / scale[g.col.long()])
+    start = soft(a, aggregates, DAMPING)
+    compiled = d.device.type == "cpu" and kernels.available()
+    nodes, edges, row, col = (_look if compiled else _look_by_torch)(a, aggregates, g, scale, dtype)
+    z, share, pairs = (_descend if compiled else _descend_by_scipy)(a, aggregates, start, dtype)
+    return MatrixFeatures(a, scale, g, z, share, row, col, nodes, edges, pairs)
+
+
+def _look(
+    a: Compressed, aggregates: Tensor, g: Compressed, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, m = a.size[0], g.nnz - a.size[0]
+    row, col = torch.empty(m, dtype=torch.int64), torch.empty(m, dtype=torch.int64)
+    nodes, edges = torch.empty(n, NODES, dtype=dtype), torch.empty(m, EDGES, dtype=dtype)
+    given = (a.crow, a.col, a.values, aggregates, g.crow, g.values, scale)
+    kernels.call(two_level_kernels.look, *given, row, col, nodes, edges)
+    return nodes, edges, row, col
+
+
+def _look_by_torch(
+    a: Compressed, aggregates: Tensor, g: Compressed, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row, col, n = a.row, a.col.long(), a.size[0]
+    scaled = a.values * scale[row] * scale[col]
+    same = aggregates[row] == aggregates[col]
+    coupling, ones = scaled.abs() * (row != col), (row != col).to(scaled.dtype)
+
+    def total(x: Tensor) -> Tensor:
+        return x.new_zeros(n).index_add(0, row, x)
+
+    couplings = total(coupling)
+    inside = total(coupling * same) / torch.where(couplings > 0, couplings, 1)
+    nodes = (
+        total(a.values) * scale**2,
+        4 * total(coupling**2) - 1,
+        2 * inside - 1,
+        coupling.new_zeros(n).scatter_reduce(0, row, coupling, "amax"),
+        4 / total(ones).clamp(min=1) - 1,
+        g.values[g.crow[1:].long() - 1] - 1,
+    )
+    below = torch.nonzero(col < row).squeeze(-1)
+    row, col, d = row[below], col[below], scale**-2
+    entries = g.values[torch.nonzero(g.row != g.col).squeeze(-1)]
+    contrast = (d[row] - d[col]) / (d[row] + d[col])
+    edges = (4 * scaled[below], 4 * entries, 2 * same[below].to(d.dtype) - 1, contrast)
+    return torch.stack(nodes, -1).to(dtype), torch.stack(edges, -1).to(dtype), row, col
+
+
+def _descend(
+    a: Compressed, aggregates: Tensor, start: Compressed, dtype: torch.dtype
+) -> tuple[Compressed, Tensor, Tensor]:
+    values, share = torch.empty_like(start.values), torch.empty_like(start.values)
+    row, pairs = torch.empty(start.nnz, dtype=torch.int64), torch.empty(start.nnz, PAIRS, dtype=dtype)
+    given = (a.crow, a.col, a.values, aggregates, start.crow, start.col, start.values, DESCENT)
+    kernels.call(two_level_kernels.descend, *given, values, share, row, pairs)
+    z = start.with_values(values)
+    z.__dict__["row"] = row
+    return z, share, pairs
+
+
+def _descend_by_scipy(
+    a: Compressed, aggregates: Tensor, start: Compressed, dtype: torch.dtype
+) -> tuple[Compressed, Tensor, Tensor]:
+    """The step goes along -D^-1 A Z, without A's row sums, less its mean in each row, so that rows still sum to 1.
+
+    Reference:
+        J. Mandel, M. Brezina, P. Vanek, Computing 62 (1999), doi:10.1007/s006070050022 (energy); L. N. Olson, J. B.
+        Schroder, R. S. Tuminaro, SIAM J. Sci. Comput. 33 (2011), doi:10.1137/100803031 (on a pattern).
+    """
+    matrix, z, row = a.to_scipy(), start.to_scipy(), start.row
+    couplings = matrix - sparse.diags(np.asarray(matrix.sum(1)).ravel())
+    pattern = sparse.csr_matrix((np.ones_like(z.data), z.indices, z.indptr), z.shape)
+    image = start.values.new_zeros(start.nnz)
+    found = Compressed.from_scipy((sparse.diags(1 / matrix.diagonal()) @ couplings @ z).multiply(pattern))
+    keys = (c.row.cpu() * start.size[1] + c.col.cpu() for c in (start, found))
+    image[torch.searchsorted(*keys).to(image.device)] = found.values.to(image)
+
+    def total(x: Tensor) -> Tensor:
+        return x.new_zeros(a.size[0]).index_add(0, row, x)
+
+    step = image - (total(image) / total(torch.ones_like(image)))[row]
+    size = start.values.abs()
+    own = 2 * (start.col == aggregates[row]).to(image.dtype) - 1
+    pairs = torch.stack([start.values, own, step], -1).to(dtype)
+    return start.with_values(start.values - DESCENT * step), size / total(size)[row], pairs

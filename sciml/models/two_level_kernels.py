@@ -1,0 +1,163 @@
+"""Loops over matrices and graphs for `LearnedTwoLevel`: compiled by numba, for a CPU.
+
+Matrices are in compressed rows, vectors of a node, an edge or a pair in rows. What is written comes last.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def look(
+    crow: Any,
+    col: Any,
+    values: Any,
+    aggregates: Any,
+    g_crow: Any,
+    g: Any,
+    scale: Any,
+    row_of: Any,
+    col_of: Any,
+    nodes: Any,
+    edges: Any,
+) -> None:
+    """Ends and features of the edges, features of the nodes; g: entries of G for the scaled matrix."""
+    e = 0
+    for i in range(crow.shape[0] - 1):
+        total = squares = couplings = inside = largest = 0.0
+        at, count = g_crow[i], 0
+        for k in range(crow[i], crow[i + 1]):
+            j, value = col[k], values[k]
+            total += value
+            if j == i:
+                continue
+            scaled = value * scale[i] * scale[j]
+            size, same = abs(scaled), aggregates[i] == aggregates[j]
+            squares += size * size
+            couplings += size
+            inside += size if same else 0.0
+            largest = max(largest, size)
+            count += 1
+            if j < i:
+                row_of[e], col_of[e] = i, j
+                edges[e, 0], edges[e, 1], edges[e, 2] = 4 * scaled, 4 * g[at], 1.0 if same else -1.0
+                a, b = scale[j] * scale[j], scale[i] * scale[i]
+                edges[e, 3] = (a - b) / (a + b)
+                e += 1
+                at += 1
+        nodes[i, 0] = total * scale[i] * scale[i]
+        nodes[i, 1] = 4 * squares - 1
+        nodes[i, 2] = 2 * inside / couplings - 1 if couplings > 0 else -1.0
+        nodes[i, 3] = largest
+        nodes[i, 4] = 4 / max(count, 1) - 1
+        nodes[i, 5] = g[g_crow[i + 1] - 1] - 1
+
+
+def descend(
+    crow: Any,
+    col: Any,
+    values: Any,
+    aggregates: Any,
+    z_crow: Any,
+    z_col: Any,
+    start: Any,
+    length: float,
+    z: Any,
+    share: Any,
+    row_of: Any,
+    pairs: Any,
+) -> None:
+    """A step from the coarse vectors ``start`` down their energy, within their pattern; features of the pairs."""
+    image = np.empty(z_crow.shape[0], start.dtype)
+    for i in range(crow.shape[0] - 1):
+        begin, end = z_crow[i], z_crow[i + 1]
+        total = diagonal = 0.0
+        for k in range(crow[i], crow[i + 1]):
+            total += values[k]
+            if col[k] == i:
+                diagonal = values[k]
+        for p in range(end - begin):
+            image[p] = 0
+        for k in range(crow[i], crow[i + 1]):
+            j, p = col[k], begin
+            value = values[k] - total if j == i else values[k]
+            for q in range(z_crow[j], z_crow[j + 1]):
+                while p < end and z_col[p] < z_col[q]:
+                    p += 1
+                if p < end and z_col[p] == z_col[q]:
+                    image[p - begin] += value * start[q]
+        mean = size = 0.0
+        for p in range(begin, end):
+            mean += image[p - begin]
+            size += abs(start[p])
+        mean /= end - begin
+        for p in range(begin, end):
+            step = (image[p - begin] - mean) / diagonal
+            z[p] = start[p] - length * step
+            share[p] = abs(start[p]) / size
+            row_of[p] = i
+            pairs[p, 0], pairs[p, 1], pairs[p, 2] = start[p], 1.0 if z_col[p] == aggregates[i] else -1.0, step
+
+
+def messages(row_of: Any, col_of: Any, edges: Any, weight: Any, bias: Any, ends: Any, heard: Any) -> None:
+    """Adds to each node what its edges say: (n, width) from ends (n, 2 width)."""
+    width = heard.shape[1]
+    word = np.empty(width, heard.dtype)
+    for e in range(edges.shape[0]):
+        i, j = row_of[e], col_of[e]
+        a, b, c, d = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
+        for h in range(width):
+            word[h] = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h] + d * weight[3, h]
+        for h in range(width):
+            heard[i, h] += max(word[h] + ends[i, h] + ends[j, width + h], 0)
+        for h in range(width):
+            heard[j, h] += max(word[h] + ends[j, h] + ends[i, width + h], 0)
+
+
+def edge_head(
+    row_of: Any, col_of: Any, edges: Any, weight: Any, bias: Any, ends: Any, out: Any, width: int, raw: Any
+) -> None:
+    """The network's number of each edge; ends (n, 3 width + 1) have the row's part first, then the column's."""
+    for e in range(edges.shape[0]):
+        i, j = row_of[e], col_of[e]
+        a, b, c, d = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
+        total = np.float32(0)
+        for h in range(width):
+            word = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h] + d * weight[3, h]
+            total += out[h] * max(word + ends[i, h] + ends[j, width + h], np.float32(0))
+        raw[e] = total
+
+
+def pair_head(row_of: Any, pairs: Any, weight: Any, bias: Any, ends: Any, out: Any, width: int, raw: Any) -> None:
+    """The network's number of each pair; ends (n, 3 width + 1) have its part third."""
+    for p in range(pairs.shape[0]):
+        i = row_of[p]
+        a, b, c = pairs[p, 0], pairs[p, 1], pairs[p, 2]
+        total = np.float32(0)
+        for h in range(width):
+            word = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h]
+            total += out[h] * max(word + ends[i, 2 * width + h], np.float32(0))
+        raw[p] = total
+
+
+def correct(
+    g_crow: Any, g_col: Any, g: Any, scale: Any, edges: Any, edge: Any, node: Any, node_size: float, out: Any
+) -> None:
+    """G of the matrix: the entries for the scaled one with bounded corrections, scaled back."""
+    e = 0
+    for i in range(g_crow.shape[0] - 1):
+        last = g_crow[i + 1] - 1
+        for k in range(g_crow[i], last):
+            out[k] = (g[k] + abs(edges[e, 0]) / 4 * edge[e]) * scale[g_col[k]]
+            e += 1
+        out[last] = (g[last] + node_size * node[i]) * scale[i]
+
+
+def correct_coarse(z_crow: Any, z: Any, share: Any, pair: Any, size: float, out: Any) -> None:
+    """Z with bounded corrections that sum to 0 in every row."""
+    for i in range(z_crow.shape[0] - 1):
+        surplus = 0.0
+        for p in range(z_crow[i], z_crow[i + 1]):
+            surplus += share[p] * pair[p]
+        for p in range(z_crow[i], z_crow[i + 1]):
+            out[p] = z[p] + size * share[p] * (pair[p] - surplus)
