@@ -85,17 +85,13 @@ class LearnedFactor(LearnedPreconditioner):
         self.up = nn.ModuleList(_mlp(3 * width, width, width) for _ in range(rounds))
         self.down = nn.ModuleList(_mlp(3 * width, width, width) for _ in range(rounds))
         self.keep = nn.ModuleList(_mlp(3 * width, width, width) for _ in range(rounds))
-        self.edge_out, self.node_out = _mlp(3 * width, width, 1), _mlp(width, width, 1)
-        with torch.no_grad():
-            for net in (self.edge_out, self.node_out):
-                net[-1].weight.mul_(START)
-                net[-1].bias.zero_()
+        self.edge_out, self.node_out = _mlp(3 * width, width, 1, START), _mlp(width, width, 1, START)
 
     def look(self, operator: SparseOperator, aggregates: Tensor | None) -> FactorFeatures:
         """The graph, and the base."""
         d = operator.diagonal()[0].detach()
         positive(d, "a learned preconditioner")
-        root, dtype = d.sqrt(), self.node_out[-1].weight.dtype
+        root, dtype = d.sqrt(), next(self.parameters()).dtype
         a = operator.compressed
         row, col = a.row, a.col.long()
         scaled = SparseOperator(a.with_values(a.values.detach() / (root[row] * root[col])))
@@ -147,5 +143,10 @@ class LearnedFactor(LearnedPreconditioner):
         return {"ic": IncompleteCholesky(), "mic": IncompleteCholesky(MODIFIED)}
 
 
-def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, outputs))
+def _mlp(inputs: int, width: int, outputs: int, size: float = 1.0) -> nn.Sequential:
+    """One hidden layer; the last one's weights start with a size relative to torch's own."""
+    last = nn.Linear(width, outputs)
+    with torch.no_grad():
+        last.weight.mul_(size)
+        last.bias.mul_(size)
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
