@@ -15,7 +15,7 @@ Base = Literal["matrix", "ic", "mic"]
 
 NODES, EDGES = 3, 2  # numbers of features
 MODIFIED = 0.99  # of MIC(0)
-LARGEST = 2.0  # logarithm of a correction
+LARGEST = 1.0  # logarithm of a correction
 START = 0.1  # weights of the last layers, relative to torch's own: the network begins near its base
 
 
@@ -50,7 +50,7 @@ class LearnedFactor(LearnedPreconditioner):
     """M = (L L^T)^-1 with L on the pattern of A's lower triangle, made by a graph neural network.
 
     The network passes messages along the couplings, other ones to the larger and to the smaller unknown, since a factor
-    depends on the order of the unknowns, and multiplies each entry of a base by a number in [e^-2, e^2]: M is symmetric
+    depends on the order of the unknowns, and multiplies each entry of a base by a number in [1 / e, e]: M is symmetric
     positive definite whatever the weights. Iterations grow with the size of a system, as those of every such factor,
     and a network may serve systems badly that are unlike those it has seen; then IC(0) takes over.
 
