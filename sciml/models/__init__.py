@@ -21,6 +21,7 @@ _WHERE = {
     "LatentSDE": "latent_sde",
     "LatentVideo": "latent_video",
     "LearnedPreconditioner": "learned_preconditioner",
+    "LearnedFactor": "learned_factor",
     "LearnedTwoLevel": "learned_two_level",
     "MLP": "mlp",
     "NeuralODE": "neural_ode",

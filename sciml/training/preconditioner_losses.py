@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from sciml.solvers.linear import LinearOperator, Prepared
+from sciml.solvers.linear.incomplete import Factored
 
 SHARP = 10.0  # how closely the rate that the logarithm takes follows the true one, which may be negative
 
@@ -45,6 +46,48 @@ class UnrolledPCG(PreconditionerLoss):
         """A number; solutions have no say."""
         rate = reduction(operator, prepared, b, self.iterations)
         return -torch.log(softplus(SHARP * rate) / SHARP)
+
+
+class SolutionWeighted(PreconditionerLoss):
+    """The mean of |M^-1 x - b|^2 / |b|^2 over solved systems A x = b, for preconditioners M = (L L^T)^-1.
+
+    It weighs the error L L^T - A by where the solutions are.
+
+    Reference:
+        Y. Li et al., ICML 2023, arXiv:2305.16368, the loss with inductive bias.
+    """
+
+    def forward(self, operator: LinearOperator, prepared: Prepared, b: Tensor, x: Tensor | None) -> Tensor:
+        """A number.
+
+        Raises:
+            ValueError: no solutions are given.
+        """
+        if x is None:
+            raise ValueError("x: SolutionWeighted expects solutions; set the data's solutions to true")
+        return (_square(factored(prepared).inverse(x) - b) / _square(b)).mean()
+
+
+class Frobenius(PreconditionerLoss):
+    """The Frobenius norm of L L^T - A, squared, over the number of unknowns, estimated by the right-hand sides.
+
+    These have to be white noise w: the mean of |(L L^T - A) w|^2 / |w|^2 is without bias.
+    """
+
+    def forward(self, operator: LinearOperator, prepared: Prepared, b: Tensor, x: Tensor | None = None) -> Tensor:
+        """A number; solutions have no say."""
+        return (_square(factored(prepared).inverse(b) - operator.matvec(b)) / _square(b)).mean()
+
+
+def factored(prepared: Prepared) -> Factored:
+    """The preconditioner as a factor.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(prepared, Factored):
+        raise TypeError(f"loss: expected a model that makes factors, as LearnedFactor, got {type(prepared).__name__}")
+    return prepared
 
 
 def reduction(operator: LinearOperator, prepared: Prepared, b: Tensor, iterations: int) -> Tensor:

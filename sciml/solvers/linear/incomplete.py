@@ -30,6 +30,11 @@ class Factored(Prepared):
         """Two triangular solves."""
         return self.lower.solve(self.lower.solve(r), transposed=True)
 
+    def inverse(self, x: Tensor) -> Tensor:
+        """What it is the solution for: L L^T x for vectors (m, n)."""
+        lower = self.lower.compressed
+        return lower.product(lower.transpose().product(x))
+
 
 @dataclass(frozen=True)
 class IncompleteCholesky(Preconditioner):
