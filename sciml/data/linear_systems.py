@@ -127,7 +127,8 @@ class Systems(Dataset[list[Example]]):
         seed = derive_seed(self.seed, f"systems, {self.part}, {name}", number) % SEEDS
         system = source.draw(seed, scale)
         b = system.draw(self.count, seed, self.correlation)
-        x = splu(system.matrix.tocsc()).solve(b.T).T.copy() if self.solutions else None
+        solved = self.solutions and scale in (None, 1)  # losses are of these
+        x = splu(system.matrix.tocsc()).solve(b.T).T.copy() if solved else None
         example = Example(
             f"{self.part} {i}",
             name,
@@ -154,7 +155,7 @@ class LinearSystems(lightning.LightningDataModule):
         scales: unknowns of systems to judge by, relative to the smallest ones for training.
         right_hand_sides: of each system.
         correlation: length of the Gaussian fields that right-hand sides are; None for white noise.
-        solutions: whether examples have solutions, by a direct solver.
+        solutions: whether examples of the training size have solutions, by a direct solver.
         batch_size: systems per training step.
         data_seed: seed of the systems, apart from the seed of the training.
 

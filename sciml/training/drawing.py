@@ -250,6 +250,9 @@ def draw_relaxation(grid: ndarray, counts: ndarray, dts: ndarray, learned: ndarr
     right.plot(dts[order], learned[order], "C1", label="learned")
     right.set(xlabel="time step", ylabel="omega", xscale="log" if dts.min() < dts.max() else "linear")
     right.legend()
+    return figure
+
+
 def draw_convergence(panels: dict[str, dict[str, Tensor]]) -> Figure:
     """Norms of residuals (k) over iterations, relative to the first: a panel for each system, a curve for each name."""
     columns = min(len(panels), 3)

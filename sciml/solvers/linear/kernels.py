@@ -190,6 +190,8 @@ def sweeps(
                     for j in range(crow[i], crow[i + 1]):
                         r -= values[j] * x[s, col[j]]
                     x[s, i] += omega * r / diagonal[i]
+
+
 def soft_aggregates(
     crow: Any, col: Any, values: Any, aggregates: Any, damping: float, z_crow: Any, z_col: Any, z_values: Any
 ) -> int:
