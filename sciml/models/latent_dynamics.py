@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import softplus, softsign
 
 from sciml.models.latent import normal_divergence
 from sciml.models.latent_sde import CoordinateDiffusion
@@ -19,6 +20,7 @@ from sciml.solvers.term import Diffusive
 from sciml.typing import Args
 
 NARROW = 3.0  # so that a new control makes little of it
+NEAREST = 1 / 64  # share of an interval: closer to its end, a control takes all times for the same
 PACE = 5.0  # of the Hurst index under Adam, beside that of weights
 
 Noise = Literal["fractional", "brownian", "none"]
@@ -31,9 +33,11 @@ class LatentDynamics(nn.Module):
     or Brownian motion, or nothing: then paths differ by their start alone. A posterior has a normal start of its own,
     of z and, for kind I, of the numbers by which Z tells the past, and adds a control to the Brownian motion W behind
     B. The control sees z, Z and a context of each observation: between two observations that of the next one, and the
-    share of the time to it that has passed. It is affine in (z, Z), with gains that depend on the context, the share
-    and z: for a linear equation with normal observations the best one's form. It also makes the noise narrower, without
-    which steps as coarse as frames lose most of the bound (see `Controlled`).
+    inverse of the share of the way to it that is left, as which gains grow towards it. It is affine in (z, Z), with
+    gains that depend on these and on z: for a linear equation with normal observations the best one's form. Gains see
+    bounded values of z, so that the controlled drift grows no faster than z and Z: gains that grow with z make paths
+    explode, and with them a training. It also makes the noise narrower, without which steps as coarse as frames lose
+    most of the bound (see `Controlled`).
 
     Args:
         latent: number of coordinates of z.
@@ -203,10 +207,11 @@ class Control(nn.Module):
         """The control and the narrowing (b, latent) at states (b, n) of z and Z."""
         _, ts, contexts = args
         context, share, ruled = upcoming(t, ts, contexts)
-        seen = torch.cat([y[:, : self.latent], context, share.expand(len(y), 1)], 1)
+        near = 1 / (1 - share).clamp_min(NEAREST)
+        seen = torch.cat([softsign(y[:, : self.latent]), context, near.expand(len(y), 1)], 1)
         gains, offset, raw = self.head(self.net(seen)).split([self.latent * self.states, self.latent, self.latent], 1)
         u = offset - (gains.unflatten(1, (self.latent, self.states)) @ y[..., None])[..., 0]
-        return ruled * u, ruled * nn.functional.softplus(raw - NARROW)
+        return ruled * u, ruled * softplus(raw - NARROW)
 
 
 def upcoming(t: Tensor, ts: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
