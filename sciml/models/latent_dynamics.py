@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import softplus
 
 from sciml.models.latent import normal_divergence
 from sciml.models.latent_sde import CoordinateDiffusion
@@ -19,6 +20,8 @@ from sciml.solvers.term import Diffusive
 from sciml.typing import Args
 
 NARROW = 3.0  # so that a new control makes little of it
+NEAREST = 1 / 64  # share of an interval: closer to its end, a control takes all times for the same
+REACH = 4.0  # size of a latent state from which on gains may not grow with it
 PACE = 5.0  # of the Hurst index under Adam, beside that of weights
 
 Noise = Literal["fractional", "brownian", "none"]
@@ -31,9 +34,11 @@ class LatentDynamics(nn.Module):
     or Brownian motion, or nothing: then paths differ by their start alone. A posterior has a normal start of its own,
     of z and, for kind I, of the numbers by which Z tells the past, and adds a control to the Brownian motion W behind
     B. The control sees z, Z and a context of each observation: between two observations that of the next one, and the
-    share of the time to it that has passed. It is affine in (z, Z), with gains that depend on the context, the share
-    and z: for a linear equation with normal observations the best one's form. It also makes the noise narrower, without
-    which steps as coarse as frames lose most of the bound (see `Controlled`).
+    inverse of the share of the way to it that is left, as which gains grow towards it. It is affine in (z, Z), with
+    gains that depend on these and on z: for a linear equation with normal observations the best one's form. Far out
+    (z, Z) enter in proportion to 1 / |z|, so that the control grows no faster than z and Z although gains grow too:
+    one that grows with the square makes paths explode, and with them a training. It also makes the noise narrower,
+    without which steps as coarse as frames lose most of the bound (see `Controlled`).
 
     Args:
         latent: number of coordinates of z.
@@ -185,8 +190,9 @@ class Equation(nn.Module, Diffusive):
 
 
 class Control(nn.Module):
-    """u = b - A (z, Z), and by how much the noise is narrowed; A, b from z and context. They start at 0, and near 0.
+    """u = b - A (z, Z) / (1 + |z / 4|^2)^(1/2), and by how much the noise is narrowed. They start at 0, and near 0.
 
+    A and b are a net's of z, the context and the inverse of the share that is left of an interval.
     ``args`` are the coefficients of the noise, the times (n) of the contexts and these, (b, n, k). The control of an
     interval reads the context of its end. After the last one there is none.
     """
@@ -203,10 +209,13 @@ class Control(nn.Module):
         """The control and the narrowing (b, latent) at states (b, n) of z and Z."""
         _, ts, contexts = args
         context, share, ruled = upcoming(t, ts, contexts)
-        seen = torch.cat([y[:, : self.latent], context, share.expand(len(y), 1)], 1)
+        near = 1 / (1 - share).clamp_min(NEAREST)
+        z = y[:, : self.latent]
+        y = y / (1 + (z / REACH).square().sum(1, keepdim=True)).sqrt()
+        seen = torch.cat([z, context, near.expand(len(y), 1)], 1)
         gains, offset, raw = self.head(self.net(seen)).split([self.latent * self.states, self.latent, self.latent], 1)
         u = offset - (gains.unflatten(1, (self.latent, self.states)) @ y[..., None])[..., 0]
-        return ruled * u, ruled * nn.functional.softplus(raw - NARROW)
+        return ruled * u, ruled * softplus(raw - NARROW)
 
 
 def upcoming(t: Tensor, ts: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,6 +60,19 @@ def test_context_is_that_of_the_next_observation_and_ends_with_the_last():
         assert torch.allclose(torch.cat([x.reshape(1) for x in found]), right, atol=1e-4)
 
 
+def test_control_grows_in_proportion_to_large_states_and_towards_an_observation():
+    """As a linear drift does: one that grows with the square of the state makes paths explode within the time."""
+    control, ts = lively(dynamics()).control, torch.tensor([0.0, 1.0])
+    assert control is not None
+    y, contexts = torch.randn(5, 12, generator=torch.Generator().manual_seed(1)), torch.zeros(5, 2, 4)
+    with torch.no_grad():
+        large, larger = (control(torch.tensor(0.0), size * y, ((), ts, contexts))[0] / size for size in (1e4, 1e6))
+        early, late, last = (control(torch.tensor(t), y, ((), ts, contexts))[0] for t in (0.0, 0.95, 1.0))
+    assert torch.allclose(large, larger, rtol=0.01, atol=0.01)
+    assert float(late.square().mean()) > 9 * float(early.square().mean())
+    assert not bool(last.any())
+
+
 @pytest.mark.parametrize("noise", ["fractional", "brownian"])
 def test_posterior_that_sees_the_first_times_goes_on_by_the_prior(noise: str):
     """What it diverges is what it has diverged at the last of them."""
