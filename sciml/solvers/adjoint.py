@@ -6,6 +6,7 @@ They agree to round-off, since all of them differentiate the same discrete solut
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, sqrt
 from typing import Any, Literal, NamedTuple
 
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 from sciml.solvers.event import values
 from sciml.solvers.fold import Writes
 from sciml.solvers.kicked import Kicked
-from sciml.solvers.march import March
+from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
-from sciml.solvers.stepper import Stepper
+from sciml.solvers.stepper import Interval, Stepper
 from sciml.solvers.term import FunctionTerm, expand
-from sciml.solvers.undo import kicked_back, undoing, undone
+from sciml.solvers.undo import kicked_back, pulled, undoing, undone
 from sciml.typing import Number
 
 
@@ -166,9 +167,11 @@ class _Replay(torch.autograd.Function):
         frozen, fired = mesh._replace(theta=theta.detach()), mesh.fired()
         leaves = [x.detach().requires_grad_(need) for x, need in zip(rest[:count], needs[1:], strict=False)]
         inner, others = like.with_leaves(leaves), (*needs[:4], *needs[4 + len(like.args) : 1 + count])  # than args
-        if every == 0 and isinstance(march.stepper, Kicked) and len(theta) > 1 and not (march.folds or any(others)):
+        linear = all(fold.linear(march.stepper) for fold in march.folds)
+        if every == 0 and isinstance(march.stepper, Kicked) and len(theta) > 1 and linear and not any(others):
             wanted = [x for x, need in zip([*leaves, *rest[count:]], needs[1:], strict=True) if need]
-            grad_y, found = kicked_back(march, march.stepper, frozen, inner, states, last, wanted, grad_y)
+            folded = partial(_folded, march, frozen, c, states, grad_values, ctx.best)
+            grad_y, found = kicked_back(march, march.stepper, frozen, inner, states, last, wanted, grad_y, folded)
             return None, None, None, grad_y, None, *(found.pop(0) if need else None for need in needs[1:])
         history, grad_carry = march.stepper.history, ()
         march = undoing(march, rest[count:], like) if every == 0 else march
@@ -199,6 +202,31 @@ class _Replay(torch.autograd.Function):
         if needs[0]:
             total[0] = _spread(total[0], theta)
         return None, None, None, grad_y, *total
+
+
+def _folded(
+    march: March,
+    mesh: Mesh,
+    c: Const,
+    y0: Tensor,
+    grads: Sequence[Tensor],
+    best: Sequence[Tensor | None],
+    j: int,
+    y: Tensor,
+) -> Sequence[Tensor | None]:
+    """What linear folds add to the gradients of a step's ends, given its number and the state at its end.
+
+    For the state at its start, on which that does not depend, stands the one at t0.
+    """
+    if not march.folds:
+        return None, None
+    before, after = (x.detach().requires_grad_() for x in (y0, y))
+    theta0, theta1 = march.ends(mesh.theta, j)
+    interval, key = Interval.of(c.t0, c.t1, theta0, theta1, y), torch.full_like(mesh.count, j)
+    with torch.enable_grad():
+        emits = march.emit(Segment(march, c, theta0, theta1, key, interval, before, after, (), None))
+    pairs = list(cotangents(march, mesh, emits, grads, best, j))
+    return pulled([value for value, _ in pairs], [grad for _, grad in pairs], [before, after])
 
 
 def still(done: Pass, inputs: Sequence[Tensor]) -> Pass:

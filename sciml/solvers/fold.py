@@ -75,6 +75,10 @@ class Fold(ABC):
             return f"{kinds} has no dense output"
         return None
 
+    def linear(self, stepper: Stepper) -> bool:
+        """Whether what it reads of a step is a linear function of the states at its ends, and of no other tensors."""
+        return False
+
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """Tensors that `emit` reads beside the step, as functions of the times (l); gradients flow through them."""
         return ()
@@ -127,6 +131,10 @@ class SaveAt(Fold):
     def places(self) -> int:
         """How many times there are."""
         return self.ts.shape[-1]
+
+    def linear(self, stepper: Stepper) -> bool:
+        """Where the ends are all that is known of a step."""
+        return not stepper.dense
 
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """The times as sorted fractions of the span, (t) or (b, t), and such that the first step finds those at t0."""
@@ -201,6 +209,10 @@ class Final(Fold):
     reduce: ClassVar[Reduce] = "last"
     stages: ClassVar[bool] = False
 
+    def linear(self, stepper: Stepper) -> bool:
+        """The end of a step is all it reads."""
+        return True
+
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """The end of the step."""
         return segment.y1
@@ -227,6 +239,10 @@ class Steps(Fold):
 
     reduce: ClassVar[Reduce] = "stack"
     stages: ClassVar[bool] = False
+
+    def linear(self, stepper: Stepper) -> bool:
+        """The end of a step is all it reads."""
+        return True
 
     def emit(self, segment: "Segment", saves: int | None, *inputs: Tensor) -> Tensor:
         """The end of the step."""

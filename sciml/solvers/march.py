@@ -32,8 +32,8 @@ RUNNING, DONE = Status.RUNNING.value, Status.DONE.value
 MAX_STEPS, DT_UNDERFLOW, NON_FINITE = Status.MAX_STEPS.value, Status.DT_UNDERFLOW.value, Status.NON_FINITE.value
 
 STRETCH = 1.1  # how much further a step may go to leave no stub before a stop; about 1 / safety
-FEW = 64  # lanes that are cheaper than it is to leave some of them out
 SLACK = 1 + 2.0**-30  # likewise past the largest step, which round-off shall not leave a stub of
+FEW = 64  # lanes that are cheaper than it is to leave some of them out
 
 
 class Segment(NamedTuple):

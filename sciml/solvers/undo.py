@@ -134,6 +134,7 @@ def kicked_back(
     last: tuple[Tensor, ...],
     wanted: Sequence[Tensor],
     grad: Tensor,
+    folded: Callable[[int, Tensor], Sequence[Tensor | None]],
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients of the state at the start and of other tensors over the steps of a `Kicked` stepper.
 
@@ -141,7 +142,7 @@ def kicked_back(
     there: a node takes one evaluation and one pass back through it.
 
     Args:
-        march: the march, without folds.
+        march: the march.
         stepper: its stepper.
         mesh: the steps, one at least.
         c: constants; times carry no gradient.
@@ -149,11 +150,13 @@ def kicked_back(
         last: state and carry at the end; without them a pass forward finds them.
         wanted: leaves that need a gradient.
         grad: of the state at the end.
+        folded: what folds add to the gradients of the states at the start and the end of a step, given its number and
+            the state at its end.
     """
     field, span, later = march.field(c), c.t1 - c.t0, None
     total: list[Tensor | None] = [None for _ in wanted]
     half, *_, z = last or _ended(march, mesh, c, y0)  # half: y and half of the kick at the start of the later step
-    grad_half, grad_z = grad, torch.zeros_like(grad)  # of that, and of z at the end of the later step
+    grad_half, grad_z, more = grad, torch.zeros_like(grad), None  # of that, of z at the later node, and by folds
     for j in reversed(range(len(mesh.theta))):
         earlier, t, place = None, c.t0, y0
         if j > 0:
@@ -162,22 +165,28 @@ def kicked_back(
             dx = None if march.path is None else stepper.read(march.path, c.path, theta0, theta1, span)
             earlier, t = (interval, dx), interval.t + interval.h
             place = z if later is None else 2 * half - z
-        grad_y = grad_half + 2 * grad_z
         with torch.enable_grad():
             z, t = place.detach().requires_grad_(), field.clock(t, y0)
             known = stepper.known(field, t, z)
             start, end = (
                 None if step is None else stepper.kick(field, *step, t, z, known) for step in (later, earlier)
             )
-        slope, *parts = _pulled([start, end], [0.5 * grad_half + grad_z, 0.5 * grad_y], [z, *wanted])
-        total = [a if b is None else b if a is None else a + b for a, b in zip(total, parts, strict=True)]
-        half = half if start is None else half - 0.5 * start.detach()
-        half = half if end is None else half - 0.5 * end.detach()
-        grad_half, grad_z, later = grad_y, (-grad_z if slope is None else slope - grad_z), earlier
+        y = half if start is None else half - 0.5 * start.detach()
+        grad_y = _added(grad_half + 2 * grad_z, more)
+        if end is not None:
+            more, here = folded(j - 1, y)
+            grad_y, half = _added(grad_y, here), y - 0.5 * end.detach()
+        slope, *parts = pulled([start, end], [0.5 * grad_half + grad_z, 0.5 * grad_y], [z, *wanted])
+        total = [part if so_far is None else _added(so_far, part) for so_far, part in zip(total, parts, strict=True)]
+        grad_half, grad_z, later = grad_y, _added(-grad_z, slope), earlier
     return grad_half + grad_z, total
 
 
-def _pulled(
+def _added(x: Tensor, y: Tensor | None) -> Tensor:
+    return x if y is None else x + y
+
+
+def pulled(
     outputs: Sequence[Tensor | None], grads: Sequence[Tensor], inputs: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
     """The gradients of inputs from those of outputs, which may be missing or depend on none."""

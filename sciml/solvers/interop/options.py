@@ -258,6 +258,10 @@ class Between(Fold):
         """How many times there are."""
         return self.ts.shape[-1]
 
+    def linear(self, stepper: Stepper) -> bool:
+        """On straight lines."""
+        return not self.cubic
+
     def prepare(self, t0: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, ...]:
         """As `SaveAt`."""
         theta, key = SaveAt(self.ts).prepare(t0, t1, y0)
