@@ -13,6 +13,7 @@ _WHERE = {
     "MovingDigits": "moving_digits",
     "Observed": "trajectories",
     "OperatorData": "generate",
+    "RandomSystems": "random_systems",
     "SplitData": "split",
     "TensorFields": "fields",
     "Trajectories": "trajectories",

@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "aggregation": ("Aggregation",),
     "approximate_inverse": ("FSAI",),
+    "blocks": ("BlockSystems",),
     "conjugate_gradient": ("CG", "LinearSolution", "LinearStatus", "pcg"),
     "free": ("FunctionOperator", "StencilOperator"),
     "incomplete": ("SSOR", "IncompleteCholesky"),
@@ -15,6 +16,7 @@ _HOMES = {
     "preconditioner": ("Jacobi", "Preconditioner", "Prepared"),
     "solve": ("Dense", "LinearSolver"),
     "sparse": ("SparseOperator",),
+    "unrolled": ("History", "Unrolled", "UnrolledJacobi", "UnrolledSOR", "jacobi_radii", "young"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
