@@ -74,7 +74,8 @@ class AccelerationModule(TrainingModule):
     def training_step(self, batch: BlockSystems, batch_idx: int) -> Tensor:
         """The loss of a batch of systems."""
         start = self(batch)
-        loss = self.loss(self.method.run(batch, self.loss.steps, start.omega, start.x0))
+        errors = self.loss.measure == "error"
+        loss = self.loss(self.method.run(batch, self.loss.steps, start.omega, start.x0, errors))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 

@@ -35,7 +35,7 @@ class IterationLoss(nn.Module):
         """The mean over the systems."""
         norms = history.residuals if self.measure == "residual" else history.errors
         if norms is None:
-            raise ValueError("measure: expected a history with errors; measure 'residual', or give exact solutions")
+            raise ValueError("history: expected one with errors, of a run with errors=True; or measure 'residual'")
         if len(norms) <= self.steps:
             raise ValueError(f"history: expected at least {self.steps} iterations, got {len(norms) - 1}")
         return self.per_system(norms[: self.steps + 1]).mean()

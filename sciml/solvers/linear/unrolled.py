@@ -10,13 +10,15 @@ from sciml.solvers.linear.blocks import BlockSystems
 from sciml.solvers.linear.sparse import Compressed
 from sciml.solvers.linear.triangular import Lower
 
+CHUNK = 32  # vectors whose norms are taken at a time
+
 
 class History(NamedTuple):
     """How near the iterates of some systems came, the first guess included.
 
     Attributes:
         residuals: norms relative to the right-hand side's (steps + 1, s).
-        errors: norms relative to the exact solution's (steps + 1, s); None where that is not known.
+        errors: norms relative to the exact solution's (steps + 1, s); None where nobody asked.
     """
 
     residuals: Tensor
@@ -38,7 +40,9 @@ class Unrolled(ABC):
     def lower(self, systems: BlockSystems) -> Lower | None:
         """The part of A that W is on and below the diagonal; None for the diagonal alone."""
 
-    def run(self, systems: BlockSystems, steps: int, omega: Tensor, x0: Tensor | None = None) -> History:
+    def run(
+        self, systems: BlockSystems, steps: int, omega: Tensor, x0: Tensor | None = None, errors: bool = False
+    ) -> History:
         """Iterate.
 
         Args:
@@ -46,9 +50,10 @@ class Unrolled(ABC):
             steps: number of iterations.
             omega: relaxation of each system (s).
             x0: first guesses (n); those of the systems without them.
+            errors: measure errors too.
 
         Raises:
-            ValueError: shapes or a number of steps that do not fit.
+            ValueError: shapes or a number of steps that do not fit; errors of unknown solutions.
         """
         if steps < 0:
             raise ValueError(f"steps: expected a number of iterations that is not negative, got {steps}")
@@ -57,18 +62,18 @@ class Unrolled(ABC):
         x = systems.x0 if x0 is None else x0
         if x.shape != systems.b.shape:
             raise ValueError(f"x0: expected the shape {tuple(systems.b.shape)} of b, got {tuple(x.shape)}")
+        solution = systems.solution if errors else None
+        if errors and solution is None:
+            raise ValueError("errors: expected systems with exact solutions; measure residuals alone")
         weight = systems.diagonal / omega[systems.owner]
         split = _Split(systems.matrix, systems.b, self.lower(systems), weight.detach())
-        iterates, residuals = [x], []
-        for _ in range(steps):
-            x, r = _Step.apply(x, weight, split)
-            iterates.append(x)
-            residuals.append(r)
-        residuals.append(systems.residual(x))
-        norms = systems.relative(torch.stack(residuals), systems.b)
-        if systems.solution is None:
-            return History(norms, None)
-        return History(norms, systems.relative(torch.stack(iterates) - systems.solution, systems.solution))
+        residuals, differences = _Norms(systems, systems.b), _Norms(systems, solution)
+        for k in range(steps + 1):
+            if solution is not None:
+                differences.add(x - solution)
+            x, r = _Step.apply(x, weight, split) if k < steps else (x, systems.residual(x))
+            residuals.add(r)
+        return History(residuals.stack(), differences.stack() if errors else None)
 
 
 class UnrolledJacobi(Unrolled):
@@ -98,6 +103,32 @@ class UnrolledSOR(Unrolled):
     def lower(self, systems: BlockSystems) -> Lower:
         """The lower triangle."""
         return Lower.of(systems.matrix)
+
+
+class _Norms:
+    """Norms of vectors over those of another one, a few vectors at a time."""
+
+    def __init__(self, systems: BlockSystems, to: Tensor | None):
+        self.systems, self.to = systems, to
+        self.waiting: list[Tensor] = []
+        self.found: list[Tensor] = []
+
+    def add(self, x: Tensor) -> None:
+        """One more vector (n)."""
+        self.waiting.append(x)
+        if len(self.waiting) == CHUNK:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Take the norms of those that wait."""
+        if self.to is not None and self.waiting:
+            self.found.append(self.systems.relative(torch.stack(self.waiting), self.to))
+            self.waiting = []
+
+    def stack(self) -> Tensor:
+        """All norms (vectors, s)."""
+        self.reduce()
+        return torch.cat(self.found)
 
 
 class _Split:
