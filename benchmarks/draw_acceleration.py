@@ -16,7 +16,7 @@ from run import RESULTS, parse
 PREFIX = "residual after "
 BESIDE = {
     "iterations": ("trained on the number of iterations", "C3-"),
-    "Young 8": ("Young's omega, 8 products", "C2--"),
+    "Young 60": ("Young's omega, 58 products more", "C2--"),
     "best fixed": ("best single omega", "k:"),
     "last": ("last solution", "k:"),
     "projection": ("projection, 3 products more", "C2--"),

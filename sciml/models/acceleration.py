@@ -80,7 +80,7 @@ class RelaxationFactor(MetaSolver):
         (torch.Size([2]), torch.Size([80]))
     """
 
-    def __init__(self, lanczos: int = 8, low: float = 0.0, high: float = 2.0, width: int = 32, depth: int = 2):
+    def __init__(self, lanczos: int = 2, low: float = 0.0, high: float = 2.0, width: int = 32, depth: int = 2):
         super().__init__(lanczos)
         if not 0 <= low < high:
             raise ValueError(f"low, high: expected 0 <= low < high, got {low} and {high}")

@@ -1,6 +1,7 @@
 """Learning what an iteration for linear systems starts with."""
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,8 +14,12 @@ from sciml.solvers.linear.unrolled import Unrolled, UnrolledSOR, jacobi_radii, y
 from sciml.training.iteration_loss import IterationCount, IterationLoss
 from sciml.training.module import TrainingModule
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Stage = Literal["val", "test"]
 TUNED, LANCZOS = 64, 60  # training systems that the best single omega is of; products for Young's
+SHOWN = 80  # iterations in a picture
 
 
 class AccelerationModule(TrainingModule):
@@ -97,12 +102,28 @@ class AccelerationModule(TrainingModule):
         """From systems to relaxations and first guesses."""
         return self.net
 
+    def pictures(self, data: RandomSystems) -> Iterator[tuple[str, "Figure"]]:
+        """Residuals of the test systems over the iterations."""
+        from sciml.training.drawing import draw_histories
+
+        systems = BlockSystems.join(data.part("test")).to(self.device)
+        with torch.no_grad():
+            starts = self._starts(systems)
+            histories = {
+                name: self.method.run(systems, SHOWN, *start).residuals.cpu() for name, start in starts.items()
+            }
+        names = ("learned", "best single omega", "Young's omega")
+        yield "residuals", draw_histories(dict(zip(names, histories.values(), strict=True)), self.tolerance)
+
+    def _starts(self, systems: BlockSystems) -> dict[str, Start]:
+        tuned = self.tuned.to(systems.b.dtype).expand(len(systems))
+        spectral = young(jacobi_radii(systems, LANCZOS)[-1])
+        beside = {"tuned": Start(tuned, systems.x0), "young": Start(spectral, systems.x0)}
+        return {"iterations": self(systems), **beside}
+
     def _evaluate(self, stage: Stage, batch: BlockSystems) -> None:
-        omegas = {"tuned": self.tuned.expand(len(batch)), "young": young(jacobi_radii(batch, LANCZOS)[-1])}
-        starts = {"iterations": self(batch), **{name: Start(omega, batch.x0) for name, omega in omegas.items()}}
-        for name, start in starts.items():
-            history = self.method.run(batch, self.max_iter, start.omega.to(batch.b.dtype), start.x0)
-            count = history.iterations(self.tolerance).double().mean()
+        for name, start in self._starts(batch).items():
+            count = self.method.run(batch, self.max_iter, *start).iterations(self.tolerance).double().mean()
             options: dict[str, Any] = {"prog_bar": name == "iterations", "sync_dist": True}
             self.log(f"{stage}_{name}", count, batch_size=len(batch), **options)
 
