@@ -59,8 +59,9 @@ def main() -> None:
     panels = rows()
     if not panels:
         raise SystemExit("RESULTS.md has no rows of acceleration; make them with: make bench NAME=acceleration")
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), layout="constrained", squeeze=False)
-    for ax, (name, methods) in zip(axes[0], panels.items(), strict=True):
+    lines = -(-len(panels) // 2)
+    figure, axes = plt.subplots(lines, 2, figsize=(10, 3.6 * lines), layout="constrained", squeeze=False)
+    for ax, (name, methods) in zip(axes.flat, panels.items(), strict=False):
         draw(ax, methods)
         ax.set_title(name, fontsize=10)
     figure.savefig(Path(__file__).with_name("acceleration.png"), dpi=110)
