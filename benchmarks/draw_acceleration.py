@@ -28,14 +28,15 @@ def rows() -> Panels:
     """The numbers of iterations."""
     found: Panels = defaultdict(lambda: defaultdict(dict))
     for row in parse(RESULTS.read_text()).get("acceleration", []):
-        panel, _, method = row["case"].rpartition(", ")
-        found[panel][method][row["seed"]] = float(row["iterations"])
+        family, kind, method = row["case"].split(", ", 2)
+        found[f"{family}, {kind}"][method][row["seed"]] = float(row["iterations"])
     return found
 
 
 def draw(axes: Axes, methods: dict[str, dict[str, float]]) -> None:
     """One panel."""
-    ks = sorted(int(name.removeprefix(PREFIX)) for name in methods if name.startswith(PREFIX))
+    found = [name.removeprefix(PREFIX) for name in methods if name.startswith(PREFIX)]
+    ks = sorted(int(k) for k in found if k.isdigit())  # of equally many steps
     counts = [list(methods[f"{PREFIX}{k}"].values()) for k in ks]
     mean = np.array([np.mean(c) for c in counts])
     spread = [mean - [min(c) for c in counts], [max(c) for c in counts] - mean]
