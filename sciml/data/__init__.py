@@ -15,6 +15,7 @@ _WHERE = {
     "Observed": "trajectories",
     "OperatorData": "generate",
     "Source": "linear_systems",
+    "RandomSystems": "random_systems",
     "SplitData": "split",
     "SystemSequence": "system_sequence",
     "TensorFields": "fields",

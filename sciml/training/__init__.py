@@ -4,11 +4,14 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "AccelerationModule": "acceleration",
+    "AfterIterations": "iteration_loss",
     "AtomicCheckpointIO": "checkpoint",
     "Checkpoints": "checkpoint",
     "DensityModule": "density",
     "Figures": "callbacks",
     "Frobenius": "preconditioner_losses",
+    "IterationCount": "iteration_loss",
     "LatentODEModule": "latent_ode",
     "LatentSDEModule": "latent_sde",
     "LatentVideoModule": "latent_video",

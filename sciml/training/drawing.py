@@ -188,6 +188,21 @@ def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Te
     return figure
 
 
+def draw_histories(histories: dict[str, Tensor], tolerance: float) -> Figure:
+    """Relative residuals (iterations, s) of systems by name: geometric mean and the range of the middle 80 %."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, norms in histories.items():
+        logs = norms.log()
+        low, high = logs.quantile(torch.tensor([0.1, 0.9], dtype=logs.dtype), dim=1).exp()
+        (line,) = axes.semilogy(logs.mean(1).exp(), label=name)
+        axes.fill_between(range(len(norms)), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.axhline(tolerance, color="k", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="iteration", ylabel="residual / right-hand side", ylim=(tolerance / 100, None))
+    axes.legend(frameon=False)
+    return figure
+
+
 def draw_ensembles(ts: Tensor, ys: Tensor, samples: Tensor, names: Sequence[str]) -> Figure:
     """Each component over time of data (n, t, c), NaN where missing, and of samples (n, t, c) beside them.
 

@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "aggregation": ("Aggregation",),
     "approximate_inverse": ("FSAI",),
+    "blocks": ("BlockSystems",),
     "chebyshev": ("Chebyshev",),
     "conjugate_gradient": ("CG", "LinearSolution", "LinearStatus", "pcg"),
     "free": ("FunctionOperator", "StencilOperator"),
@@ -18,6 +19,7 @@ _HOMES = {
     "relaxation": ("sor", "young_omega"),
     "solve": ("Dense", "LinearSolver"),
     "sparse": ("SparseOperator",),
+    "unrolled": ("History", "Unrolled", "UnrolledJacobi", "UnrolledSOR", "jacobi_radii", "young"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
