@@ -1,9 +1,10 @@
 """A learned two-level preconditioner beside FSAI with plain and with smoothed aggregates, which has as many entries.
 
 The network is that of the example ``diffusion_preconditioner``, trained by its configuration (`sciml fit`) once for
-each state of the code that it depends on, into the cache. Families of every row but "3D elements" are among those
-trained on, with at most 2000 unknowns; all systems here have other seeds. Aggregates are 4 x 4 or 2 x 2 x 2 cells of a
-grid, or pairs of pairs along strong couplings ("pairs", and meshes).
+each state of the code that it depends on, into the cache. It was trained on systems of these families of at most 2000
+unknowns, with contrasts from 2 to 3000, but not on "3D elements, jumps" nor on contrasts of 1e6; all systems here have
+other seeds. Aggregates are 4 x 4 or 2 x 2 x 2 cells of a grid, or pairs of pairs along strong couplings ("pairs", and
+meshes).
 
 A row has a system of about so many unknowns: the mean iterations of four right-hand sides of white noise to a residual
 of 1e-8; entries that an application multiplies by, per unknown; CPU seconds of set-up, and of the solve per right-hand
@@ -67,6 +68,7 @@ FAMILIES = {
     "elements": Family(FiniteElements(coefficient=ROUGH), None, (10**3, 10**4, 10**5)),
     "elements, jumps": Family(FiniteElements(coefficient=JUMPS), None, (10**5,)),
     "3D elements": Family(FiniteElements(dimension=3, coefficient=ROUGH), None, (10**4, 10**5)),
+    "3D elements, jumps": Family(FiniteElements(dimension=3, coefficient=JUMPS), None, (10**4, 10**5)),
 }
 
 
