@@ -15,6 +15,7 @@ from sciml.solvers.linear.approximate_inverse import Inverse
 from sciml.solvers.linear.sparse import Compressed
 
 DIAGONAL, SOFT = 0.3, 1.5  # largest corrections of G's diagonal, which is at least 1, and of shares
+CHUNK = 2**12  # unknowns at a time, whose numbers stay in a processor's cache
 START = 0.1  # weights of the last layers, relative to torch's own: the network begins near the classic preconditioner
 
 
@@ -122,6 +123,7 @@ class Round(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.edge, self.ends = nn.Linear(EDGES, width), nn.Linear(width, 2 * width, bias=False)
+        self.turn = nn.Parameter(torch.empty(width).uniform_(-1, 1))  # the two ways of an edge, with G's order
         self.keep, self.hear = nn.Linear(width, width), nn.Linear(width, width, bias=False)
 
     def forward(self, f: Tensor, seen: MatrixFeatures) -> Tensor:
@@ -129,13 +131,13 @@ class Round(nn.Module):
         to, of = self.ends(f).chunk(2, 1)
         edge, row, col = self.edge(seen.edges), seen.row, seen.col
         heard = torch.zeros_like(f)
-        heard = heard.index_add(0, row, (edge + to[row] + of[col]).relu())
-        heard = heard.index_add(0, col, (edge + to[col] + of[row]).relu())
-        return self.update(f, heard, seen)
+        heard = heard.index_add(0, row, (edge + self.turn + to[row] + of[col]).relu())
+        heard = heard.index_add(0, col, (edge - self.turn + to[col] + of[row]).relu())
+        return self.update(f, heard, seen.nodes)
 
-    def update(self, f: Tensor, heard: Tensor, seen: MatrixFeatures) -> Tensor:
-        """The new numbers from what was heard in all (n, width)."""
-        mean = heard * ((seen.nodes[:, 4:5] + 1) / 4)  # over the couplings, whose number is in that feature
+    def update(self, f: Tensor, heard: Tensor, nodes: Tensor) -> Tensor:
+        """The new numbers from what was heard in all (n, width), and the features of the unknowns."""
+        mean = heard * ((nodes[:, 6:7] + 1) / 4)  # over the couplings, whose number is in that feature
         return f + (self.keep(f) + self.hear(mean)).relu()
 
 
@@ -151,21 +153,42 @@ class Rounds(nn.ModuleList):
 
 def compiled_entries(model: LearnedTwoLevel, seen: MatrixFeatures) -> tuple[Compressed, Compressed]:
     """`LearnedTwoLevel.entries` without gradients: nodes by torch, edges and pairs by compiled loops."""
-    call, width = kernels.call, model.enter.out_features
-    f = model.enter(seen.nodes).relu_()
-    for step in model.rounds:
-        ends, heard = step.ends(f), torch.zeros_like(f)
-        call(two_level_kernels.messages, seen.row, seen.col, seen.edges, *_affine(step.edge), ends, heard)
-        f = step.update(f, heard, seen)
-    ends = model.ends(f)
-    edge, pair = ends.new_empty(len(seen.row)), ends.new_empty(len(seen.share))
-    out = [head.weight[0] for head in (model.edge_out, model.pair_out)]
-    numbers = (seen.row, seen.col, seen.edges, *_affine(model.edge), ends, out[0], width, edge)
+    call, width, nodes = kernels.call, model.enter.out_features, seen.nodes
+    f, heard = nodes.new_empty(len(nodes), width), nodes.new_zeros(len(nodes), width)
+    sides, diagonal = nodes.new_empty(len(nodes), 2 * width), nodes.new_empty(len(nodes), 1)
+    to_sides = [*(step.ends.weight for step in model.rounds), model.ends.weight[: 2 * width]]
+    to_own, to_diagonal = model.ends.weight[2 * width : 3 * width], model.ends.weight[3 * width :]
+    chunks = [slice(i, i + CHUNK) for i in range(0, len(nodes), CHUNK)]
+    for part in chunks:
+        torch.addmm(model.enter.bias, nodes[part], model.enter.weight.t(), out=f[part]).relu_()
+        torch.mm(f[part], to_sides[0].t(), out=sides[part])
+    for step, weight in zip(model.rounds, to_sides[1:], strict=True):
+        call(two_level_kernels.messages, seen.row, seen.col, seen.edges, *_affine(step.edge), step.turn, sides, heard)
+        for part in chunks:
+            f[part] = step.update(f[part], heard[part], nodes[part])
+            heard[part] = 0
+            torch.mm(f[part], weight.t(), out=sides[part])
+    own = heard
+    for part in chunks:
+        torch.mm(f[part], to_own.t(), out=own[part])
+        torch.mm(f[part], to_diagonal.t(), out=diagonal[part])
+    edge, pair = nodes.new_empty(len(seen.row)), nodes.new_empty(len(seen.share))
+    numbers = (seen.row, seen.col, seen.edges, *_affine(model.edge), sides, model.edge_out.weight[0], edge)
     call(two_level_kernels.edge_head, *numbers, reorder=True)
-    numbers = (seen.z.row, seen.pairs, *_affine(model.pair), ends, out[1], width, pair)
+    numbers = (seen.z.row, seen.pairs, *_affine(model.pair), own, model.pair_out.weight[0], pair)
     call(two_level_kernels.pair_head, *numbers, reorder=True)
-    g, z, diagonal = torch.empty_like(seen.g.values), torch.empty_like(seen.z.values), ends[:, -1].tanh()
-    numbers = (seen.g.crow, seen.g.col, seen.g.values, seen.scale, seen.edges, edge.tanh_(), diagonal, DIAGONAL, g)
+    g, z = torch.empty_like(seen.g.values), torch.empty_like(seen.z.values)
+    numbers = (
+        seen.g.crow,
+        seen.g.col,
+        seen.g.values,
+        seen.scale,
+        seen.edges,
+        edge.tanh_(),
+        diagonal[:, 0].tanh_(),
+        DIAGONAL,
+        g,
+    )
     call(two_level_kernels.correct, *numbers)
     call(two_level_kernels.correct_coarse, seen.z.crow, seen.z.values, seen.share, pair.tanh_(), SOFT, z)
     return seen.g.with_values(g), seen.z.with_values(z)

@@ -17,7 +17,7 @@ from sciml.solvers.linear.approximate_inverse import approximate_inverse
 from sciml.solvers.linear.preconditioner import positive
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
-NODES, EDGES, PAIRS = 6, 4, 3  # numbers of each
+NODES, EDGES, PAIRS = 8, 4, 4  # numbers of each
 DAMPING = 2 / 3  # of the sweep that the coarse vectors start from
 DESCENT = 0.6  # length of the step in which they then lose energy
 
@@ -35,10 +35,11 @@ class MatrixFeatures(NamedTuple):
         share: sizes of Z's entries before that step, relative to the sum of their row (p).
         row: the larger unknown of each edge (m).
         col: the smaller one (m).
-        nodes: (n, 6): row sum of A; sum of squares, share inside the aggregate, and largest of the couplings; their
-            number; the entry of G.
+        nodes: (n, 8): row sum of A; sum of the squares of the couplings; their shares inside the aggregate, with
+            unknowns before this one and behind it; share of those before; the largest; their number; the entry of G.
         edges: (m, 4): the coupling, the entry of G, whether both ends are of one aggregate, contrast of the diagonal.
-        pairs: (p, 3): the entry of Z before the step, whether the aggregate is the unknown's own, and the step.
+        pairs: (p, 4): the entry of Z before the step, whether the aggregate is the unknown's own, the step, and how
+            much more the unknown is coupled to the aggregate's unknowns before it than to those behind it.
     """
 
     a: Compressed
@@ -110,11 +111,13 @@ def _look_by_torch(
         return x.new_zeros(n).index_add(0, row, x)
 
     couplings = total(coupling)
-    inside = total(coupling * same) / torch.where(couplings > 0, couplings, 1)
+    shares = coupling / torch.where(couplings > 0, couplings, 1)[row]
     nodes = (
         total(a.values) * scale**2,
         4 * total(coupling**2) - 1,
-        2 * inside - 1,
+        total(shares * (same & (col < row))),
+        total(shares * (same & (col > row))),
+        total(shares * (col < row)),
         coupling.new_zeros(n).scatter_reduce(0, row, coupling, "amax"),
         4 / total(ones).clamp(min=1) - 1,
         g.values[g.crow[1:].long() - 1] - 1,
@@ -162,5 +165,9 @@ def _descend_by_scipy(
     step = image - (total(image) / total(torch.ones_like(image)))[row]
     size = start.values.abs()
     own = 2 * (start.col == aggregates[row]).to(image.dtype) - 1
-    pairs = torch.stack([start.values, own, step], -1).to(dtype)
+    wanted = a.row * start.size[1] + aggregates[a.col.long()]
+    at = torch.searchsorted(row * start.size[1] + start.col, wanted)
+    way = torch.sign(a.row - a.col).to(image.dtype) * a.values.abs()
+    sides, whole = (image.new_zeros(start.nnz).index_add(0, at, x) for x in (way, way.abs()))
+    pairs = torch.stack([start.values, own, step, sides / torch.where(whole > 0, whole, 1)], -1).to(dtype)
     return start.with_values(start.values - DESCENT * step), size / total(size)[row], pairs

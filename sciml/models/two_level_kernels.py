@@ -24,7 +24,7 @@ def look(
     """Ends and features of the edges, features of the nodes; g: entries of G for the scaled matrix."""
     e = 0
     for i in range(crow.shape[0] - 1):
-        total = squares = couplings = inside = largest = 0.0
+        total = squares = couplings = inside = before = inside_before = largest = 0.0
         at, count = g_crow[i], 0
         for k in range(crow[i], crow[i + 1]):
             j, value = col[k], values[k]
@@ -39,6 +39,8 @@ def look(
             largest = max(largest, size)
             count += 1
             if j < i:
+                before += size
+                inside_before += size if same else 0.0
                 row_of[e], col_of[e] = i, j
                 edges[e, 0], edges[e, 1], edges[e, 2] = 4 * scaled, 4 * g[at], 1.0 if same else -1.0
                 a, b = scale[j] * scale[j], scale[i] * scale[i]
@@ -47,10 +49,11 @@ def look(
                 at += 1
         nodes[i, 0] = total * scale[i] * scale[i]
         nodes[i, 1] = 4 * squares - 1
-        nodes[i, 2] = 2 * inside / couplings - 1 if couplings > 0 else -1.0
-        nodes[i, 3] = largest
-        nodes[i, 4] = 4 / max(count, 1) - 1
-        nodes[i, 5] = g[g_crow[i + 1] - 1] - 1
+        whole = couplings if couplings > 0 else 1.0
+        nodes[i, 2], nodes[i, 3], nodes[i, 4] = inside_before / whole, (inside - inside_before) / whole, before / whole
+        nodes[i, 5] = largest
+        nodes[i, 6] = 4 / max(count, 1) - 1
+        nodes[i, 7] = g[g_crow[i + 1] - 1] - 1
 
 
 def descend(
@@ -68,7 +71,8 @@ def descend(
     pairs: Any,
 ) -> None:
     """A step from the coarse vectors ``start`` down their energy, within their pattern; features of the pairs."""
-    image = np.empty(z_crow.shape[0], start.dtype)
+    image, before = np.empty(z_crow.shape[0], start.dtype), np.empty(z_crow.shape[0], start.dtype)
+    behind = np.empty_like(before)
     for i in range(crow.shape[0] - 1):
         begin, end = z_crow[i], z_crow[i + 1]
         total = diagonal = 0.0
@@ -77,10 +81,17 @@ def descend(
             if col[k] == i:
                 diagonal = values[k]
         for p in range(end - begin):
-            image[p] = 0
+            image[p] = before[p] = behind[p] = 0
         for k in range(crow[i], crow[i + 1]):
             j, p = col[k], begin
             value = values[k] - total if j == i else values[k]
+            while z_col[p] != aggregates[j]:
+                p += 1
+            if j < i:
+                before[p - begin] += abs(value)
+            elif j > i:
+                behind[p - begin] += abs(value)
+            p = begin
             for q in range(z_crow[j], z_crow[j + 1]):
                 while p < end and z_col[p] < z_col[q]:
                     p += 1
@@ -97,27 +108,28 @@ def descend(
             share[p] = abs(start[p]) / size
             row_of[p] = i
             pairs[p, 0], pairs[p, 1], pairs[p, 2] = start[p], 1.0 if z_col[p] == aggregates[i] else -1.0, step
+            whole = before[p - begin] + behind[p - begin]
+            pairs[p, 3] = (before[p - begin] - behind[p - begin]) / whole if whole > 0 else 0.0
 
 
-def messages(row_of: Any, col_of: Any, edges: Any, weight: Any, bias: Any, ends: Any, heard: Any) -> None:
+def messages(row_of: Any, col_of: Any, edges: Any, weight: Any, bias: Any, turn: Any, ends: Any, heard: Any) -> None:
     """Adds to each node what its edges say: (n, width) from ends (n, 2 width)."""
     width = heard.shape[1]
-    word = np.empty(width, heard.dtype)
+    word, zero = np.empty(width, heard.dtype), np.float32(0)
     for e in range(edges.shape[0]):
         i, j = row_of[e], col_of[e]
         a, b, c, d = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
         for h in range(width):
             word[h] = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h] + d * weight[3, h]
         for h in range(width):
-            heard[i, h] += max(word[h] + ends[i, h] + ends[j, width + h], 0)
+            heard[i, h] += max(word[h] + turn[h] + ends[i, h] + ends[j, width + h], zero)
         for h in range(width):
-            heard[j, h] += max(word[h] + ends[j, h] + ends[i, width + h], 0)
+            heard[j, h] += max(word[h] - turn[h] + ends[j, h] + ends[i, width + h], zero)
 
 
-def edge_head(
-    row_of: Any, col_of: Any, edges: Any, weight: Any, bias: Any, ends: Any, out: Any, width: int, raw: Any
-) -> None:
-    """The network's number of each edge; ends (n, 3 width + 1) have the row's part first, then the column's."""
+def edge_head(row_of: Any, col_of: Any, edges: Any, weight: Any, bias: Any, ends: Any, out: Any, raw: Any) -> None:
+    """The network's number of each edge from ends (n, 2 width)."""
+    width = len(bias)
     for e in range(edges.shape[0]):
         i, j = row_of[e], col_of[e]
         a, b, c, d = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
@@ -128,15 +140,15 @@ def edge_head(
         raw[e] = total
 
 
-def pair_head(row_of: Any, pairs: Any, weight: Any, bias: Any, ends: Any, out: Any, width: int, raw: Any) -> None:
-    """The network's number of each pair; ends (n, 3 width + 1) have its part third."""
+def pair_head(row_of: Any, pairs: Any, weight: Any, bias: Any, own: Any, out: Any, raw: Any) -> None:
+    """The network's number of each pair from those of its unknown (n, width)."""
     for p in range(pairs.shape[0]):
         i = row_of[p]
-        a, b, c = pairs[p, 0], pairs[p, 1], pairs[p, 2]
+        a, b, c, d = pairs[p, 0], pairs[p, 1], pairs[p, 2], pairs[p, 3]
         total = np.float32(0)
-        for h in range(width):
-            word = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h]
-            total += out[h] * max(word + ends[i, 2 * width + h], np.float32(0))
+        for h in range(len(bias)):
+            word = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h] + d * weight[3, h]
+            total += out[h] * max(word + own[i, h], np.float32(0))
         raw[p] = total
 
 
