@@ -61,6 +61,11 @@ class PreconditionerModule(TrainingModule):
         self._seen: dict[str, Any] = {}
         self._known: dict[str, dict[str, LinearSolution]] = {}
 
+    def setup(self, stage: str) -> None:
+        """Forget the systems of other data."""
+        self._seen.clear()
+        self._known.clear()
+
     def seen(self, example: Example) -> Any:
         """What the model sees of a system, kept where it comes again in every epoch."""
         if example.key not in self._seen:

@@ -11,8 +11,10 @@ from torch import Tensor
 from sciml.solvers.linear import kernels
 from sciml.solvers.linear.approximate_inverse import FSAI
 from sciml.solvers.linear.operator import LinearOperator
-from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, stored
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
+
+ROUNDINGS = 1e-12  # of the couplings of a row, below which their sum is taken for 0
 
 
 class Coarse:
@@ -30,7 +32,10 @@ class Coarse:
         half = turned @ a.to_scipy().astype(np.float64)  # Z^T A (c, n)
         options = {"SymmetricMode": True}
         galerkin = (half @ fine).tocsc()
-        self.factors = splu(galerkin, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+        try:
+            self.factors = splu(galerkin, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+        except RuntimeError as error:
+            raise ValueError("A: expected a positive definite matrix, its coarse form is singular") from error
         self.z = z
         self.turned = Compressed.from_scipy(turned, dtype, device)
         self.half = Compressed.from_scipy(half, dtype, device)
@@ -130,6 +135,7 @@ class Aggregation(Preconditioner):
             ImportError: no aggregates are given and pyamg is not installed.
         """
         a = stored(operator, "Aggregation")
+        positive(a.diagonal(), "Aggregation")
         aggregates = pairwise(a, self.doublings) if self.aggregates is None else self.aggregates
         z = soft(a.compressed, aggregates, self.damping)
         return TwoLevel((self.smoother or FSAI()).setup(a), Coarse(a.compressed, z))
@@ -162,7 +168,8 @@ def soft(a: Compressed, aggregates: Tensor, damping: float) -> Compressed:
         return z
     if a.values.device.type != "cpu" or not kernels.available():
         return smoothed(a, z, damping)
-    crow, col, values = torch.empty_like(a.crow), torch.empty_like(a.col), torch.empty_like(a.values)
+    most = a.nnz + a.size[0]  # a row's couplings and its own aggregate
+    crow, col, values = torch.empty_like(a.crow), a.col.new_empty(most), a.values.new_empty(most)
     numbers = (a.crow, a.col, a.values, z.col, float(damping), crow, col, values)
     end = kernels.call(kernels.soft_aggregates, *numbers)
     return Compressed(crow, col[:end], values[:end], z.size[1])
@@ -172,7 +179,8 @@ def smoothed(a: Compressed, z: Compressed, damping: float) -> Compressed:
     """Z after a damped Jacobi sweep with A less its row sums, so that rows still sum to 1."""
     matrix = a.to_scipy()
     off = matrix - sparse.diags(matrix.diagonal())
-    couplings = np.asarray(off.sum(1)).ravel()
+    couplings, sizes = np.asarray(off.sum(1)).ravel(), np.asarray(abs(off).sum(1)).ravel()
+    couplings = np.where(abs(couplings) <= ROUNDINGS * sizes, 0, couplings)
     shares = sparse.diags(damping / np.where(couplings == 0, 1, -couplings)) @ off  # of each row, -damping in all
     fine = z.to_scipy()
     kept = sparse.diags(np.where(couplings == 0, 1.0, 1 - damping)) @ fine

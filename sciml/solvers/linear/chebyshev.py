@@ -78,7 +78,7 @@ def largest(operator: LinearOperator, inverse: Tensor) -> Tensor:
         rows = c.with_values(c.values.detach().abs()).product(torch.ones_like(inverse))
         return (rows * inverse).amax(-1, keepdim=True)
     m, n, _ = operator.shape
-    x = (12.9898 * torch.arange(n, device=operator.device)).sin().to(operator.dtype).expand(m, n)
+    x = (12.9898 * torch.arange(1, n + 1, device=operator.device)).sin().to(operator.dtype).expand(m, n)
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     for _ in range(PRODUCTS):
         x = inverse * operator.matvec(x / size)

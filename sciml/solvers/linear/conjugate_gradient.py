@@ -10,7 +10,7 @@ from torch import Tensor
 from sciml.errors import LinearSolveError
 from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
-from sciml.solvers.linear.solve import Inverse, LinearSolver, attach
+from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
 LOOK = 10  # iterations between two looks at the residuals where a look waits for the device
@@ -71,7 +71,7 @@ def pcg(
     M: Preconditioner | Prepared | None = None,
     x0: Tensor | None = None,
     *,
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_iter: int = 10_000,
     check_every: int | None = None,
@@ -90,9 +90,9 @@ def pcg(
         b: (n), or several right-hand sides as rows (m, n).
         M: the preconditioner, or one prepared for A before; None is the identity.
         x0: first guess, of b's shape; None is 0.
-        rtol: residual to reach, relative to b.
+        rtol: residual to reach, relative to b; None is 1e-8, in single precision 1e-5.
         atol: residual that is always good enough.
-        max_iter: iterations allowed to each right-hand side.
+        max_iter: iterations allowed to each right-hand side, and as many again to a fallback.
         check_every: iterations between two looks at the residuals; None is 1 on a CPU, else 10.
         flexible: the Polak-Ribiere form, for preconditioners that are no fixed linear map.
         throw: whether a right-hand side that was not solved is an error; else its status says so.
@@ -103,7 +103,7 @@ def pcg(
     Raises:
         ValueError: shapes that do not fit, a matrix that is not symmetric, options out of range.
         TypeError: dtypes that differ.
-        LinearSolveError: some right-hand sides were not solved, and ``throw``.
+        LinearSolveError: some right-hand sides were not solved, and ``throw``; in the backward pass, too.
 
     Reference:
         M. R. Hestenes, E. Stiefel, J. Res. Nat. Bur. Standards 49 (1952), doi:10.6028/jres.049.044; flexible: Y. Notay,
@@ -122,8 +122,10 @@ def pcg(
     first = torch.zeros_like(rows) if x0 is None else as_rows("x0", x0, operator)
     if first.shape != rows.shape:
         raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x0.shape)}")  # pyrefly: ignore
-    solver = CG(M, rtol, atol, max_iter, check_every, flexible)
+    solver = (_Strict if throw else CG)(M, rtol, atol, max_iter, check_every, flexible)
     with torch.no_grad():
+        check_symmetric(operator)
+        solver = replace(solver, preconditioner=solver._prepared(operator))  # for the gradient too
         solution = solver.solve(operator, rows.detach(), first.detach())
     if throw:
         throw_failed(solution, max_iter)
@@ -146,7 +148,8 @@ class CG(LinearSolver):
 
     Args:
         preconditioner: set up anew for every matrix, unless it is prepared; None is the identity.
-        rtol: residual to reach, relative to the right-hand side.
+        rtol: residual to reach, relative to the right-hand side; None is 1e-8, in single precision 1e-5. Inside a
+            march it is at least ten roundings.
         atol: residual that is always good enough.
         max_iter: iterations allowed to each right-hand side.
         check_every: iterations between two looks at the residuals; None is 1 on a CPU, else 10.
@@ -154,7 +157,7 @@ class CG(LinearSolver):
     """
 
     preconditioner: Preconditioner | Prepared | None = None
-    rtol: float = 1e-8
+    rtol: float | None = None
     atol: float = 0.0
     max_iter: int = 10_000
     check_every: int | None = None
@@ -163,8 +166,9 @@ class CG(LinearSolver):
     def __post_init__(self) -> None:
         """Refuse what cannot iterate."""
         for name in ("rtol", "atol"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: expected a number from 0 on, got {value}")
         for name in ("max_iter", "check_every"):
             value = getattr(self, name)
             if value is not None and not value >= 1:
@@ -175,14 +179,16 @@ class CG(LinearSolver):
         with torch.no_grad():
             merged = _merged(operator)
             prepared = self._prepared(merged)
-        again = replace(self, preconditioner=prepared)
+        least = 10 * torch.finfo(operator.dtype).eps  # a marching solver cannot choose its tolerance by the dtype
+        again = replace(self, preconditioner=prepared, rtol=max(self.relative(operator.dtype), least))
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 solution = again.solve(merged, b.detach(), torch.zeros_like(b))
             # what is not finite is not for a solver to explain
-            found = solution.converged | (solution.status == LinearStatus.NON_FINITE.value)
-            x = solution.x
+            strange = solution.status == LinearStatus.NON_FINITE.value
+            found = solution.converged | strange
+            x = torch.where(strange[:, None], torch.nan, solution.x)
             return (
                 attach(x, b - operator.matvec(x), lambda x: operator, again) if torch.is_grad_enabled() else x
             ), found
@@ -192,6 +198,12 @@ class CG(LinearSolver):
     def adjoint(self, operator: LinearOperator) -> Inverse:
         """The matrices are symmetric."""
         return self.inverse(operator)
+
+    def relative(self, dtype: torch.dtype) -> float:
+        """The relative tolerance for a dtype."""
+        if self.rtol is None:
+            return 1e-8 if dtype == torch.float64 else 1e-5
+        return self.rtol
 
     def _prepared(self, operator: LinearOperator) -> Prepared | None:
         m = self.preconditioner
@@ -204,9 +216,10 @@ class CG(LinearSolver):
     def solve(self, operator: LinearOperator, b: Tensor, x: Tensor) -> LinearSolution:
         """Solve for the rows of b (m, n) from the guesses x, without gradients."""
         check_symmetric(operator)
-        x = torch.where((b == 0).all(-1, keepdim=True), 0, x)
+        b, power = scaled(b)
+        x = torch.where((b == 0).all(-1, keepdim=True), 0, x / power)
         prepared = self._prepared(operator)
-        run = _Run(self, operator, prepared, b, x)
+        run = _Run(self, operator, prepared, b, x, self.atol / power)
         run.finish()
         fallback = None if prepared is None else prepared.fallback
         left = run.status() % LinearStatus.NON_FINITE.value != 0  # neither solved nor beyond help
@@ -214,18 +227,32 @@ class CG(LinearSolver):
         if fallback is not None and bool(left.any()):
             run.begin(fallback.setup(operator), left)
             run.finish()
-        flat = (run.status(), run.iterations, run.size)
+        flat = (run.status(), run.iterations, power * run.size)
         status, iterations, size = (value.squeeze(-1) for value in flat)
-        return LinearSolution(run.x, status, iterations, size, torch.cat(run.history, -1).mT, fell_back.squeeze(-1))
+        history = (power * torch.cat(run.history, -1)).mT
+        return LinearSolution(power * run.x, status, iterations, size, history, fell_back.squeeze(-1))
+
+
+class _Strict(CG):
+    """Refuses gradients that were not found."""
+
+    def admit(self, known: Tensor) -> None:
+        if not bool(known.all()):
+            rows = (~known).nonzero().squeeze(-1).tolist()
+            status = [LinearStatus.BREAKDOWN] * len(rows)
+            message = "the system of the gradient was not solved for right-hand sides {}; a preconditioner or a larger "
+            raise LinearSolveError(message.format(rows) + "rtol may help; throw=False leaves NaN there", status, rows)
 
 
 class _Run:
     """The iteration on rows (m, n); what belongs to a row is (m, 1)."""
 
-    def __init__(self, options: CG, operator: LinearOperator, prepared: Prepared | None, b: Tensor, x: Tensor):
+    def __init__(
+        self, options: CG, operator: LinearOperator, prepared: Prepared | None, b: Tensor, x: Tensor, atol: Tensor
+    ):
         self.options, self.operator, self.b, self.x = options, operator, b, x
         self.every = options.check_every or (1 if b.device.type == "cpu" else LOOK)
-        self.target = torch.clamp(options.rtol * _norm(b), min=options.atol)
+        self.target = torch.maximum(options.relative(b.dtype) * _norm(b), atol)
         self.iterations = torch.zeros_like(self.target, dtype=torch.int64)
         self.worst = torch.full_like(self.target, torch.inf)  # least of the products that must be positive
         self.history: list[Tensor] = []
@@ -318,16 +345,29 @@ def as_operator(A: Any) -> LinearOperator:
         raise ValueError(f"A: expected a square matrix (n, n), got the shape {tuple(A.shape)}")
     if A.layout == torch.strided:
         return DenseOperator(A)
-    csr = A if A.layout == torch.sparse_csr else A.to_sparse_csr()
-    crow, col = csr.crow_indices(), csr.col_indices()
-    return SparseOperator(Compressed(crow.int(), col.int(), csr.values(), A.shape[1]))
+    if A.layout == torch.sparse_csr and _rising(A.crow_indices(), A.col_indices()):
+        return SparseOperator(Compressed(A.crow_indices().int(), A.col_indices().int(), A.values(), A.shape[1]))
+    coo = A.coalesce() if A.layout == torch.sparse_coo else A.to_sparse_coo()
+    # sorted and without duplicates, which torch takes every compressed tensor to be
+    coo = torch.sparse_coo_tensor(coo.indices(), coo.values(), A.shape, is_coalesced=False, check_invariants=False)
+    coo = coo.coalesce()
+    row, col = coo.indices()
+    crow = torch.cat([row.new_zeros(1), torch.bincount(row, minlength=A.shape[0]).cumsum(0)])
+    return SparseOperator(Compressed(crow.int(), col.int(), coo.values(), A.shape[1]))
+
+
+def _rising(crow: Tensor, col: Tensor) -> bool:
+    """Whether columns rise in every row, as torch wants it but does not ask for."""
+    first = torch.zeros(len(col) + 1, dtype=torch.bool, device=col.device).index_fill(0, crow.long(), True)
+    return bool(((col[1:] > col[:-1]) | first[1:-1]).all())
 
 
 def _merged(operator: LinearOperator) -> LinearOperator:
     """One sparse matrix in place of the sum of two."""
-    if isinstance(operator, ShiftedOperator) and isinstance(operator.jacobian, SparseOperator):
+    if isinstance(operator, ShiftedOperator):
         one = isinstance(operator.shift, float) or operator.shift.numel() == 1
-        return operator.sparse() if one else operator
+        stored = isinstance(operator.jacobian, SparseOperator) and isinstance(operator.mass, SparseOperator | None)
+        return operator.sparse() if one and stored else operator
     return operator
 
 
@@ -343,7 +383,7 @@ def check_symmetric(operator: LinearOperator) -> None:
     k = torch.arange(n, device=operator.device, dtype=torch.float64)
     u, v = ((a * k + a).sin().to(operator.dtype).expand(m, n) for a in (12.9898, 78.233))
     au, av = operator.matvec(u), operator.matvec(v)
-    gap = (_dot(u, av) - _dot(v, au)).abs()
+    gap = (torch.linalg.vecdot(u, av) - torch.linalg.vecdot(v, au)).abs()[:, None]
     size = torch.maximum(_norm(u) * _norm(av), _norm(v) * _norm(au))
     if bool((gap > SYMMETRIC * torch.finfo(operator.dtype).eps * size).any()):  # NaN is for the iteration to tell
         raise ValueError(

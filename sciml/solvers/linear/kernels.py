@@ -40,9 +40,15 @@ def _compiled(kernel: Callable[..., Any], reorder: bool) -> Callable[..., Any]:
         raise ImportError(
             f"{kernel.__name__} on a CPU needs numba; install it with: pip install 'sciml-torch[amg]'"
         ) from error
-    return numba.njit(
-        kernel, cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"} if reorder else False
-    )
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract"} if reorder else False,
+    }
+    try:
+        return numba.njit(kernel, cache=True, **options)
+    except RuntimeError:  # no folder to keep it in
+        return numba.njit(kernel, **options)
 
 
 def forward(crow: Any, col: Any, values: Any, b: Any, x: Any) -> None:
@@ -199,10 +205,13 @@ def soft_aggregates(
     end = 0
     z_crow[0] = 0
     for i in range(crow.shape[0] - 1):
-        total = 0.0
+        total, size = 0.0, 0.0
         for k in range(crow[i], crow[i + 1]):
             if col[k] != i:
                 total += values[k]
+                size += abs(values[k])
+        if abs(total) <= 1e-12 * size:  # round-off
+            total = 0.0
         begin = end
         z_col[end], z_values[end] = aggregates[i], 1.0 if total == 0 else 1 - damping
         end += 1

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
-from sciml.solvers.linear.solve import Inverse, LinearSolver, attach
+from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class GMRES(LinearSolver):
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                x, found = self._solve(iterated, b)
-                x = x if prepared is None else prepared.apply(x)
+                small, power = scaled(b)
+                x, found = self._solve(iterated, small)
+                x = power * (x if prepared is None else prepared.apply(x.to(prepared.dtype)).to(x.dtype))
             if not torch.is_grad_enabled():
                 return x, found
             return attach(x, b - operator.matvec(x), lambda x: operator, self), found
@@ -105,7 +106,7 @@ class _Product(LinearOperator):
         self.operator, self.prepared = operator, prepared
 
     def matvec(self, x: Tensor) -> Tensor:
-        return self.operator.matvec(self.prepared.apply(x))
+        return self.operator.matvec(self.prepared.apply(x.to(self.prepared.dtype)).to(x.dtype))
 
     def transpose(self) -> LinearOperator:
         raise NotImplementedError("the iteration does not ask for the transposed product")

@@ -170,7 +170,7 @@ class LearnedOmega:
                 solution = sor(operator, b, omega, x0, throw=False, **options)
             else:
                 solution = pcg(operator, b, SSOR(omega), x0, throw=False, **options)
-        except Exception:
+        except BaseException:  # an interrupt too
             del self.arms[-1], self.contexts[-1]
             raise
         self.observe(solution.iterations.double().mean().item() if len(solution.iterations) else 0.0)

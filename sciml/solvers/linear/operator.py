@@ -92,6 +92,8 @@ class JacobianOperator(LinearOperator):
 
     def matvec(self, x: Tensor) -> Tensor:
         """The products (m, n), one pass of forward or, transposed, of reverse differentiation each."""
+        if len(x) != self.shape[0]:  # one matrix, many vectors
+            return torch.cat([self.matvec(row[None]) for row in x]) if len(x) else x
         way = x.reshape(self.y.shape)
         if self.transposed:
             product = torch.func.vjp(self.function, self.y)[1](way)[0]
@@ -227,7 +229,7 @@ class CoupledOperator(LinearOperator):
 
     def matvec(self, x: Tensor) -> Tensor:
         """The products (m, s n)."""
-        parts = x.reshape(self.shape[0], len(self.jacobians), -1)
+        parts = x.reshape(len(x), len(self.jacobians), -1)
         h = self.h if isinstance(self.h, float) else self.h.reshape(-1, 1, 1)
         mixed = self.a.mT @ parts if self.transposed else parts
         products = torch.stack([j.matvec(v) for j, v in zip(self.jacobians, mixed.unbind(1), strict=True)], 1)
@@ -248,15 +250,20 @@ class CoupledOperator(LinearOperator):
         """The matrices (m, s n, s n)."""
         if self.transposed:
             return self.transpose().dense().mT
-        (m, n, _), s = self.jacobians[0].shape, len(self.jacobians)
+        n, s = self.jacobians[0].shape[1], len(self.jacobians)
+        shapes = [part.shape[0] for part in (*self.jacobians, self.mass) if part is not None]
+        m = max(*shapes, 1 if isinstance(self.h, float) else self.h.numel())
         one = all(j is self.jacobians[0] for j in self.jacobians)
         parts = [self.jacobians[0].dense()] * s if one else [j.dense() for j in self.jacobians]
+        parts = [part.expand(m, n, n) for part in parts]
         unit = torch.eye(n, dtype=self.dtype, device=self.device).expand(m, n, n)
         eye = torch.eye(s, dtype=self.dtype, device=self.device)
         blocks = lambda a, x: torch.einsum("ij,mjpq->mipjq", a, x)  # noqa: E731
         alike = lambda x: blocks(eye, x[:, None].expand(m, s, n, n))  # noqa: E731
         h = self.h if isinstance(self.h, float) else self.h.reshape(-1, 1, 1, 1, 1)
-        shifted = alike(unit if self.mass is None else self.mass.dense()) - h * blocks(self.a, torch.stack(parts, 1))
+        shifted = alike(unit if self.mass is None else self.mass.dense().expand(m, n, n)) - h * blocks(
+            self.a, torch.stack(parts, 1)
+        )
         if self.mass is not None and not isinstance(h, float):
             shifted = torch.where(h == 0, alike(unit), shifted)
         return shifted.reshape(m, s * n, s * n)

@@ -19,6 +19,7 @@ from sciml.solvers.linear.conjugate_gradient import (
     throw_failed,
 )
 from sciml.solvers.linear.preconditioner import positive, stored
+from sciml.solvers.linear.solve import scaled
 from sciml.solvers.linear.sparse import SparseOperator
 from sciml.solvers.linear.triangular import Lower
 
@@ -76,7 +77,9 @@ def sor(
         x = torch.zeros_like(rows) if x0 is None else as_rows("x0", x0, operator).detach()
         if x.shape != rows.shape:
             raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x.shape)}")
-        target = (rtol * torch.linalg.vector_norm(rows, dim=-1)).clamp(min=atol)
+        rows, power = scaled(rows)
+        x = x / power
+        target = torch.maximum(rtol * torch.linalg.vector_norm(rows, dim=-1), atol / power[:, 0])
         x = torch.where((rows == 0).all(-1, keepdim=True), 0, x).contiguous()
         relax, histories = _Sweeps(operator, rows.contiguous(), omega, target), []
         for begun in range(0, max_iter, CHUNK):
@@ -88,10 +91,12 @@ def sor(
                 break
     history = torch.cat(histories, 1)
     size = history[:, -1]
+    x = power * x
     status = torch.where(size <= target, LinearStatus.CONVERGED.value, LinearStatus.MAX_ITER.value)
     status = torch.where(size.isfinite(), status, LinearStatus.NON_FINITE.value)
     iterations = ((history > target[:, None]) & history.isfinite())[:, :-1].sum(1)
-    solution = LinearSolution(x.reshape(b.shape), status, iterations, size, history, torch.zeros_like(status) > 0)
+    sizes = (power[:, 0] * size, power * history)
+    solution = LinearSolution(x.reshape(b.shape), status, iterations, *sizes, torch.zeros_like(status) > 0)
     if throw:
         throw_failed(solution, max_iter)
     return solution

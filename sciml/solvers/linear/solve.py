@@ -27,6 +27,10 @@ class LinearSolver(ABC):
         """What solves with the transposed matrices."""
         return self.inverse(operator.transpose())
 
+    def admit(self, known: Tensor) -> None:
+        """Say what is to be done where a gradient (m) is not known: nothing, it is NaN."""
+        return
+
 
 @dataclass(frozen=True)
 class Dense(LinearSolver):
@@ -83,6 +87,21 @@ def _exchanged(swap: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(swap, b, a), torch.where(swap, a, b)
 
 
+def scaled(b: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows b (m, n) over powers of two (m, 1) that bring their largest entries to [1, 2), and these powers.
+
+    The squares in norms of tiny and of huge right-hand sides would else vanish or overflow. A compiled program leaves
+    them as they are.
+    """
+    power = torch.ones_like(b[:, :1])
+    if torch.compiler.is_compiling() or not b.shape[-1]:
+        return b, power
+    largest = b.abs().amax(-1, keepdim=True)
+    exponent = torch.frexp(torch.where((largest > 0) & largest.isfinite(), largest, 1)).exponent
+    power = torch.ldexp(power, exponent - 1)
+    return b / power, power
+
+
 def attach(x: Tensor, residual: Tensor, operator: Callable[[Tensor], LinearOperator], solver: LinearSolver) -> Tensor:
     """``x`` with the gradient of the root that it is, dx = A^-1 d residual, by the implicit function theorem.
 
@@ -110,6 +129,7 @@ class _Root(torch.autograd.Function):
         (root,) = ctx.saved_tensors
         with torch.no_grad():
             found, known = ctx.solver.adjoint(ctx.operator(root))(grad_outputs[0])
+            ctx.solver.admit(known)
             grad = torch.where(known[:, None], found, torch.nan)  # rather no gradient than a wrong one
         return None, _Once.apply(grad, root, *grad_outputs) if torch.is_grad_enabled() else grad, None, None
 

@@ -36,9 +36,11 @@ class Compressed:
     def from_scipy(cls, matrix: Any, dtype: torch.dtype | None = None, device: Any = None) -> "Compressed":
         """Of a scipy matrix of any format; duplicates are summed, columns sorted."""
         a = sparse.csr_matrix(matrix)
-        if a is matrix and not (a.has_canonical_format and a.has_sorted_indices):
-            a = a.copy()
-        a.sum_duplicates()
+        if np.iscomplexobj(a.data):
+            raise TypeError(f"matrix: expected real entries, got {a.dtype}")
+        if not a.has_canonical_format:
+            a = a.copy()  # the caller's may share its memory
+            a.sum_duplicates()
         if max(a.shape[0], a.shape[1], a.nnz) > np.iinfo(np.int32).max:
             raise ValueError(f"matrix: {a.shape} with {a.nnz} entries does not fit indices of 32 bits")
         tensor = lambda x, kind: torch.from_numpy(np.array(x, dtype=kind)).to(device)  # noqa: E731
@@ -67,12 +69,17 @@ class Compressed:
     @cached_property
     def row(self) -> Tensor:
         """The row of every entry (nnz) int64."""
-        counts = (self.crow[1:] - self.crow[:-1]).long()
-        return torch.repeat_interleave(torch.arange(self.size[0], device=self.crow.device), counts)
+        with torch.inference_mode(False):
+            counts = (self.crow[1:] - self.crow[:-1]).long()
+            return torch.repeat_interleave(torch.arange(self.size[0], device=self.crow.device), counts)
 
     @cached_property
     def turned(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and columns of the transposed pattern, and where each of its entries comes from."""
+        with torch.inference_mode(False):
+            return self._turned()
+
+    def _turned(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.col.device.type == "cpu":  # counting beats sorting
             number = np.arange(self.nnz, dtype=np.int32)
             parts = (number, self.col.numpy(), self.crow.numpy())
@@ -97,7 +104,8 @@ class Compressed:
 
     def dense(self) -> Tensor:
         """The matrix as a dense tensor, differentiable in the values."""
-        return self.values.new_zeros(self.size).index_put((self.row, self.col.long()), self.values)
+        where = (self.row, self.col.long())
+        return self.values.new_zeros(self.size).index_put(where, self.values, accumulate=True)
 
     def product(self, x: Tensor) -> Tensor:
         """The products (m, rows) with vectors (m, columns)."""
@@ -231,7 +239,9 @@ class SparseOperator(LinearOperator):
         if c.values.device.type == "cpu" and not c.values.requires_grad:
             return torch.from_numpy(c.to_scipy().diagonal())[None]
         at = torch.nonzero(c.row == c.col).squeeze(-1)
-        return c.values.new_zeros(1, self.shape[-1]).index_put((at.new_zeros(1), c.row[at]), c.values[at])
+        return c.values.new_zeros(1, self.shape[-1]).index_put(
+            (at.new_zeros(1), c.row[at]), c.values[at], accumulate=True
+        )
 
     def filled(self) -> Tensor:
         """Which rows are not zero (1, n)."""

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import expm_multiply, spsolve
 from torch import Tensor
 
 from sciml import PID, Grid, Solution, SolveError, Solver, solve
-from sciml.solvers import CG, GMRES, Dense, ImplicitEuler, Kvaerno5, Rodas5P, Term
+from sciml.solvers import CG, GMRES, SDIRK2, Dense, ImplicitEuler, Kvaerno5, RadauIIA5, Rodas5P, Term
 from sciml.solvers.linear import (
     FSAI,
     Aggregation,
@@ -39,7 +39,7 @@ class Heat(Term):
         self.stiffness, self.inertia, self.stored = stiffness, mass, stored
 
     def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return t.sin() - self._matrix(args).matvec(y.reshape(1, -1)).reshape(y.shape)
+        return t.sin() - self._matrix(args).matvec(y.reshape(-1, self.stiffness.shape[-1])).reshape(y.shape)
 
     def mass(self, args: tuple[Tensor, ...]) -> Tensor | LinearOperator | None:
         return self.inertia if self.stored or self.inertia is None else self.inertia.dense()[0]
@@ -134,6 +134,41 @@ def test_one_factor_serves_all_stages_of_a_step():
     trials = int(found.stats.accepted + found.stats.rejected)
     assert counting.setups == trials
     assert counting.applications > 6 * trials  # six implicit stages and the error's filter
+
+
+@pytest.mark.parametrize("linear", [CG(), GMRES(), Dense()], ids=lambda x: type(x).__name__)
+def test_samples_share_stored_matrices(linear: object):
+    """With steps of their own, and with all stages solved for together."""
+    y0 = draw(3, N * N)
+    for stepper, options in (
+        (Kvaerno5(linear=linear), {"lanes": "each", "controller": TOLERANCES}),
+        (RadauIIA5(rows=True, linear=linear), {"controller": Grid(n=8)}),
+    ):
+        if isinstance(linear, CG) and isinstance(stepper, RadauIIA5):
+            continue  # the matrix of coupled stages is not symmetric
+        found = solve(Heat(HEAT), y0, 0.0, 0.1, Solver(stepper, **options)).ys
+        one = solve(Heat(HEAT), y0[1], 0.0, 0.1, Solver(Kvaerno5(), PID(rtol=1e-7, atol=1e-9))).ys
+        assert (found[1] - one).abs().max() < 1e-3 * y0.abs().max()
+
+
+def test_products_suffice_for_conjugate_gradients():
+    class Mixed(Heat):
+        def mass(self, args: tuple[Tensor, ...]) -> Tensor:
+            return torch.eye(N * N, dtype=DTYPE) / 2
+
+    linear = [CG(), Dense()]
+    ends = [solve(Mixed(HEAT), draw(N * N), 0.0, 0.1, Solver(Kvaerno5(linear=x), TOLERANCES)).ys for x in linear]
+    assert (ends[0] - ends[1]).abs().max() < 1e-3
+
+
+def test_state_that_is_not_finite_is_a_failure():
+    class Breaks(Heat):
+        def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+            return super().drift(t, y, args) + torch.where((t > 0.1) & (t < 0.2), torch.nan, 0)
+
+    solver = Solver(SDIRK2(linear=CG()), Grid(n=3))
+    with pytest.raises(SolveError, match="t="):
+        solve(Breaks(HEAT, None), draw(N * N), 0.0, 0.5, solver)
 
 
 def test_indefinite_matrix_is_no_solution():

@@ -22,6 +22,7 @@ from sciml.solvers.linear import (
     kernels,
     pcg,
 )
+from sciml.solvers.linear.aggregation import soft
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.triangular import Lower
 from tests.solvers.linear.spd import diffusion, draw, operator
@@ -235,6 +236,48 @@ def test_matrix_without_a_positive_diagonal_is_refused(preconditioner: Precondit
     a = SparseOperator.from_scipy(sp.diags([1.0, 0.0, -2.0]))
     with pytest.raises(ValueError, match=r"A: .* expects a positive diagonal.*got 0.0 in row 1"):
         preconditioner.setup(a)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.6])
+def test_aggregation_refuses_rows_without_a_diagonal(damping: float):
+    saddle = sp.bmat([[None, sp.eye(500)], [sp.eye(500), None]])
+    with pytest.raises(ValueError, match="A: Aggregation expects a positive diagonal"):
+        Aggregation(aggregates=torch.arange(1000), damping=damping).setup(SparseOperator.from_scipy(saddle))
+
+
+@pytest.mark.usefixtures("compiled")
+def test_couplings_that_cancel_leave_their_row_as_it_is():
+    a = np.diag([1.0, 1, 1, 1]) + np.array([[0, 0.1, 0.2, -0.3], [0.1, 0, 0, 0], [0.2, 0, 0, 0], [-0.3, 0, 0, 0]])
+    z = soft(SparseOperator.from_scipy(a).compressed, torch.tensor([0, 0, 1, 1]), 0.6).dense()
+    assert near(z.sum(1), np.ones(4))
+    assert z.abs().max() < 2  # not the couplings over what round-off leaves of their sum
+
+
+def test_callers_matrix_is_left_alone():
+    a = sp.csr_matrix((np.array([1.0, 1, 5, 3]), np.array([0, 0, 1, 0]), np.array([0, 2, 4])), (2, 2))
+    kept = [part.copy() for part in (a.data, a.indices, a.indptr)]
+    operator = SparseOperator.from_scipy(a)
+    assert all(np.array_equal(x, y) for x, y in zip((a.data, a.indices, a.indptr), kept, strict=True))
+    assert operator.dense()[0].tolist() == [[2.0, 0.0], [3.0, 5.0]]
+    with pytest.raises(TypeError, match="matrix: expected real entries"):
+        SparseOperator.from_scipy(sp.eye(2) * 1j)
+
+
+def test_one_unknown_and_singular_coarse_matrices():
+    single = FunctionOperator(lambda x: 3 * x, 1, DTYPE)
+    assert torch.allclose(pcg(single, torch.ones(1, dtype=DTYPE), Chebyshev()).x, torch.ones(1, dtype=DTYPE) / 3)
+    neumann = sp.csr_matrix(np.array([[1.0, -1], [-1, 1]]))
+    with pytest.raises(ValueError, match="its coarse form is singular"):
+        Aggregation(Chebyshev(), torch.zeros(2, dtype=torch.int64)).setup(SparseOperator.from_scipy(neumann))
+
+
+def test_patterns_first_asked_for_without_gradients_serve_gradients():
+    a = SparseOperator.from_scipy(SMALL).compressed
+    with torch.inference_mode():
+        assert a.transpose().nnz == len(a.row)
+    values = a.values.clone().requires_grad_()
+    a.with_values(values).dense().square().sum().backward()
+    assert values.grad is not None
 
 
 def test_mistakes_are_named():
