@@ -347,9 +347,10 @@ def as_operator(A: Any) -> LinearOperator:
         return DenseOperator(A)
     if A.layout == torch.sparse_csr and _rising(A.crow_indices(), A.col_indices()):
         return SparseOperator(Compressed(A.crow_indices().int(), A.col_indices().int(), A.values(), A.shape[1]))
-    coo = A.coalesce() if A.layout == torch.sparse_coo else A.to_sparse_coo()
-    # sorted and without duplicates, which torch takes every compressed tensor to be
-    coo = torch.sparse_coo_tensor(coo.indices(), coo.values(), A.shape, is_coalesced=False, check_invariants=False)
+    coo = A.to_sparse_coo()
+    if coo.is_coalesced() and A.layout != torch.sparse_coo:  # which torch takes every compressed tensor to be
+        parts = (coo.indices(), coo.values(), A.shape)
+        coo = torch.sparse_coo_tensor(*parts, is_coalesced=False, check_invariants=False)
     coo = coo.coalesce()
     row, col = coo.indices()
     crow = torch.cat([row.new_zeros(1), torch.bincount(row, minlength=A.shape[0]).cumsum(0)])
