@@ -22,13 +22,16 @@ def signed(number: int) -> int:
 def mixed(z: Any) -> Any:
     """The hash of int64 numbers, in a tensor or an array: a one-to-one map, every bit of which depends on all."""
     for shift, factor in ((30, FIRST), (27, SECOND)):
-        high = z >> shift
-        high &= (1 << 64 - shift) - 1
-        high ^= z
-        high *= factor
-        z = high
-    high = z >> 31
-    high &= (1 << 33) - 1
+        z = _folded(z, shift) * factor
+    return _folded(z, 31)
+
+
+def _folded(z: Any, shift: int) -> Any:
+    """z ^ (z >> shift), without the sign."""
+    high, mask = z >> shift, (1 << 64 - shift) - 1
+    if torch.compiler.is_compiling():  # whose loops refuse operations in place
+        return (high & mask) ^ z
+    high &= mask
     high ^= z
     return high
 
