@@ -27,7 +27,7 @@ def mixed(z: Any) -> Any:
 
 
 def _folded(z: Any, shift: int) -> Any:
-    """Z ^ (z >> shift), without the sign."""
+    """The number z ^ (z >> shift), shifted without the sign."""
     high, mask = z >> shift, (1 << 64 - shift) - 1
     if torch.compiler.is_compiling():  # whose loops refuse operations in place
         return (high & mask) ^ z
