@@ -14,9 +14,8 @@ from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positi
 class _Foreign(Prepared):
     """A function of numpy vectors, called for row after row."""
 
-    def __init__(self, function: Any, nnz: int, like: Tensor):
+    def __init__(self, function: Any, nnz: int):
         self.function, self.nnz, self.dtype = function, nnz, torch.float64
-        self.like = like
 
     def apply(self, r: Tensor) -> Tensor:
         rows = [np.asarray(self.function(row)) for row in r.detach().cpu().numpy()]
@@ -55,7 +54,7 @@ class AlgebraicMultigrid(Preconditioner):
         make = {"ruge_stuben": pyamg.ruge_stuben_solver, "smoothed_aggregation": pyamg.smoothed_aggregation_solver}
         hierarchy = make[self.kind](a.to_scipy().astype(np.float64), **options)
         cycle = hierarchy.aspreconditioner("V")
-        return _Foreign(cycle.matvec, int(hierarchy.cycle_complexity() * a.compressed.nnz), a.compressed.values)
+        return _Foreign(cycle.matvec, int(hierarchy.cycle_complexity() * a.compressed.nnz))
 
 
 @dataclass(frozen=True)
@@ -92,4 +91,4 @@ class ThresholdCholesky(Preconditioner):
             made.apply(z)
             return z
 
-        return _Foreign(apply, 2 * made.total_nnz, a.compressed.values)
+        return _Foreign(apply, 2 * made.total_nnz)
