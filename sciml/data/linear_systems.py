@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 from scipy.sparse.linalg import splu
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sciml.data.loader import Loader
-from sciml.data.seeding import derive_seed, generator, run_seed
+from sciml.data.seeding import derive_seed, generator
+from sciml.data.split import SplitData
 from sciml.problems.linear_systems import Family, LinearSystem
 from sciml.solvers.linear import SparseOperator
 
@@ -143,7 +143,7 @@ class Systems(Dataset[list[Example]]):
         return example
 
 
-class LinearSystems(lightning.LightningDataModule):
+class LinearSystems(SplitData):
     """Random systems of several families: small ones to train on, others of these and larger sizes to judge by.
 
     Args:
@@ -183,7 +183,7 @@ class LinearSystems(lightning.LightningDataModule):
         batch_size: int = 1,
         data_seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(batch_size)
         self.sources, self.held_out = dict(sources), dict(held_out or {})
         if not self.sources:
             raise ValueError("sources: expected at least one family")
@@ -196,7 +196,7 @@ class LinearSystems(lightning.LightningDataModule):
         self.counts = {"train": train, "val": val, "test": test}
         self.scales = sorted(scales)
         self.right_hand_sides, self.correlation, self.solutions = right_hand_sides, correlation, solutions
-        self.batch_size, self.data_seed = batch_size, data_seed
+        self.data_seed = data_seed
         self._parts: dict[str, Systems] = {}
 
     def part(self, name: str) -> Systems:
@@ -223,25 +223,11 @@ class LinearSystems(lightning.LightningDataModule):
             for _ in range(self.counts[part])
         ]
 
-    def train_dataloader(self) -> Loader:
-        """Shuffled systems; in order where the trainer is to overfit the first ones."""
-        return self._loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))
-
-    def val_dataloader(self) -> Loader:
-        """The systems to validate on, one by one."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> Loader:
-        """The systems to test on, one by one."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> Loader:
-        """The systems to test on, one by one."""
-        return self._loader("test")
+    def dataset(self, name: str) -> Systems:
+        """A part, to be indexed by lists of systems."""
+        return self.part(name)
 
     def _loader(self, name: str, shuffle: bool = False) -> Loader:
-        if name != "train":  # whole in every process, so that all log the same metrics
+        if name != "train":  # one by one, and whole in every process, so that all log the same metrics
             return Loader(self.part(name), 1)
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        options = {"seed": run_seed(), "rank": rank, "world_size": world_size}
-        return Loader(self.part(name), self.batch_size, shuffle=shuffle, **options)
+        return super()._loader(name, shuffle)
