@@ -1,6 +1,5 @@
 """Successive over-relaxation."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from sciml.solvers.linear.preconditioner import positive, stored
 from sciml.solvers.linear.solve import scaled
 from sciml.solvers.linear.sparse import SparseOperator
 from sciml.solvers.linear.triangular import Lower
+from sciml.solvers.linear.unrolled import young
 
 CHUNK = 256  # sweeps between two looks at where the iteration stands
 
@@ -166,7 +166,7 @@ def young_omega(A: Any) -> float:
         mu = np.abs(np.linalg.eigvalsh(jacobi.toarray())).max()
     else:
         mu = abs(eigsh(jacobi, 1, v0=np.sin(np.arange(1.0, a.shape[0] + 1)), tol=1e-6)[0][0])
-    return 2 / (1 + math.sqrt(1 - min(float(mu), 1 - 1e-12) ** 2))
+    return float(young(torch.tensor(float(mu), dtype=torch.float64)))
 
 
 def sparse(A: Any) -> SparseOperator:
