@@ -19,7 +19,7 @@ from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
 NODES, EDGES, PAIRS = 8, 4, 4  # numbers of each
 DAMPING = 2 / 3  # of the sweep that the coarse vectors start from
-DESCENT = 0.6  # length of the step in which they then lose energy
+DESCENT = 0.9  # length of the step in which they then lose energy
 
 
 class MatrixFeatures(NamedTuple):
@@ -145,7 +145,9 @@ def _descend(
 def _descend_by_scipy(
     a: Compressed, aggregates: Tensor, start: Compressed, dtype: torch.dtype
 ) -> tuple[Compressed, Tensor, Tensor]:
-    """The step goes along -D^-1 A Z, without A's row sums, less its mean in each row, so that rows still sum to 1.
+    """The step goes along -D^-1 A Z, without A's row sums, less its sum in each row, so that rows still sum to 1.
+
+    Of that sum each entry bears its share, so that weak couplings between very different coefficients stay weak.
 
     Reference:
         J. Mandel, M. Brezina, P. Vanek, Computing 62 (1999), doi:10.1007/s006070050022 (energy); L. N. Olson, J. B.
@@ -162,12 +164,13 @@ def _descend_by_scipy(
     def total(x: Tensor) -> Tensor:
         return x.new_zeros(a.size[0]).index_add(0, row, x)
 
-    step = image - (total(image) / total(torch.ones_like(image)))[row]
     size = start.values.abs()
+    share = size / total(size)[row]
+    step = image - share * total(image)[row]
     own = 2 * (start.col == aggregates[row]).to(image.dtype) - 1
     wanted = a.row * start.size[1] + aggregates[a.col.long()]
     at = torch.searchsorted(row * start.size[1] + start.col, wanted)
     way = torch.sign(a.row - a.col).to(image.dtype) * a.values.abs()
     sides, whole = (image.new_zeros(start.nnz).index_add(0, at, x) for x in (way, way.abs()))
     pairs = torch.stack([start.values, own, step, sides / torch.where(whole > 0, whole, 1)], -1).to(dtype)
-    return start.with_values(start.values - DESCENT * step), size / total(size)[row], pairs
+    return start.with_values(start.values - DESCENT * step), share, pairs

@@ -97,15 +97,14 @@ def descend(
                     p += 1
                 if p < end and z_col[p] == z_col[q]:
                     image[p - begin] += value * start[q]
-        mean = size = 0.0
+        total_image = size = 0.0
         for p in range(begin, end):
-            mean += image[p - begin]
+            total_image += image[p - begin]
             size += abs(start[p])
-        mean /= end - begin
         for p in range(begin, end):
-            step = (image[p - begin] - mean) / diagonal
-            z[p] = start[p] - length * step
             share[p] = abs(start[p]) / size
+            step = (image[p - begin] - share[p] * total_image) / diagonal
+            z[p] = start[p] - length * step
             row_of[p] = i
             pairs[p, 0], pairs[p, 1], pairs[p, 2] = start[p], 1.0 if z_col[p] == aggregates[i] else -1.0, step
             whole = before[p - begin] + behind[p - begin]

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from sciml.models import LearnedTwoLevel
-from sciml.models.matrix_features import matrix_features
+from sciml.models.matrix_features import DAMPING, matrix_features
 from sciml.problems import Diffusion, FiniteElements, TwoPhase
-from sciml.solvers.linear import DenseOperator, Prepared, SparseOperator, kernels, pcg
-from sciml.solvers.linear.aggregation import Coarse, TwoLevel, pairwise
+from sciml.solvers.linear import FSAI, DenseOperator, Prepared, SparseOperator, kernels, pcg
+from sciml.solvers.linear.aggregation import Coarse, TwoLevel, pairwise, soft
 from sciml.solvers.linear.approximate_inverse import Inverse
 from sciml.training.preconditioner_losses import UnrolledPCG, reduction
 from tests.solvers.linear.spd import draw
@@ -172,6 +172,25 @@ def test_bad_input_is_refused():
     nn.init.constant_(net.enter.bias, torch.nan)
     with pytest.raises(ValueError, match="weights: expected finite numbers"):
         net.on(aggregates).setup(a)
+
+
+@pytest.mark.parametrize("contrast", [1e3, 1e6, 1e9])
+def test_coarse_vectors_lose_energy_whatever_the_contrast(contrast: float):
+    found = Diffusion(cells=32, coefficient=TwoPhase(contrast=contrast, correlation=0.06)).system(seed=777)
+    a, aggregates = SparseOperator.from_scipy(found.matrix), torch.from_numpy(found.aggregates(4))
+    start = soft(a.compressed, aggregates, DAMPING)
+    seen = matrix_features(a, aggregates)
+
+    def energy(z: Tensor) -> Tensor:  # of every coarse vector, where it is largest
+        dense = start.with_values(z).dense()
+        return ((a.dense()[0] @ dense) * dense).sum(0)
+
+    before, after = energy(start.values), energy(seen.z.values)
+    assert (after <= 1.01 * before).all()  # the sum over vectors falls; one alone may rise a little
+    assert after.sum() < 0.99 * before.sum()
+    smoother, b = FSAI().setup(a), draw(2, len(aggregates))
+    counts = [pcg(a, b, TwoLevel(smoother, Coarse(a.compressed, z))).iterations for z in (seen.z, start)]
+    assert (counts[0] <= counts[1]).all()
 
 
 def test_unknowns_without_neighbours_are_seen():
