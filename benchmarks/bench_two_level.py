@@ -43,6 +43,8 @@ CONFIG = Path(__file__).parents[1] / "examples" / "diffusion_preconditioner" / "
 SOURCES = (
     "models/learned_two_level",
     "models/matrix_features",
+    "models/matrix_network",
+    "models/network_kernels",
     "models/two_level_kernels",
     "data/linear_systems",
     "training/preconditioner_losses",
@@ -125,7 +127,7 @@ def uncorrected(model: LearnedTwoLevel) -> LearnedTwoLevel:
     """What the network's corrections begin from."""
     other = copy.deepcopy(model)
     with torch.no_grad():
-        for last in (other.ends.weight[-1:], other.edge_out.weight, other.pair_out.weight):
+        for last in (other.network.ends.weight[-1:], other.network.edge_out.weight, other.pair_out.weight):
             last.zero_()
     return other
 

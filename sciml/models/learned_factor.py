@@ -3,9 +3,10 @@
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciml.models.learned_preconditioner import LearnedPreconditioner
+from sciml.models.matrix_network import MatrixNetwork
 from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator
 from sciml.solvers.linear.incomplete import Factored
 from sciml.solvers.linear.preconditioner import positive
@@ -13,10 +14,8 @@ from sciml.solvers.linear.triangular import Lower
 
 Base = Literal["matrix", "ic", "mic"]
 
-NODES, EDGES = 3, 2  # numbers of features
+NODES = 5  # numbers that are seen of an unknown
 MODIFIED = 0.99  # of MIC(0)
-LARGEST = 1.0  # logarithm of a correction
-START = 0.1  # weights of the last layers, relative to torch's own: the network begins near its base
 
 
 class FactorFeatures(NamedTuple):
@@ -28,8 +27,9 @@ class FactorFeatures(NamedTuple):
         row: the larger unknown of each edge (m).
         col: the smaller one (m).
         left: where the edges stand in the factor (m).
-        nodes: (n, 3): row sum, number of couplings, entry of the base.
-        edges: (m, 2): the coupling, the entry of the base.
+        nodes: (n, 5): row sum; sum of the squares of the couplings; share of those with unknowns before this one; the
+            entry of the base; number of couplings.
+        edges: (m, 4): the coupling, the entry of the base, contrast of A's diagonal and of the base's.
     """
 
     base: Lower
@@ -57,7 +57,7 @@ class LearnedFactor(LearnedPreconditioner):
     Args:
         base: what corrections begin from: "matrix" is A's lower triangle, the network has to find the factor; "ic"
             IC(0), and "mic" MIC(0) with .99 of what it drops.
-        width: numbers that the network keeps for an unknown and a coupling.
+        width: numbers that the network keeps for an unknown.
         rounds: of messages between neighbours.
 
     Reference:
@@ -77,55 +77,42 @@ class LearnedFactor(LearnedPreconditioner):
         super().__init__()
         if base not in ("matrix", "ic", "mic"):
             raise ValueError(f"base: expected 'matrix', 'ic' or 'mic', got {base!r}")
-        for name, value, least in (("width", width, 1), ("rounds", rounds, 0)):
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.base = base
-        self.node_in, self.edge_in = _mlp(NODES, width, width), _mlp(EDGES, width, width)
-        self.up = nn.ModuleList(_mlp(3 * width, width, width) for _ in range(rounds))
-        self.down = nn.ModuleList(_mlp(3 * width, width, width) for _ in range(rounds))
-        self.keep = nn.ModuleList(_mlp(3 * width, width, width) for _ in range(rounds))
-        self.edge_out, self.node_out = _mlp(3 * width, width, 1, START), _mlp(width, width, 1, START)
+        self.network = MatrixNetwork(NODES, width, rounds)
 
     def look(self, operator: SparseOperator, aggregates: Tensor | None) -> FactorFeatures:
         """The graph, and the base."""
         d = operator.diagonal()[0].detach()
         positive(d, "a learned preconditioner")
-        root, dtype = d.sqrt(), next(self.parameters()).dtype
+        root, dtype = d.sqrt(), self.network.enter.weight.dtype
         a = operator.compressed
-        row, col = a.row, a.col.long()
-        scaled = SparseOperator(a.with_values(a.values.detach() / (root[row] * root[col])))
-        lower = base = Lower.of(scaled.compressed)
+        row, col, values = a.row, a.col.long(), a.values.detach()
+        scaled = a.with_values(values / (root[row] * root[col]))
+        lower = base = Lower.of(scaled)
         if self.base != "matrix":
             prepared = IncompleteCholesky(MODIFIED if self.base == "mic" else 0.0).setup(operator)
             made = prepared.lower  # pyrefly: ignore[missing-attribute]
             base = made.with_values(made.compressed.values / root[made.compressed.row])
-        c = lower.compressed
-        left = torch.nonzero(c.col < c.row).squeeze(-1)
-        ones = torch.ones_like(a.values.detach()).masked_fill(row == col, 0)
-        count = torch.zeros_like(d).index_add(0, row, ones)
-        entries = base.compressed.values
+        c, entries = lower.compressed, base.compressed.values
+        left = torch.nonzero(c.col < c.row)[:, 0]
+
+        def total(x: Tensor) -> Tensor:
+            return x.new_zeros(len(d)).index_add(0, row, x)
+
+        sizes = scaled.values.abs().masked_fill(row == col, 0)
+        whole, before, squares = total(sizes), total(sizes * (col < row)), total(sizes**2)
         diagonal = entries[c.crow[1:].long() - 1]
-        sums = torch.zeros_like(d).index_add(0, row, a.values.detach()) / d
-        nodes = torch.stack([sums, count / 4 - 1, diagonal - 1], -1).to(dtype)
-        edges = 4 * torch.stack([c.values[left], entries[left]], -1).to(dtype)
-        return FactorFeatures(base, root, c.row[left], c.col[left].long(), left, nodes, edges)
+        count = (a.crow[1:] - a.crow[:-1] - 1).clamp(min=1)
+        share = before / torch.where(whole > 0, whole, 1)
+        nodes = torch.stack([total(values) / d, 4 * squares - 1, share, diagonal - 1, 4 / count - 1], -1)
+        row, col = c.row[left], c.col[left].long()
+        contrasts = [(x[row] - x[col]) / (x[row] + x[col]) for x in (d, diagonal)]
+        edges = torch.stack([4 * c.values[left], 4 * entries[left], *contrasts], -1)
+        return FactorFeatures(base, root, row, col, left, nodes.to(dtype), edges.to(dtype))
 
     def forward(self, seen: FactorFeatures) -> Factored:
         """The factor, differentiable in the weights."""
-        f, e, row, col = self.node_in(seen.nodes), self.edge_in(seen.edges), seen.row, seen.col
-        for up, down, keep in zip(self.up, self.down, self.keep, strict=True):
-            larger, smaller = torch.cat([e, f[row], f[col]], 1), torch.cat([e, f[col], f[row]], 1)
-            rising, falling = up(larger), down(smaller)
-            heard = [torch.zeros_like(f).index_add(0, to, part) for to, part in ((row, rising), (col, falling))]
-            e, f = e + rising + falling, f + keep(torch.cat([f, *heard], 1))
-        factors = self.edge_out(torch.cat([e, f[row], f[col]], 1))[:, 0], self.node_out(f)[:, 0]
-        values = seen.base.compressed.values
-        log = torch.zeros_like(values)
-        log = log.index_copy(0, seen.left, factors[0].to(values.dtype))
-        log = log.index_copy(0, seen.diagonal, factors[1].to(values.dtype))
-        factors = (LARGEST * torch.tanh(log / LARGEST)).exp()
-        return Factored(seen.base.with_values(values * factors * seen.root[seen.base.compressed.row]))
+        return self._factor(seen, *self.network(seen)[:2])
 
     def prepare(self, seen: FactorFeatures) -> Factored:
         """The factor.
@@ -133,20 +120,17 @@ class LearnedFactor(LearnedPreconditioner):
         Raises:
             ValueError: the network's weights are not finite.
         """
-        prepared = self(seen)
+        prepared = self._factor(seen, *self.network.quick(seen)[:2])
         if not bool(prepared.lower.compressed.values.isfinite().all()):
             raise ValueError("weights: expected finite numbers, the network's are not; was training unstable?")
         return prepared
 
+    def _factor(self, seen: FactorFeatures, edge: Tensor, diagonal: Tensor) -> Factored:
+        c = seen.base.compressed
+        log = torch.zeros_like(c.values).index_copy(0, seen.left, edge.to(c.values))
+        log = log.index_copy(0, seen.diagonal, diagonal.to(c.values))
+        return Factored(seen.base.with_values(c.values * log.tanh().exp() * seen.root[c.row]))
+
     def classic(self, aggregates: Tensor | None = None) -> dict[str, Preconditioner]:
         """IC(0) and MIC(0), on the same pattern."""
         return {"ic": IncompleteCholesky(), "mic": IncompleteCholesky(MODIFIED)}
-
-
-def _mlp(inputs: int, width: int, outputs: int, size: float = 1.0) -> nn.Sequential:
-    """One hidden layer; the last one's weights start with a size relative to torch's own."""
-    last = nn.Linear(width, outputs)
-    with torch.no_grad():
-        last.weight.mul_(size)
-        last.bias.mul_(size)
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)

@@ -11,13 +11,14 @@ from scipy import sparse
 from torch import Tensor
 
 from sciml.models import two_level_kernels
+from sciml.models.matrix_network import EDGES
 from sciml.solvers.linear import kernels
 from sciml.solvers.linear.aggregation import soft
 from sciml.solvers.linear.approximate_inverse import approximate_inverse
 from sciml.solvers.linear.preconditioner import positive
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
-NODES, EDGES, PAIRS = 8, 4, 4  # numbers of each
+NODES, PAIRS = 8, 4  # numbers of each; a coupling has those of `MatrixNetwork`
 DAMPING = 2 / 3  # of the sweep that the coarse vectors start from
 DESCENT = 0.9  # length of the step in which they then lose energy
 
@@ -36,7 +37,7 @@ class MatrixFeatures(NamedTuple):
         row: the larger unknown of each edge (m).
         col: the smaller one (m).
         nodes: (n, 8): row sum of A; sum of the squares of the couplings; their shares inside the aggregate, with
-            unknowns before this one and behind it; share of those before; the largest; their number; the entry of G.
+            unknowns before this one and behind it; share of those before; the largest; the entry of G; their number.
         edges: (m, 4): the coupling, the entry of G, whether both ends are of one aggregate, contrast of the diagonal.
         pairs: (p, 4): the entry of Z before the step, whether the aggregate is the unknown's own, the step, and how
             much more the unknown is coupled to the aggregate's unknowns before it than to those behind it.
@@ -119,8 +120,8 @@ def _look_by_torch(
         total(shares * (same & (col > row))),
         total(shares * (col < row)),
         coupling.new_zeros(n).scatter_reduce(0, row, coupling, "amax"),
-        4 / total(ones).clamp(min=1) - 1,
         g.values[g.crow[1:].long() - 1] - 1,
+        4 / total(ones).clamp(min=1) - 1,
     )
     below = torch.nonzero(col < row).squeeze(-1)
     row, col, d = row[below], col[below], scale**-2

@@ -67,7 +67,7 @@ def test_gradients_are_those_of_differences(loss):
     net = model(base="matrix", width=4, rounds=1)
     seen = net.look(a, None)
     value = loss(a, net(seen), b, x)
-    weights = next(net.up.parameters())
+    weights = net.network.edge.weight
     (gradient,) = torch.autograd.grad(value, weights)
     way, step = torch.randn_like(weights), 1e-5
     ends = []
@@ -109,6 +109,6 @@ def test_mistakes_are_named():
     with pytest.raises(TypeError, match="expected a model that makes factors"):
         Frobenius()(a, Jacobi().setup(a), b)
     broken = LearnedFactor()
-    torch.nn.init.constant_(list(broken.node_out.parameters())[-1], torch.nan)
+    torch.nn.init.constant_(broken.network.enter.bias, torch.nan)
     with pytest.raises(ValueError, match="weights: expected finite numbers"):
         broken.setup(a)

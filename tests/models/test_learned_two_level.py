@@ -34,7 +34,7 @@ def model(size: float = 1.0, dtype: torch.dtype = torch.float32, **options: int)
     torch.manual_seed(0)
     net = LearnedTwoLevel(**options).to(dtype)
     with torch.no_grad():
-        for last in (net.edge_out, net.pair_out, net.ends):
+        for last in (net.network.edge_out, net.pair_out, net.network.ends):
             last.weight.mul_(size)
     return net
 
@@ -169,7 +169,7 @@ def test_bad_input_is_refused():
         net.on(aggregates).setup(a.with_values(-a.compressed.values))
     with pytest.raises(ValueError, match="iterations: expected at least 1"):
         UnrolledPCG(0)
-    nn.init.constant_(net.enter.bias, torch.nan)
+    nn.init.constant_(net.network.enter.bias, torch.nan)
     with pytest.raises(ValueError, match="weights: expected finite numbers"):
         net.on(aggregates).setup(a)
 
