@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sciml.models.learned_preconditioner import LearnedPreconditioner
+from sciml.models.matrix_features import NODES, graph, places
 from sciml.models.matrix_network import MatrixNetwork
 from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator
 from sciml.solvers.linear.incomplete import Factored
@@ -14,7 +15,6 @@ from sciml.solvers.linear.triangular import Lower
 
 Base = Literal["matrix", "ic", "mic"]
 
-NODES = 5  # numbers that are seen of an unknown
 MODIFIED = 0.99  # of MIC(0)
 
 
@@ -26,24 +26,16 @@ class FactorFeatures(NamedTuple):
         root: root of A's diagonal (n).
         row: the larger unknown of each edge (m).
         col: the smaller one (m).
-        left: where the edges stand in the factor (m).
-        nodes: (n, 5): row sum; sum of the squares of the couplings; share of those with unknowns before this one; the
-            entry of the base; number of couplings.
-        edges: (m, 4): the coupling, the entry of the base, contrast of A's diagonal and of the base's.
+        nodes: (n, 8) as of `MatrixFeatures` with the base for G and all unknowns in one aggregate.
+        edges: (m, 4) likewise.
     """
 
     base: Lower
     root: Tensor
     row: Tensor
     col: Tensor
-    left: Tensor
     nodes: Tensor
     edges: Tensor
-
-    @property
-    def diagonal(self) -> Tensor:
-        """Where the diagonal stands in the factor (n)."""
-        return self.base.compressed.crow[1:].long() - 1
 
 
 class LearnedFactor(LearnedPreconditioner):
@@ -84,31 +76,19 @@ class LearnedFactor(LearnedPreconditioner):
         """The graph, and the base."""
         d = operator.diagonal()[0].detach()
         positive(d, "a learned preconditioner")
-        root, dtype = d.sqrt(), self.network.enter.weight.dtype
-        a = operator.compressed
-        row, col, values = a.row, a.col.long(), a.values.detach()
-        scaled = a.with_values(values / (root[row] * root[col]))
-        lower = base = Lower.of(scaled)
-        if self.base != "matrix":
+        root, a = d.sqrt(), operator.compressed
+        if self.base == "matrix":
+            base = Lower.of(a)
+            values = base.compressed.values.detach() / root[base.compressed.col.long()]
+        else:
             prepared = IncompleteCholesky(MODIFIED if self.base == "mic" else 0.0).setup(operator)
-            made = prepared.lower  # pyrefly: ignore[missing-attribute]
-            base = made.with_values(made.compressed.values / root[made.compressed.row])
-        c, entries = lower.compressed, base.compressed.values
-        left = torch.nonzero(c.col < c.row)[:, 0]
-
-        def total(x: Tensor) -> Tensor:
-            return x.new_zeros(len(d)).index_add(0, row, x)
-
-        sizes = scaled.values.abs().masked_fill(row == col, 0)
-        whole, before, squares = total(sizes), total(sizes * (col < row)), total(sizes**2)
-        diagonal = entries[c.crow[1:].long() - 1]
-        count = (a.crow[1:] - a.crow[:-1] - 1).clamp(min=1)
-        share = before / torch.where(whole > 0, whole, 1)
-        nodes = torch.stack([total(values) / d, 4 * squares - 1, share, diagonal - 1, 4 / count - 1], -1)
-        row, col = c.row[left], c.col[left].long()
-        contrasts = [(x[row] - x[col]) / (x[row] + x[col]) for x in (d, diagonal)]
-        edges = torch.stack([4 * c.values[left], 4 * entries[left], *contrasts], -1)
-        return FactorFeatures(base, root, row, col, left, nodes.to(dtype), edges.to(dtype))
+            base = prepared.lower  # pyrefly: ignore[missing-attribute]
+            values = base.compressed.values
+        base = base.with_values(values / root[base.compressed.row])
+        one, dtype = torch.zeros(len(d), dtype=torch.int64, device=d.device), self.network.enter.weight.dtype
+        a = a.with_values(a.values.detach())
+        nodes, edges, row, col = graph(a, one, base.compressed, 1 / root, dtype)
+        return FactorFeatures(base, root, row, col, nodes, edges)
 
     def forward(self, seen: FactorFeatures) -> Factored:
         """The factor, differentiable in the weights."""
@@ -127,8 +107,9 @@ class LearnedFactor(LearnedPreconditioner):
 
     def _factor(self, seen: FactorFeatures, edge: Tensor, diagonal: Tensor) -> Factored:
         c = seen.base.compressed
-        log = torch.zeros_like(c.values).index_copy(0, seen.left, edge.to(c.values))
-        log = log.index_copy(0, seen.diagonal, diagonal.to(c.values))
+        middle, left = places(c)
+        log = torch.zeros_like(c.values).index_copy(0, left, edge.to(c.values))
+        log = log.index_copy(0, middle, diagonal.to(c.values))
         return Factored(seen.base.with_values(c.values * log.tanh().exp() * seen.root[c.row]))
 
     def classic(self, aggregates: Tensor | None = None) -> dict[str, Preconditioner]:

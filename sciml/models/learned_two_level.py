@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sciml.models import two_level_kernels
 from sciml.models.learned_preconditioner import LearnedPreconditioner
-from sciml.models.matrix_features import NODES, PAIRS, MatrixFeatures, matrix_features
+from sciml.models.matrix_features import NODES, PAIRS, MatrixFeatures, matrix_features, places
 from sciml.models.matrix_network import START, MatrixNetwork, affine
 from sciml.solvers.linear import FSAI, Aggregation, Preconditioner, SparseOperator, kernels
 from sciml.solvers.linear.aggregation import Coarse, DenseCoarse, TwoLevel, pairwise
@@ -71,7 +71,8 @@ class LearnedTwoLevel(LearnedPreconditioner):
         """G (n, n) and Z (n, c) with the corrections."""
         edge, diagonal, pair = (x.to(seen.g.values) for x in self.corrections(seen))
         coupling = seen.edges[:, 0].to(edge).abs() / 4
-        g = seen.g.values.index_add(0, seen.left, coupling * edge).index_add(0, seen.diagonal, DIAGONAL * diagonal)
+        middle, left = places(seen.g)
+        g = seen.g.values.index_add(0, left, coupling * edge).index_add(0, middle, DIAGONAL * diagonal)
         row, share = seen.z.row, seen.share
         surplus = pair.new_zeros(seen.z.size[0]).index_add(0, row, share * pair)
         z = seen.z.values + SOFT * share * (pair - surplus[row])

@@ -54,15 +54,12 @@ class MatrixFeatures(NamedTuple):
     edges: Tensor
     pairs: Tensor
 
-    @property
-    def diagonal(self) -> Tensor:
-        """Where the diagonal stands in G (n)."""
-        return self.g.crow[1:].long() - 1
 
-    @property
-    def left(self) -> Tensor:
-        """Where the edges stand in G (m)."""
-        return torch.ones_like(self.g.col, dtype=torch.bool).index_fill_(0, self.diagonal, False).nonzero()[:, 0]
+def places(lower: Compressed) -> tuple[Tensor, Tensor]:
+    """Where the diagonal (n) and where the edges (m) stand in a lower triangular matrix."""
+    diagonal = lower.crow[1:].long() - 1
+    left = torch.ones_like(lower.col, dtype=torch.bool).index_fill_(0, diagonal, False)
+    return diagonal, left.nonzero()[:, 0]
 
 
 def matrix_features(operator: SparseOperator, aggregates: Tensor, dtype: torch.dtype = torch.float32) -> MatrixFeatures:
@@ -83,10 +80,29 @@ def matrix_features(operator: SparseOperator, aggregates: Tensor, dtype: torch.d
     g = approximate_inverse(a)
     g = g.with_values(g.values / scale[g.col.long()])
     start = soft(a, aggregates, DAMPING)
-    compiled = d.device.type == "cpu" and kernels.available()
-    nodes, edges, row, col = (_look if compiled else _look_by_torch)(a, aggregates, g, scale, dtype)
-    z, share, pairs = (_descend if compiled else _descend_by_scipy)(a, aggregates, start, dtype)
+    nodes, edges, row, col = graph(a, aggregates, g, scale, dtype)
+    z, share, pairs = (_descend if compiled(a) else _descend_by_scipy)(a, aggregates, start, dtype)
     return MatrixFeatures(a, scale, g, z, share, row, col, nodes, edges, pairs)
+
+
+def compiled(a: Compressed) -> bool:
+    """Whether loops over a matrix are compiled."""
+    return a.values.device.type == "cpu" and kernels.available()
+
+
+def graph(
+    a: Compressed, aggregates: Tensor, g: Compressed, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Nodes (n, 8) and edges (m, 4) of A as `MatrixFeatures` has them, and the ends of the edges (m each).
+
+    Args:
+        a: A.
+        aggregates: (n).
+        g: of A's lower triangular pattern, for the scaled matrix.
+        scale: one over the root of A's diagonal (n).
+        dtype: of nodes and edges.
+    """
+    return (_look if compiled(a) else _look_by_torch)(a, aggregates, g, scale, dtype)
 
 
 def _look(
