@@ -38,18 +38,20 @@ class Counting(CG):
 
 
 def test_kvaerno_on_finite_elements_with_a_trained_preconditioner(fit, sciml, tmp_path, monkeypatch):
-    """The solution of dense factors, one set-up for all stages of a trial; and by its run's name in a configuration."""
+    """Solution and gradient are those of dense factors, one set-up serves all stages; and by its run's name."""
     fit("run", config=CONFIG)
     space, rtol = SPACE.discretise(0), 1e-4
-    y0 = torch.from_numpy(np.sin(np.pi * space.points).prod(1))
+    y0 = torch.from_numpy(np.sin(np.pi * space.points).prod(1)).requires_grad_()
     counting, control = Counting(TrainedPreconditioner("run")), PID(rtol=rtol, atol=1e-2 * rtol)
     found, direct = (
         solve(Conduction(space), y0, 0.0, 0.05, Solver(Kvaerno5(linear=linear), control))
         for linear in (counting, Dense())
     )
     assert (found.ys - direct.ys).abs().max() < 1e-2 * rtol * y0.abs().max()  # linear residuals are 1e-8
+    to_learned, to_direct = (torch.autograd.grad(x.ys.square().sum(), y0)[0] for x in (found, direct))
+    assert (to_learned - to_direct).abs().max() < 1e-2 * rtol * to_direct.abs().max()
     trials = int(found.stats.accepted + found.stats.rejected)
-    assert counting.counts["set-ups"] == trials
+    assert counting.counts["set-ups"] == trials  # which serve the gradient too
     assert counting.counts["solves"] >= 7 * trials  # of six implicit stages and the error's filter
     assert counting.counts["fell back"] == 0
 
