@@ -16,6 +16,9 @@ from sciml.data.generate import cache_folder
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
+    "solvers/linear/aggregation",
+    "problems/finite_elements",
+    "problems/implicit_steps",
     "models/learned_two_level",
     "models/matrix_features",
     "models/two_level_kernels",
