@@ -17,38 +17,19 @@ where they are.
 """
 
 import copy
-import hashlib
-import os
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sciml import load
-from sciml.data.generate import cache_folder
 from sciml.models import LearnedTwoLevel
 from sciml.problems import Diffusion, FiniteElements, Lognormal, TwoPhase
 from sciml.problems.linear_systems import Space
 from sciml.solvers.linear import LinearSolution, SparseOperator, pcg
 from timing import interleaved
+from trained import trained
 
-CONFIG = Path(__file__).parents[1] / "examples" / "diffusion_preconditioner" / "config.yaml"
-SOURCES = (
-    "models/learned_two_level",
-    "models/matrix_features",
-    "models/matrix_network",
-    "models/network_kernels",
-    "models/two_level_kernels",
-    "data/linear_systems",
-    "training/preconditioner_losses",
-)
 ROUGH, JUMPS = Lognormal(contrast=1e3, correlation=0.08), TwoPhase(contrast=1e3, correlation=0.06)
 COUNT, MANY, SEED, RTOL = 4, 10, 777, 1e-8
 
@@ -89,7 +70,7 @@ def run(case: str, seed: int) -> dict[str, float | str]:
     total = what == "total"
     n = 10**5 if total else int(float(what[4:]))
     operator, b, aggregates, unknowns = system(FAMILIES[name], n, MANY if total else COUNT)
-    model, seconds = trained(seed)
+    model, seconds = trained("diffusion_preconditioner", seed)
     kinds: dict[str, Any] = {**model.classic(aggregates), "learned": model.on(aggregates)}
     if total:
         return totals(operator, b, kinds, seconds)
@@ -158,23 +139,3 @@ def system(family: Family, n: int, count: int) -> tuple[SparseOperator, Tensor, 
     found = space.system(SEED, round((n / per_cell) ** (1 / space.dimension)))
     aggregates = None if family.edge is None else torch.from_numpy(found.aggregates(family.edge))
     return SparseOperator.from_scipy(found.matrix), torch.from_numpy(found.draw(count, 5)), aggregates, len(found.b)
-
-
-@cache
-def trained(seed: int) -> tuple[LearnedTwoLevel, float]:
-    """The trained network, and the CPU seconds of its training."""
-    files = [CONFIG, *(Path(__file__).parents[1] / "sciml" / f"{name}.py" for name in SOURCES)]
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    folder = cache_folder() / f"two_level-{digest}-{seed}"
-    done = folder / "seconds.txt"
-    if not done.is_file():
-        options = ["--run", str(folder), "--seed_everything", str(seed), "--trainer.enable_progress_bar=false"]
-        if (folder / "checkpoints").is_dir():
-            folder.rename(folder.with_name(f"{folder.name}-{time.time_ns()}"))
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "sciml", "fit", "--config", str(CONFIG), *options]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done.write_text(str(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
-    model: Any = load(folder)
-    return model, float(done.read_text())

@@ -1,13 +1,14 @@
 """The heat equation on grids and meshes: a stiff system with sparse matrices."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import pi
 
 import torch
 from torch import Generator, Tensor
 
 from sciml.problems.finite_volumes import Diffusion
-from sciml.problems.linear_systems import Discretisation
+from sciml.problems.linear_systems import Discretisation, Space
 from sciml.problems.problem import Problem
 from sciml.solvers.control import PID
 from sciml.solvers.implicit import Kvaerno5
@@ -68,25 +69,31 @@ class Conduction(Term):
 class HeatConduction(Problem):
     """u_t = div(a grad u) in the unit square or cube, u = 0 on its boundary, by implicit steps.
 
-    The fields are (b, 1, *x). Initial states are sums of sines with random weights.
+    The fields are (b, 1, *x), on a mesh of n points inside (b, 1, n). Initial states are sums of sines with random
+    weights.
 
     Args:
-        space: the discretisation, on a grid; `Diffusion` without one.
-        seed: of its coefficient.
+        space: the discretisation, on a grid or a mesh; `Diffusion` without one.
+        seed: of its coefficient, and of a mesh.
         t1: final time.
         rtol: relative tolerance of the steps.
         linear: solves the systems of a step; conjugate gradients with `Chebyshev` without one.
     """
 
-    space: Diffusion | None = None
+    space: Space | None = None
     seed: int = 0
     t1: float = 0.05
     rtol: float = 1e-4
     linear: LinearSolver | None = None
 
+    @cached_property
+    def discretised(self) -> Discretisation:
+        """The matrices, and where the unknowns are."""
+        return (self.space or Diffusion()).discretise(self.seed)
+
     def term(self) -> Conduction:
-        """The system of the grid's cells."""
-        return Conduction((self.space or Diffusion()).discretise(self.seed))
+        """The system of the cells or points."""
+        return Conduction(self.discretised)
 
     def solver(self) -> Solver:
         """Kvaerno5, which takes each sample's system apart."""
@@ -95,16 +102,21 @@ class HeatConduction(Problem):
 
     def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """Sines with normal weights that fall with the square of the wave number (count, 1, *x)."""
-        space = self.space or Diffusion()
+        dimension = self.discretised.points.shape[1]
         waves = torch.arange(1, MODES + 1, dtype=torch.float64)
-        grids = torch.meshgrid(*[waves**2] * space.dimension, indexing="ij")
+        grids = torch.meshgrid(*[waves**2] * dimension, indexing="ij")
         weights = torch.randn(count, *grids[0].shape, generator=generator, dtype=torch.float64)
         return self._sum(2 * weights / sum(grids))[:, None].to(dtype)
 
     def coordinates(self) -> tuple[Tensor, ...]:
-        """Centres of the cells along each axis."""
-        space = self.space or Diffusion()
-        return ((torch.arange(space.cells, dtype=torch.float64) + 0.5) / space.cells,) * space.dimension
+        """Centres of the cells along each axis; none of a mesh."""
+        places = self.discretised.places
+        return tuple(map(torch.from_numpy, places)) if isinstance(places, tuple) else ()
+
+    def mesh_points(self) -> Tensor | None:
+        """The points of a mesh (n, d)."""
+        places = self.discretised.places
+        return None if isinstance(places, tuple) else torch.from_numpy(places)
 
     def encode(self, u: Tensor) -> Tensor:
         """States (b, n) of fields (b, 1, *x)."""
@@ -112,13 +124,14 @@ class HeatConduction(Problem):
 
     def decode(self, y: Tensor) -> Tensor:
         """Fields (.., 1, *x) of states (.., n)."""
-        space = self.space or Diffusion()
-        return y.unflatten(-1, (1, *[space.cells] * space.dimension))
+        return y.unflatten(-1, (1, *(self.discretised.shape or y.shape[-1:])))
 
     def _sum(self, weights: Tensor) -> Tensor:
         """Sums (b, *x) of sines with weights (b, k, ..)."""
-        total = weights
-        for x in self.coordinates():
-            sines = (pi * x[:, None] * torch.arange(1, MODES + 1)).sin()  # (m, k)
-            total = torch.tensordot(total, sines, ([1], [1]))
-        return total
+        points = self.mesh_points()
+        axes = self.coordinates() if points is None else points.unbind(1)
+        waves = torch.arange(1, MODES + 1)
+        sines = [(pi * x[:, None] * waves).sin() for x in axes]  # (m, k) each
+        of, at = "ijk"[: len(axes)], "xyz"[: len(axes)] if points is None else "n" * len(axes)
+        factors = ",".join(f"{x}{wave}" for x, wave in zip(at, of, strict=True))
+        return torch.einsum(f"b{of},{factors}->b{at if points is None else 'n'}", weights, *sines)

@@ -60,6 +60,10 @@ class Problem(ABC):
         """The grid along each axis of space; none for a system of ordinary differential equations."""
         return ()
 
+    def mesh_points(self) -> Tensor | None:
+        """The points (n, d) of a mesh, whose fields are (b, c, n); None where there is a grid or no space."""
+        return None
+
     def encode(self, u: Tensor) -> Tensor:
         """The solver's state of fields (.., c, *x)."""
         return u

@@ -125,8 +125,10 @@ class DIRK(NewtonStepper):
         start, *times, end = field.clocks(interval, nodes, y)
         m, h = self.count(field, y), interval.scale
         units, mass = _units(y, rtol, atol, m), self.mass(field, y)
+        newton = ShiftedOperator(mass, self.jacobian(field, start, y), h * gamma)
         linear = self.solver(y.numel() // m)
-        inverse = linear.inverse(ShiftedOperator(mass, self.jacobian(field, start, y), h * gamma))
+        linear = linear.near(newton) if self.fresh is False else linear  # for the gradients of the stages too
+        inverse = linear.inverse(newton)
         slopes = [(h * carry[0]).reshape(m, -1)]  # M times the slopes, times h
         if mass is not None:  # no slope on a constraint
             slopes[0] = torch.where(mass.filled(), slopes[0], 0)

@@ -29,6 +29,7 @@ _WHERE = {
     "RelaxationModule": "relaxation",
     "RunFolder": "run_folder",
     "SolutionWeighted": "preconditioner_losses",
+    "TrainedPreconditioner": "trained_preconditioner",
     "TrainingModule": "module",
     "UnrolledPCG": "preconditioner_losses",
     "relative_l2": "losses",

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -31,12 +32,14 @@ def load(run: str | os.PathLike[str], trust: bool = False) -> nn.Module:
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: the checkpoint names a class that is not trusted, or holds no configuration.
+        ValueError: the file is no checkpoint, names a class that is not trusted, or holds no configuration.
     """
     path = Path(run)
     path = RunFolder(path).checkpoint if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"run: no checkpoint {str(path)!r}; has training started?")
+    if not zipfile.is_zipfile(path):  # which torch.save writes
+        raise ValueError(f"run: expected a run folder or a checkpoint, {str(path)!r} is neither")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     config = checkpoint.get("sciml", {}).get("config")
     if config is None:

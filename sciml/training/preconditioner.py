@@ -102,6 +102,17 @@ class PreconditionerModule(TrainingModule):
         """The model, which is a preconditioner: ``pcg(A, b, M)``."""
         return self.model
 
+    def example_inputs(self, data: LinearSystems) -> tuple[Tensor, ...]:
+        """None: what the model takes, a matrix, is no tensor.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"model: {type(self.model).__name__} makes a preconditioner from a sparse matrix, which exported programs "
+            "cannot; sciml.load(run) gives it, sciml.training.TrainedPreconditioner names it in a configuration"
+        )
+
     def solve(self, example: Example) -> dict[str, LinearSolution]:
         """A system's solutions, "iterations" with the model, and with what it has to be better than, by name."""
         options = {"rtol": self.rtol, "max_iter": self.max_iter, "throw": False}

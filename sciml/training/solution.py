@@ -39,6 +39,8 @@ def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, floa
         file["t"], file["fields"] = ts.numpy(), fields.numpy()
         for axis, x in enumerate(problem.coordinates()):
             file[f"x{axis}"] = x.numpy()
+        if (points := problem.mesh_points()) is not None:
+            file["points"] = points.numpy()
         if exact is not None:
             file["exact"] = exact.numpy()
     figures = {"solution": draw_solution(problem, ts, fields[0])}
@@ -64,7 +66,8 @@ def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, floa
 
 def draw_solution(problem: Problem, ts: Tensor, fields: Tensor) -> Figure:
     """One solution (t, c, *x): over space and time in one dimension, snapshots in two, curves of a system."""
-    space = fields.ndim - 2
+    points = problem.mesh_points()
+    space = fields.ndim - 2 if points is None else points.shape[1]
     figure = Figure(figsize=(9, 4 if space < 2 else 2.8), layout="constrained")
     if space == 0:
         axes = figure.subplots()
@@ -99,10 +102,22 @@ def _draw_line(figure: Any, problem: Problem, ts: Tensor, field: Tensor) -> None
 
 
 def _draw_plane(axes: Any, problem: Problem, field: Tensor, limit: float) -> Any:
-    """A field (x, y) with colours from -limit to limit."""
+    """A field (x, y), or (n) on a mesh, with colours from -limit to limit."""
+    if (points := problem.mesh_points()) is not None:
+        return _draw_mesh(axes, points, field, limit)
     x, y = problem.coordinates()
     extent = (0.0, (x[1] * len(x)).item(), 0.0, (y[1] * len(y)).item())
     return axes.imshow(field.T.numpy(), origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def _draw_mesh(axes: Any, points: Tensor, field: Tensor, limit: float) -> Any:
+    """A field (n) on points (n, d); in three dimensions of those near the middle plane."""
+    if points.shape[1] == 3:
+        near = (points[:, 2] - 0.5).abs() < len(points) ** (-1 / 3)
+        points, field = points[near], field[near]
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    x, y = points[:, :2].unbind(1)
+    return axes.tripcolor(x, y, field, shading="gouraud", cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 def animate(problem: Problem, ts: Tensor, fields: Tensor) -> FuncAnimation:

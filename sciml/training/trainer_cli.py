@@ -201,10 +201,10 @@ def plot(run: RunFolder, overrides: Sequence[str]) -> None:
 def export(run: RunFolder, output: Path, overrides: Sequence[str]) -> None:
     """Write the model with its normaliser as a program that torch loads without sciml."""
     cli = restored(run, overrides)
-    predictor = cli.model.predictor().eval()
-    inputs = cli.model.example_inputs(cli.datamodule)
     batch = torch.export.Dim.AUTO
-    with usage_errors(cli, ValueError):
+    with usage_errors(cli, ValueError, NotImplementedError):
+        predictor = cli.model.predictor().eval()
+        inputs = cli.model.example_inputs(cli.datamodule)
         program = torch.export.export(predictor, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     with replacing(output) as path:
         torch.export.save(program, path)

@@ -1,9 +1,10 @@
 import torch
 
 from sciml import PID, Solver, solve
-from sciml.problems import Conduction, Diffusion, HeatConduction, Lognormal
+from sciml.problems import Conduction, Diffusion, FiniteElements, HeatConduction, Lognormal
 from sciml.solvers import CG, Dense, Kvaerno5
 from sciml.solvers.linear import FSAI, Jacobi
+from sciml.training.solution import draw_solution
 
 DTYPE = torch.float64
 
@@ -18,6 +19,30 @@ def test_solution_falls_as_the_eigenvector_does():
     rate = 4 * 12**2 * (rates * torch.pi / 24).sin().square().sum()
     exact = (-rate * ts).exp()[None, :, None, None, None] * wave[:, None]
     assert (problem.evolve(wave, ts) - exact).abs().max() < 1e-6  # ten tolerances
+
+
+def test_solution_on_a_mesh_is_of_second_order_and_drawn_over_its_points():
+    ts = torch.tensor([0.0, 0.05], dtype=DTYPE)
+    errors = []
+    for cells in (8, 16):
+        problem = HeatConduction(FiniteElements(cells=cells), rtol=1e-6)
+        points = problem.mesh_points()
+        exact = (torch.pi * points).sin().prod(1) * (-2 * torch.pi**2 * ts).exp()[:, None]  # (t, n)
+        found = problem.evolve(exact[None, :1], ts)[0, :, 0]
+        errors.append((found - exact)[1].norm() / exact[1].norm())
+    assert 3 < errors[0] / errors[1] < 5.5  # 4, but for other meshes
+    assert errors[1] < 0.02
+    figure = draw_solution(problem, torch.linspace(0, 0.05, 4), found[[0, 0, 1, 1], None])
+    panels = [axes.collections[0].get_array() for axes in figure.axes[:4]]
+    assert all(panel.tolist() == field.tolist() for panel, field in zip(panels, found[[0, 0, 1, 1]], strict=True))
+    generator = torch.Generator().manual_seed(0)
+    one, other = (
+        HeatConduction(space).initial(2, generator.manual_seed(0), DTYPE) for space in (Diffusion(), problem.space)
+    )
+    assert other.shape == (2, 1, 225)
+    centres = torch.cartesian_prod(*HeatConduction().coordinates())
+    nearest = torch.cdist(points, centres).argmin(1)
+    assert (other - one.flatten(2)[..., nearest]).abs().mean() < 0.05 * one.abs().max()  # the same functions
 
 
 def test_samples_are_solved_together_as_alone_and_by_any_linear_solver():

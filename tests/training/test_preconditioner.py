@@ -76,6 +76,7 @@ def test_preconditioner_goes_through_the_command_line(sciml, fit, tmp_path):
     for command in ("predict", "plot"):
         sciml(command, "run")
     assert (tmp_path / "run" / "figures" / "convergence.png").is_file()
+    assert "LearnedTwoLevel makes a preconditioner from a sparse matrix" in sciml("export", "run", code=2)
     with h5py.File(tmp_path / "run" / "predictions.h5") as file:
         assert file["unknowns"][...].tolist() == [64, 25, 256, 121]
         assert file["iterations"].shape == file["plain"].shape == file["fell_back"].shape == (4, 4)

@@ -190,6 +190,8 @@ def smoothed(a: Compressed, z: Compressed, damping: float) -> Compressed:
 def pairwise(operator: SparseOperator, doublings: int) -> Tensor:
     """Aggregates (n) int64 of about 2^doublings unknowns, by pyamg.
 
+    Couplings count by their size, whatever their sign: in M + dt K of finite elements with a small dt few are negative.
+
     Raises:
         ImportError: pyamg is not installed.
     """
@@ -197,7 +199,7 @@ def pairwise(operator: SparseOperator, doublings: int) -> Tensor:
         from pyamg.aggregation.aggregate import pairwise_aggregation
     except ImportError as error:
         raise ImportError("aggregates: to find them takes pyamg: pip install 'sciml-torch[amg]'") from error
-    membership = pairwise_aggregation(operator.to_scipy(), matchings=doublings)[0].tocsr()
+    membership = pairwise_aggregation(operator.to_scipy(), matchings=doublings, norm="abs")[0].tocsr()
     found = torch.full((membership.shape[0],), membership.shape[1], dtype=torch.int64)  # what is left alone
     at = torch.from_numpy(np.diff(membership.indptr)) > 0
     found[at] = torch.from_numpy(membership.indices).long()

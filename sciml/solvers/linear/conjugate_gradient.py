@@ -195,6 +195,11 @@ class CG(LinearSolver):
 
         return solve
 
+    def near(self, operator: LinearOperator) -> "CG":
+        """With the preconditioner of this matrix."""
+        with torch.no_grad():
+            return replace(self, preconditioner=self._prepared(_merged(operator)))
+
     def adjoint(self, operator: LinearOperator) -> Inverse:
         """The matrices are symmetric."""
         return self.inverse(operator)
@@ -364,12 +369,16 @@ def _rising(crow: Tensor, col: Tensor) -> bool:
 
 
 def _merged(operator: LinearOperator) -> LinearOperator:
-    """One sparse matrix in place of the sum of two."""
-    if isinstance(operator, ShiftedOperator):
-        one = isinstance(operator.shift, float) or operator.shift.numel() == 1
-        stored = isinstance(operator.jacobian, SparseOperator) and isinstance(operator.mass, SparseOperator | None)
-        return operator.sparse() if one and stored else operator
-    return operator
+    """One sparse matrix in place of the sum of two, made once."""
+    if not isinstance(operator, ShiftedOperator):
+        return operator
+    one = isinstance(operator.shift, float) or operator.shift.numel() == 1
+    stored = isinstance(operator.jacobian, SparseOperator) and isinstance(operator.mass, SparseOperator | None)
+    if not (one and stored):
+        return operator
+    if "_merged" not in operator.__dict__:
+        operator.__dict__["_merged"] = operator.sparse()
+    return operator.__dict__["_merged"]
 
 
 def check_symmetric(operator: LinearOperator) -> None:

@@ -23,6 +23,10 @@ class LinearSolver(ABC):
     def inverse(self, operator: LinearOperator) -> Inverse:
         """What solves with the operator; work that serves every right-hand side is done here, once."""
 
+    def near(self, operator: LinearOperator) -> "LinearSolver":
+        """A solver for matrices near this one, with what may be set up once for all of them."""
+        return self
+
     def adjoint(self, operator: LinearOperator) -> Inverse:
         """What solves with the transposed matrices."""
         return self.inverse(operator.transpose())

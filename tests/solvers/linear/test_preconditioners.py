@@ -6,6 +6,7 @@ from scipy.linalg import cholesky
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
+from sciml.problems import FiniteElements
 from sciml.solvers.linear import (
     FSAI,
     SSOR,
@@ -22,7 +23,7 @@ from sciml.solvers.linear import (
     kernels,
     pcg,
 )
-from sciml.solvers.linear.aggregation import soft
+from sciml.solvers.linear.aggregation import pairwise, soft
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.triangular import Lower
 from tests.solvers.linear.spd import diffusion, draw, operator
@@ -163,6 +164,16 @@ def test_aggregates_found_by_matching_cover_everything():
     assert int(sizes.sum()) == 400
     assert int(sizes.min()) >= 1
     assert 4 <= 400 / len(sizes) <= 8.5
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_steps_of_any_length_have_coarse_spaces_of_one_size(dimension: int):
+    """Where the mass rules, couplings are positive, and aggregates by negative ones would be single unknowns."""
+    pytest.importorskip("pyamg")
+    space = FiniteElements(cells={2: 16, 3: 6}[dimension], dimension=dimension).discretise(0)
+    for dt in (1e-7, 1e-4, 1e-3, 1e-1):
+        a = SparseOperator.from_scipy(space.mass + dt * space.stiffness)
+        assert 8 <= len(space.points) / (1 + int(pairwise(a, 4).max())) <= 20
 
 
 def test_iterations_stay_as_the_mesh_is_refined():
