@@ -17,6 +17,7 @@ LOOK = 10  # iterations between two looks at the residuals where a look waits fo
 KEEP = 10  # iterations between two copies of the iterate, to return to from what is not finite
 SHOWN = 5  # right-hand sides that a message names
 REFRESHES = 3  # times that the iteration may begin again where its own residual has drifted from the true one
+LONG = 2**15  # unknowns from which a product of two vectors fills no cache
 SYMMETRIC = 1e3  # roundings, relative, by which u A v and v A u of a symmetric matrix may differ
 
 
@@ -305,7 +306,7 @@ class _Run:
         for k in range(1, budget + 1):
             q = self.operator.matvec(p)
             pq = _dot(p, q)
-            least = torch.minimum(pq, rz) + 0 * (pq + rz)  # NaN where one is infinite
+            least = torch.addcmul(torch.minimum(pq, rz), pq, rz, value=0)  # NaN where one is infinite
             self.worst = torch.where(running, torch.minimum(self.worst, least), self.worst)
             running = running & (least > 0)
             alpha = torch.where(running, rz / pq, 0)
@@ -445,7 +446,9 @@ def _kind(x: Any) -> str:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """The products of rows (m, 1)."""
-    if 0 < len(a) <= FEW:  # a pass over memory less than vecdot
+    if a.device.type == "cpu" and len(a) == 1:
+        return torch.mm(a, b.mT)
+    if 0 < len(a) <= FEW and a.shape[1] > LONG:  # a pass over memory less than vecdot
         return torch.stack([torch.dot(x, y) for x, y in zip(a, b, strict=True)])[:, None]
     return torch.linalg.vecdot(a, b)[:, None]
 
