@@ -208,7 +208,7 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
 
 def _options(rewrites: dict[Any, Any] | None, small: bool = False) -> dict[str, Any]:
     """Those of the compiler; ``small`` is whether to take small tensors apart."""
-    passes = [*([Rewrite(rewrites)] if rewrites else []), *([Components()] if small else [])]
+    passes = [*([Components()] if small else []), *([Rewrite(rewrites)] if rewrites else [])]  # which hides products
     options = OPTIONS | (COMPONENTS if small else {})
     return options | ({"post_grad_custom_post_pass": Passes(passes)} if passes else {})
 
