@@ -80,7 +80,8 @@ class Shape(NamedTuple):
         emits, packing = _shapes(march, c, y0)
         read = next((e for f, e in zip(march.folds, emits, strict=True) if f.reduce == "record"), None)
         stacked = tuple(e for f, e in zip(march.folds, emits, strict=True) if f.reduce == "stack")
-        leaves, spec = tree_flatten(Kept(c.t0, (y0,) * keep, stacked))
+        emitted, spec = tree_flatten(stacked) if stacked else ([], None)
+        leaves = [c.t0, *(y0,) * keep, *emitted]
         row, sizes, size = Packing(leaves, lane), [], ()
         for group in row.groups:
             x = leaves[group[0]]

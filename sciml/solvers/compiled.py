@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from sciml.solvers import loops
+from sciml.solvers import loops, recall
 from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
 from sciml.solvers.direct import Direct
@@ -60,7 +60,13 @@ class Program:
         self, march: March, c: Const, y0: Tensor, first: State | None, keep: bool, tick: Callable[[State], None]
     ) -> tuple[Mesh, Pass, State]:
         """The mesh, the results and the last state, as of an eager march."""
-        bound = Bound.of(march, c, y0, keep, self.known, self.fast_math)
+        name, kind = ("bound", self.mode, self.fast_math, keep), (y0.shape, y0.dtype, y0.device)
+        given, known, bound = march.kept.get(name, (None, None, None))
+        if given is c and known == kind:
+            bound = bound._replace(y0=y0)
+        else:
+            bound = Bound.of(march, c, y0, keep, self.known, self.fast_math)
+            march.kept[name] = c, kind, bound._replace(y0=y0.new_empty(0))
         run = self._loop if self.mode == "loop" else self._chunks
         return bound.finish(run(bound, first, tick))
 
@@ -183,6 +189,19 @@ def _apart(tensors: Sequence[Any]) -> list[Any]:
     return [own(x) for x in tensors]
 
 
+def _separate(march: March, y0: Tensor, c: Const) -> tuple[Tensor, Const]:
+    """State and constants as of `_apart`; constants that come again are known."""
+    given, own, places = march.kept.get("apart", (None, c, frozenset()))
+    if given is not c:
+        leaves = _apart(c.leaves())
+        own, places = c.with_leaves(leaves), frozenset(x.untyped_storage().data_ptr() for x in leaves)
+        march.kept["apart"] = c, own, places
+    y0 = y0.detach() if y0.requires_grad else y0
+    if y0.untyped_storage().data_ptr() in places or not y0.is_contiguous():
+        y0 = y0.clone(memory_format=torch.contiguous_format)
+    return y0, own
+
+
 def _varying(tree: Any, sizes: Sequence[int]) -> Any:
     """The same tensors, told that axes of these sizes may have other ones next time."""
 
@@ -208,7 +227,7 @@ def _most_saves(march: March, mesh: Mesh, c: Const) -> int:
 
 def _options(rewrites: dict[Any, Any] | None, small: bool = False) -> dict[str, Any]:
     """Those of the compiler; ``small`` is whether to take small tensors apart."""
-    passes = [*([Rewrite(rewrites)] if rewrites else []), *([Components()] if small else [])]
+    passes = [*([Components()] if small else []), *([Rewrite(rewrites)] if rewrites else [])]  # which hides products
     options = OPTIONS | (COMPONENTS if small else {})
     return options | ({"post_grad_custom_post_pass": Passes(passes)} if passes else {})
 
@@ -247,7 +266,7 @@ def _guards(entries: Sequence[Any]) -> list[bool]:
 OURS = (
     *("march.stepper", "march.controller.", "march.lanes", "march.max_steps", "dict(", "type(", "list(", "__import__"),
     *("c.t0", "c.t1", "c.stepper[", "rows.packs[", "rows.trials.theta", "rows.trials.packs["),  # follow from y0
-    *(f"G['{name}" for name in ("__import_sciml", "__import_torch", *vars(loops))),
+    *(f"G['{name}" for name in ("__import_sciml", "__import_torch", "__builtins", "___unnamed_scope", *vars(loops))),
 )
 OPTIONS = {
     "force_pointwise_cat": True,
@@ -274,10 +293,13 @@ _programs: dict[Any, Program | None] = {}
 
 def program(mode: Mode, march: March, fast_math: bool) -> Program | None:
     """The program for marches of this structure; None where compiling it has failed."""
-    key = _key(mode, march, fast_math)
-    if key not in _programs:
-        _programs[key] = Program(mode, march, fast_math)
-    return _programs[key]
+    name = mode, fast_math
+    if name not in march.kept:
+        key = _key(mode, march, fast_math)
+        if key not in _programs:
+            _programs[key] = Program(mode, march, fast_math)
+        march.kept[name] = _programs[key]
+    return march.kept[name]
 
 
 INPUTS = ("rtol", "atol", "step_ts", "jump_ts", "n", "dt", "ts")  # of controllers, that reach a march as tensors
@@ -303,8 +325,7 @@ def through(
     tick: Callable[[State], None],
 ) -> tuple[Mesh, Pass, State] | None:
     """An eager march's results from a compiled one; None where it cannot be compiled."""
-    y0, *leaves = _apart((y0, *c.leaves()))
-    c = c.with_leaves(leaves)
+    y0, c = _separate(march, y0, c)
     for kind in ("loop", "chunks") if mode == "loop" else ("chunks",):
         made = program(kind, march, fast_math)
         while made is not None:
@@ -312,13 +333,14 @@ def through(
                 return made.march(march, c, y0, first, keep, tick)
             except torch._dynamo.exc.FailOnRecompileLimitHit:
                 made = _programs[_key(kind, march, fast_math)] = Program(kind, march, fast_math)
+                march.kept[kind, fast_math] = made
             except TRACE_ERRORS as error:
                 made = _give_up(kind, march, fast_math, error)
     return None
 
 
 def _give_up(mode: Mode, march: March, fast_math: bool, error: Exception) -> None:
-    _programs[_key(mode, march, fast_math)] = None
+    _programs[_key(mode, march, fast_math)] = march.kept[mode, fast_math] = None
     following = "as chunks of compiled steps" if mode == "loop" else "without compiling"
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     warnings.warn(
@@ -347,3 +369,4 @@ def puller(march: March, fast_math: bool) -> Callable[..., list[Any]] | None:
 def forget() -> None:
     """Drop all programs, and what has been said of fields that cannot be compiled."""
     _programs.clear()
+    recall.forget()

@@ -359,6 +359,8 @@ class _Apart:
             return torch.full(short, self.constant(node.args[1], value.dtype))
         if target not in (aten.eye.default, aten.scalar_tensor.default, prims.iota.default) or long is not None:
             raise Unknown
+        if None in [_known(_value(x)) for x in node.all_input_nodes]:
+            raise Unknown
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: _known(_value(x)))
         made = target(*args, **{**kwargs, "device": torch.device("cpu")}).flatten().tolist()
         return torch.tensor([self.constant(x, value.dtype) for x in made]).reshape(short)

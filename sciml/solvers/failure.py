@@ -17,7 +17,8 @@ def raise_failures(march: March, c: Const, end: State) -> None:
     Raises:
         SolveError: naming samples, times and causes.
     """
-    if end.status.numel() == 0 or int(end.status.amax()) < Status.MAX_STEPS.value:
+    status = end.status if end.status.ndim == 0 or end.status.numel() == 0 else end.status.amax()
+    if status.numel() == 0 or status.item() < Status.MAX_STEPS.value:
         return
     failed = (end.status >= Status.MAX_STEPS.value).reshape(-1)
     joint = march.lanes == "joint"

@@ -1,7 +1,8 @@
 """Opt-in rewrites of a compiled march in float32: cheaper kernels for what small networks are made of.
 
 They change results by a few units in the last place: a rational tanh, a bias that joins the next kernel instead of the
-matrix product, products with a tiny inner dimension as sums of broadcast products, step sizes found in float32.
+matrix product, products with a tiny inner dimension as sums of broadcast products, small ones in loops of their own
+that take tanh of a factor as it comes, step sizes found in float32.
 """
 
 import inspect
@@ -18,18 +19,15 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from sciml.solvers import product as products
+from sciml.solvers.product import EDGE, P, Q, product, suits
+
 TINY = 4  # inner dimension up to which a matrix product is a sum of broadcast products
 NARROW = 4  # columns up to which a library wants the second factor by columns
 
-# tanh x = x P(x^2) / Q(x^2) for |x| < 9.01 and +-1 beyond: a weighted rational fit of degree (4, 4) whose relative
-# error in float32 is at most 3.4e-7, 5.6 units in the last place
-P = (0.99999997941514, 0.13380326042236, 0.0034947561688521, 2.0595355458690e-5, 1.3335568911244e-8)
-Q = (1.0, 0.46713641527308, 0.025873819790532, 3.2842725874534e-4, 7.7687593008100e-7)
-EDGE = 9.01
-
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent of float32 numbers, of additions, products and one division."""
+    """The hyperbolic tangent of float32 numbers, of additions, products and one division: see `product`."""
     x = x.clamp(-EDGE, EDGE)
     z = x * x
     w = z * z
@@ -62,12 +60,23 @@ def tanh_turned(x: Tensor) -> Tensor:
 
 def mm_turned(a: Tensor, b: Tensor) -> Tensor:
     """`mm` of matrices that lie by column."""
-    return mm(b.t(), a.t()).t()
+    a, b = b.t(), a.t()
+    return (product(a, b, False) if len(b) > TINY and suits(a, b) else mm(a, b)).t()
 
 
 def addmm_turned(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """`addmm` of matrices that lie by column."""
-    return (mm(b.t(), a.t()) + (c[:, None] if c.ndim == 1 else c.t())).t()
+    return (mm_turned(a, b).t() + (c[:, None] if c.ndim == 1 else c.t())).t()
+
+
+def mm_of_tanh(a: Tensor, b: Tensor) -> Tensor:
+    """`mm_turned` of tanh a and b."""
+    return product(b.t(), a.t(), True).t()
+
+
+def addmm_of_tanh(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`addmm_turned` of c, tanh a and b."""
+    return (mm_of_tanh(a, b).t() + (c[:, None] if c.ndim == 1 else c.t())).t()
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
@@ -86,6 +95,7 @@ BY_COLUMN: dict[object, Callable[..., Tensor]] = {
     aten.mm.default: mm_turned,
     aten.addmm.default: addmm_turned,
 }
+OF_TANH = {aten.mm.default: mm_of_tanh, aten.addmm.default: addmm_of_tanh}
 
 
 class Rewrite(CustomGraphPass):
@@ -105,8 +115,14 @@ class Rewrite(CustomGraphPass):
         for node in list(graph.nodes):
             new = self._of(node)
             if new is not None:
+                args = [x for x in node.args if isinstance(x, fx.Node)]
+                if joined := self._joined(node):
+                    new, args = OF_TANH[node.target], [x.args[0] if x is joined else x for x in args]
                 with graph.inserting_before(node):
-                    node.replace_all_uses_with(_inlined(graph, new, [x for x in node.args if isinstance(x, fx.Node)]))
+                    node.replace_all_uses_with(_inlined(graph, new, args))
+                graph.erase_node(node)
+        for node in graph.find_nodes(op="call_function", target=aten.tanh.default):
+            if not node.users:
                 graph.erase_node(node)
 
     def _of(self, node: Any) -> Callable[..., Tensor] | None:
@@ -114,9 +130,19 @@ class Rewrite(CustomGraphPass):
         value = node.meta.get("val")
         if node.op != "call_function" or node.kwargs or not isinstance(value, Tensor):
             return None
+        if node.target is aten.tanh.default and all(self._joined(user) is node for user in node.users):
+            return None
         if node.target is aten.pow.Tensor_Scalar:
             return partial(power, exponent=node.args[1]) if _widened(node.args[0]) else None
         return self.rewrites.get(node.target) if value.dtype == torch.float32 else None
+
+    def _joined(self, node: Any) -> Any:
+        """The tanh that a small product computes of its factor by itself; None where there is none."""
+        if self.rewrites is not BY_COLUMN or node.target not in OF_TANH or node.kwargs:
+            return None
+        *_, a, b = node.args
+        alone = a.target is aten.tanh.default and len(a.users) == 1 and a is not b
+        return a if alone and suits(b.meta["val"].t(), a.meta["val"].t()) else None
 
     def _settle(self, graph: fx.Graph) -> None:
         """Keep the layout of what comes out: the body of a loop gives back what it was given."""
@@ -131,7 +157,11 @@ class Rewrite(CustomGraphPass):
 
     def uuid(self) -> str:
         """What compiled code is cached by, beside its graph."""
-        return inspect.getsource(sys.modules[__name__]) + ("columns" if self.rewrites is BY_COLUMN else "rows")
+        return (
+            inspect.getsource(sys.modules[__name__])
+            + inspect.getsource(products)
+            + ("columns" if self.rewrites is BY_COLUMN else "rows")
+        )
 
 
 def _widened(node: Any) -> bool:

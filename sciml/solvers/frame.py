@@ -51,7 +51,7 @@ class Frame(NamedTuple):
         if free and nodes is not None:
             bare = cls._made(solver, stepper, controller, t0, t1, y0, None)._replace(grid=nodes)
             return bare if at is None else bare._saving(at, solver.lanes, stepper, y0)
-        key = _key(solver, controller, t0, t1, y0, at)
+        key = key_of(solver, controller, t0, t1, y0, at)
         try:
             found = _kept.get(key)
         except TypeError:  # a stepper that cannot be hashed
@@ -92,7 +92,7 @@ class Frame(NamedTuple):
         return save_times(save_at, lanes, stepper, self.grid, self.t0, self.t1)
 
 
-def _key(solver: Any, controller: Controller, t0: Time, t1: Time, y0: Tensor, at: Any) -> Any:
+def key_of(solver: Any, controller: Controller, t0: Time, t1: Time, y0: Tensor, at: Any) -> Any:
     """What a frame depends on where all of it can be compared; None otherwise."""
     numbers = isinstance(t0, float | int) and isinstance(t1, float | int)
     constant = at is None or (type(at) is Tensor and not (at.requires_grad or at.is_inference()))

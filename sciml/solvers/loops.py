@@ -121,7 +121,7 @@ class Rows(NamedTuple):
 
     packing: Packing  # of the leaves of one accepted step
     states: int  # whether its state is among them
-    spec: Any  # how they make a `Kept`
+    spec: Any  # how the others make what folds emit; None where there are none
     packs: list[Tensor]  # (rows + 1, l, k, ...), l left out for joint lanes
     trials: Trials | None  # where a fold writes
 
@@ -133,7 +133,9 @@ class Rows(NamedTuple):
     @property
     def kept(self) -> Kept:
         """The accepted steps."""
-        return tree_unflatten(self.packing.unpack(self.packs, self.packing.axis + 1), self.spec)
+        theta, *rest = self.packing.unpack(self.packs, self.packing.axis + 1)
+        y, emits = rest[: self.states], rest[self.states :]
+        return Kept(theta, tuple(y), () if self.spec is None else tree_unflatten(emits, self.spec))
 
 
 def keep(march: March, i: Tensor, row: Row, accepted: Tensor, base: Tensor, totals: Any, rows: Rows) -> Any:

@@ -6,7 +6,7 @@ it, eager or compiled, keep the rows. A lane at rest takes a step of length zero
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,7 @@ class March:
     folds: tuple[Fold, ...] = ()
     compact: Sequence[int] | None = None  # the args that have a row for each sample
     patience: int = 1  # joint steps of a grid between looks at whether the state is finite
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # what it was compiled to
 
     def field(self, c: Const) -> Field:
         """The term bound to its arguments."""

@@ -32,6 +32,7 @@ from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
 from sciml.solvers.path import Path
 from sciml.solvers.progress import progress_bar
+from sciml.solvers.recall import recalled
 from sciml.solvers.state import Const, State
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.stochastic import check_noise
@@ -223,7 +224,8 @@ def solve(
         y0, t0 = resume._y, resume._t
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
-    task = _Task.of(term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events), mesh)
+    make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events), mesh)
+    task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
     frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
@@ -458,7 +460,7 @@ class _Task:
         for name, fold in zip(self.names, march.folds, strict=True):
             if name == "" and isinstance(fold, SaveAt):
                 ys, ts = found.pop(""), fold.ts
-        mesh = mesh._replace(theta=mesh.theta.detach())
+        mesh = mesh._replace(theta=mesh.theta.detach()) if mesh.theta.requires_grad else mesh
         return Solution(ys, ts, mesh.status, mesh, found, events, *last, end, self, frozen, again)
 
     def stats(self, end: State, mesh: Mesh, frozen: bool) -> SolveStats:

@@ -136,6 +136,15 @@ class Plain(nn.Module):
         return self.layers(y)
 
 
+class Plainly(nn.Module):
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.net(y)
+
+
 class Scaled(nn.Module):
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -143,6 +152,29 @@ class Scaled(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
         return self.net(t, y) * args[0]
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_repeated_solve_sees_what_has_changed():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).to(DTYPE).eval()
+    field, method, ts = Plainly(net), solver("loop", rtol=1e-4), torch.tensor([0.2, 0.9], dtype=DTYPE)
+
+    def agree(y0: Tensor, t1: float = 1.0) -> bool:
+        both = [solve(field, y0, 0.0, t1, m, save_at=ts).ys for m in (method, solver(None, rtol=1e-4))]
+        return close(*both)
+
+    assert agree(start(2))
+    assert agree(start(2) + 1)  # another state
+    assert agree(start(2).mT)  # in other places
+    with torch.no_grad():
+        net[0].weight.mul_(1.5)
+    assert agree(start(2))
+    ts.mul_(0.5)
+    assert agree(start(2))
+    assert agree(start(2), 1.5)
+    net.train()
+    with pytest.raises(ValueError, match="Dropout"):
+        agree(start(2), 1.5)
 
 
 @pytest.mark.usefixtures("traced")
