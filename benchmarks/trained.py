@@ -15,26 +15,16 @@ from sciml import load
 from sciml.data.generate import cache_folder
 
 ROOT = Path(__file__).parents[1]
-SOURCES = (
-    "solvers/linear/aggregation",
-    "problems/finite_elements",
-    "problems/implicit_steps",
-    "models/learned_two_level",
-    "models/matrix_features",
-    "models/matrix_network",
-    "models/network_kernels",
-    "models/two_level_kernels",
-    "data/linear_systems",
-    "training/preconditioner_losses",
-)
+SOURCES = ("models", "problems", "solvers/linear", "data/linear_systems.py", "training/preconditioner*.py")
 
 
 @cache
 def trained(example: str, seed: int) -> tuple[nn.Module, float]:
     """The network of an example of preconditioners, and the CPU seconds of its training."""
     config = ROOT / "examples" / example / "config.yaml"
-    files = [config, *(ROOT / "sciml" / f"{name}.py" for name in SOURCES)]
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    found = (file for name in SOURCES for file in sorted((ROOT / "sciml").glob(name)))
+    files = [x for file in found for x in (sorted(file.glob("*.py")) if file.is_dir() else [file])]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (config, *files))).hexdigest()[:16]
     folder = cache_folder() / f"{example}-{digest}-{seed}"
     done = folder / "seconds.txt"
     if not done.is_file():

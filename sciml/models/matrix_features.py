@@ -164,7 +164,8 @@ def _descend_by_scipy(
 ) -> tuple[Compressed, Tensor, Tensor]:
     """The step goes along -D^-1 A Z, without A's row sums, less its sum in each row, so that rows still sum to 1.
 
-    Of that sum each entry bears its share, so that weak couplings between very different coefficients stay weak.
+    Of that sum each entry bears its share, so that weak couplings between very different coefficients stay weak. Where
+    couplings are positive, as in M + dt K of finite elements with a small dt, the energy may rise.
 
     Reference:
         J. Mandel, M. Brezina, P. Vanek, Computing 62 (1999), doi:10.1007/s006070050022 (energy); L. N. Olson, J. B.
@@ -185,9 +186,10 @@ def _descend_by_scipy(
     share = size / total(size)[row]
     step = image - share * total(image)[row]
     own = 2 * (start.col == aggregates[row]).to(image.dtype) - 1
+    known = row * start.size[1] + start.col
     wanted = a.row * start.size[1] + aggregates[a.col.long()]
-    at = torch.searchsorted(row * start.size[1] + start.col, wanted)
-    way = torch.sign(a.row - a.col).to(image.dtype) * a.values.abs()
+    at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    way = torch.sign(a.row - a.col).to(image.dtype) * a.values.abs() * (known[at] == wanted)  # others cancel
     sides, whole = (image.new_zeros(start.nnz).index_add(0, at, x) for x in (way, way.abs()))
     pairs = torch.stack([start.values, own, step, sides / torch.where(whole > 0, whole, 1)], -1).to(dtype)
     return start.with_values(start.values - DESCENT * step), share, pairs

@@ -22,28 +22,28 @@ class TrainedPreconditioner(Preconditioner):
               class_path: sciml.training.TrainedPreconditioner
               init_args: {run: runs/fem_preconditioner/1}
 
-    In Python ``CG(sciml.load(run))`` is the same.
+    In Python ``CG(sciml.load(run))`` solves alike, and takes networks of your own classes with ``trust=True``; a
+    configuration cannot say whom to trust. What names a run by a relative path finds it from the same directory only.
 
     Args:
         run: a run folder, whose best checkpoint is taken, or a checkpoint file.
-        trust: as in `sciml.load`.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: it is not that of a preconditioner, or names a class that is not trusted.
+        ValueError: it is not that of a preconditioner, or names a class of another package.
     """
 
     run: str | os.PathLike[str]
-    trust: bool = False
 
     def __post_init__(self) -> None:
         """Look at the checkpoint before anything is solved."""
+        object.__setattr__(self, "run", os.fspath(self.run))
         self.model  # noqa: B018
 
     @cached_property
     def model(self) -> LearnedPreconditioner:
         """The network."""
-        model = load(self.run, self.trust)
+        model = load(self.run)
         if not isinstance(model, LearnedPreconditioner):
             raise ValueError(
                 f"run: expected one that trained a LearnedPreconditioner, {str(self.run)!r} has trained a "
@@ -57,5 +57,5 @@ class TrainedPreconditioner(Preconditioner):
         return self.model.fallback
 
     def setup(self, operator: LinearOperator) -> Prepared:
-        """The preconditioner that the network makes for a matrix."""
-        return self.model.setup(operator)
+        """The preconditioner that the network makes for a matrix, on the matrix's device."""
+        return self.model.to(operator.device).setup(operator)

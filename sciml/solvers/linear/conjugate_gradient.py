@@ -197,9 +197,16 @@ class CG(LinearSolver):
         return solve
 
     def near(self, operator: LinearOperator) -> "CG":
-        """With the preconditioner of this matrix."""
+        """With the preconditioner set up for this matrix; for one that differs in an entry it is set up anew.
+
+        Two levels made for one matrix may fail on another, however near it is. What is set up lasts as long as the
+        gradients that it serves.
+        """
+        if not isinstance(self.preconditioner, Preconditioner):
+            return self
         with torch.no_grad():
-            return replace(self, preconditioner=self._prepared(_merged(operator)))
+            merged = _merged(operator)
+            return replace(self, preconditioner=_Made(self.preconditioner, merged, self._prepared(merged)))
 
     def adjoint(self, operator: LinearOperator) -> Inverse:
         """The matrices are symmetric."""
@@ -237,6 +244,19 @@ class CG(LinearSolver):
         status, iterations, size = (value.squeeze(-1) for value in flat)
         history = (power * torch.cat(run.history, -1)).mT
         return LinearSolution(power * run.x, status, iterations, size, history, fell_back.squeeze(-1))
+
+
+class _Made(Preconditioner):
+    """One that is set up for a matrix already."""
+
+    def __init__(self, preconditioner: Preconditioner, operator: LinearOperator, prepared: Prepared | None):
+        self.preconditioner, self.operator, self.prepared = preconditioner, operator, prepared
+        self.fallback = preconditioner.fallback
+
+    def setup(self, operator: LinearOperator) -> Prepared:
+        """What is known, where the matrix is the same."""
+        known = self.prepared is not None and _same(operator, self.operator)
+        return self.prepared if known else self.preconditioner.setup(operator)  # pyrefly: ignore[bad-return]
 
 
 class _Strict(CG):
@@ -380,6 +400,15 @@ def _merged(operator: LinearOperator) -> LinearOperator:
     if "_merged" not in operator.__dict__:
         operator.__dict__["_merged"] = operator.sparse()
     return operator.__dict__["_merged"]
+
+
+def _same(a: LinearOperator, b: LinearOperator) -> bool:
+    """Whether two matrices are known to be equal."""
+    if a is b or not (isinstance(a, SparseOperator) and isinstance(b, SparseOperator)):
+        return a is b
+    c, d = a.compressed, b.compressed
+    pairs = ((c.values.detach(), d.values.detach()), (c.col, d.col), (c.crow, d.crow))
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
 
 
 def check_symmetric(operator: LinearOperator) -> None:

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from scipy.sparse.linalg import expm_multiply, spsolve
 from torch import Tensor
 
@@ -190,3 +191,20 @@ def test_sum_of_sparse_matrices_is_stored_and_others_are_told():
         FSAI().setup(ShiftedOperator(None, DenseOperator(torch.eye(3)), 1.0))
     with pytest.raises(ValueError, match="expected a Jacobian of shape"):
         solve(Heat(HEAT, None), draw(N * N).reshape(N, N), 0.0, 1.0, Solver(Kvaerno5(rows=True), TOLERANCES))
+
+
+@pytest.mark.parametrize("damping", [0.0, 2 / 3])
+def test_two_levels_serve_the_matrix_that_they_were_made_for_and_are_made_anew_for_others(damping: float):
+    a = diffusion(20, 1e3)
+    other = a + sparse.diags(np.linspace(0, 0.1, 400) * a.diagonal())
+    first, same, other = (SparseOperator.from_scipy(x) for x in (a, a.copy(), other))
+    blocks = (torch.arange(20)[:, None] // 4 * 5 + torch.arange(20) // 4).reshape(-1)
+    counted = Counting(Aggregation(Chebyshev(), blocks, damping=damping))
+    linear = CG(counted, max_iter=100).near(first)
+    b = draw(2, 400)
+    for operator, setups in ((first, 1), (same, 1), (other, 2)):
+        x, found = linear.inverse(operator)(b)
+        assert found.all()
+        assert (b - operator.matvec(x)).norm(dim=1).max() < 2e-8 * b.norm(dim=1).max()
+        assert counted.setups == setups
+    assert CG(Jacobi().setup(first)).near(other).preconditioner is not None  # what is prepared stays
