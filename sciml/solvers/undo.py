@@ -89,7 +89,7 @@ class _Undoing(March):
 def undoing(march: March, parameters: Sequence[Tensor], c: Const) -> March:
     """The same march for `undone` and for the graphs of the steps that it yields."""
     timed = c.t0.requires_grad or c.t1.requires_grad or c.stops.requires_grad
-    shared = {each.name: getattr(march, each.name) for each in fields(march)}
+    shared = {each.name: getattr(march, each.name) for each in fields(march) if each.init}
     return _Undoing(**shared, memory=_Memory(parameters, timed))
 
 
