@@ -177,6 +177,20 @@ def test_a_repeated_solve_sees_what_has_changed():
         agree(start(2), 1.5)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_gradient_of_a_repeated_solve_goes_to_the_weights_that_it_meets():
+    field, method = Plainly(nn.Sequential(nn.Linear(2, 2), nn.Tanh()).to(DTYPE)), solver("loop", rtol=1e-4)
+    for _ in range(3):
+        grads = []
+        for m in (method, solver(None, rtol=1e-4)):
+            y0 = start(2).requires_grad_()
+            end = solve(field, y0, 0.0, 1.0, m).ys.square().sum()
+            grads.append(torch.autograd.grad(end, [y0, *field.parameters()]))
+        assert close(*grads)
+        field.net[0].weight = nn.Parameter(2 * field.net[0].weight.detach())  # another object
+
+
 @pytest.mark.usefixtures("traced")
 def test_second_gradient_is_refused_as_of_every_replay():
     y0 = start(2).requires_grad_()
