@@ -102,11 +102,12 @@ def _draw_line(figure: Any, problem: Problem, ts: Tensor, field: Tensor) -> None
 
 
 def _draw_plane(axes: Any, problem: Problem, field: Tensor, limit: float) -> Any:
-    """A field (x, y), or (n) on a mesh, with colours from -limit to limit."""
+    """A field (x, y), of (x, y, z) the middle plane, or (n) on a mesh, with colours from -limit to limit."""
     if (points := problem.mesh_points()) is not None:
         return _draw_mesh(axes, points, field, limit)
-    x, y = problem.coordinates()
-    extent = (0.0, (x[1] * len(x)).item(), 0.0, (y[1] * len(y)).item())
+    x, y, *_ = problem.coordinates()
+    field = field if field.ndim == 2 else field[..., field.shape[2] // 2]
+    extent = (0.0, ((x[1] - x[0]) * len(x)).item(), 0.0, ((y[1] - y[0]) * len(y)).item())
     return axes.imshow(field.T.numpy(), origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 

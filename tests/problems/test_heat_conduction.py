@@ -21,6 +21,16 @@ def test_solution_falls_as_the_eigenvector_does():
     assert (problem.evolve(wave, ts) - exact).abs().max() < 1e-6  # ten tolerances
 
 
+def test_grids_are_drawn_on_the_unit_square_and_in_the_cube_by_their_middle_plane():
+    for dimension in (2, 3):
+        problem = HeatConduction(Diffusion(cells=5, dimension=dimension))
+        field = problem.initial(1, torch.Generator().manual_seed(0), DTYPE)
+        image = draw_solution(problem, torch.linspace(0, 0.05, 4), field.expand(4, *field.shape[1:])).axes[0].images[0]
+        expected = field[0, 0] if dimension == 2 else field[0, 0, :, :, 2]
+        assert torch.from_numpy(image.get_array().data).equal(expected.T)
+        torch.testing.assert_close(torch.tensor(image.get_extent()), torch.tensor([0.0, 1.0, 0.0, 1.0]))
+
+
 def test_solution_on_a_mesh_is_of_second_order_and_drawn_over_its_points():
     ts = torch.tensor([0.0, 0.05], dtype=DTYPE)
     errors = []
