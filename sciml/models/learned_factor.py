@@ -77,16 +77,16 @@ class LearnedFactor(LearnedPreconditioner):
         d = operator.diagonal()[0].detach()
         positive(d, "a learned preconditioner")
         root, a = d.sqrt(), operator.compressed
+        a = a.with_values(a.values.detach())
         if self.base == "matrix":
             base = Lower.of(a)
-            values = base.compressed.values.detach() / root[base.compressed.col.long()]
+            values = base.compressed.values / root[base.compressed.col.long()]
         else:
             prepared = IncompleteCholesky(MODIFIED if self.base == "mic" else 0.0).setup(operator)
             base = prepared.lower  # pyrefly: ignore[missing-attribute]
             values = base.compressed.values
         base = base.with_values(values / root[base.compressed.row])
         one, dtype = torch.zeros(len(d), dtype=torch.int64, device=d.device), self.network.enter.weight.dtype
-        a = a.with_values(a.values.detach())
         nodes, edges, row, col = graph(a, one, base.compressed, 1 / root, dtype)
         return FactorFeatures(base, root, row, col, nodes, edges)
 

@@ -1,5 +1,6 @@
 """Exponential Runge-Kutta methods for semilinear terms dy/dt = L y + N(t, y) with a constant diagonal L."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from math import factorial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -66,9 +67,9 @@ class _Exponential(Stepper):
         dtype = y.dtype if linear.is_complex() else y.real.dtype if y.is_complex() else y.dtype
         return tuple(c.to(dtype) for c in coefficients)
 
+    @abstractmethod
     def coefficients(self, z: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """What a step multiplies with, from z = h L and h."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class TrainedPreconditioner(Preconditioner):
         model = load(self.run)
         if not isinstance(model, LearnedPreconditioner):
             raise ValueError(
-                f"run: expected one that trained a LearnedPreconditioner, {str(self.run)!r} has trained a "
+                f"run: expected one that trained a LearnedPreconditioner, {self.run!r} has trained a "
                 f"{type(model).__name__}; `sciml fit --config fem_preconditioner` trains one"
             )
         return model

@@ -202,11 +202,12 @@ class CG(LinearSolver):
         Two levels made for one matrix may fail on another, however near it is. What is set up lasts as long as the
         gradients that it serves.
         """
-        if not isinstance(self.preconditioner, Preconditioner):
+        m = self.preconditioner
+        if not isinstance(m, Preconditioner):
             return self
         with torch.no_grad():
             merged = _merged(operator)
-            return replace(self, preconditioner=_Made(self.preconditioner, merged, self._prepared(merged)))
+            return replace(self, preconditioner=_Made(m, merged, m.setup(merged)))
 
     def adjoint(self, operator: LinearOperator) -> Inverse:
         """The matrices are symmetric."""
@@ -249,14 +250,13 @@ class CG(LinearSolver):
 class _Made(Preconditioner):
     """One that is set up for a matrix already."""
 
-    def __init__(self, preconditioner: Preconditioner, operator: LinearOperator, prepared: Prepared | None):
+    def __init__(self, preconditioner: Preconditioner, operator: LinearOperator, prepared: Prepared):
         self.preconditioner, self.operator, self.prepared = preconditioner, operator, prepared
         self.fallback = preconditioner.fallback
 
     def setup(self, operator: LinearOperator) -> Prepared:
         """What is known, where the matrix is the same."""
-        known = self.prepared is not None and _same(operator, self.operator)
-        return self.prepared if known else self.preconditioner.setup(operator)  # pyrefly: ignore[bad-return]
+        return self.prepared if _same(operator, self.operator) else self.preconditioner.setup(operator)
 
 
 class _Strict(CG):

@@ -19,11 +19,10 @@ from sciml.solvers.linear import (
     IncompleteCholesky,
     Jacobi,
     LinearOperator,
-    Preconditioner,
-    Prepared,
     ShiftedOperator,
     SparseOperator,
 )
+from tests.solvers.linear.counting import Counting
 from tests.solvers.linear.spd import diffusion, draw
 from tests.solvers.systems import DTYPE
 
@@ -109,24 +108,6 @@ def test_gradient_through_implicit_steps():
         return solve(Heat(small, None), y0, 0.0, 0.3, solver, args=(symmetric,)).ys
 
     assert torch.autograd.gradcheck(end, (small.compressed.values.clone().requires_grad_(), draw(9).requires_grad_()))
-
-
-class Counting(Preconditioner):
-    """Counts set-ups and applications of another one."""
-
-    def __init__(self, inner: Preconditioner):
-        self.inner, self.setups, self.applications = inner, 0, 0
-
-    def setup(self, operator: LinearOperator) -> Prepared:
-        self.setups += 1
-        prepared, apply = self.inner.setup(operator), self.inner.setup(operator).apply
-
-        def counted(r: Tensor) -> Tensor:
-            self.applications += 1
-            return apply(r)
-
-        prepared.apply = counted  # pyrefly: ignore[bad-assignment]
-        return prepared
 
 
 def test_one_factor_serves_all_stages_of_a_step():
