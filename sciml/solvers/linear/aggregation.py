@@ -14,7 +14,6 @@ from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
-ROUNDINGS = 1e-12  # of the couplings of a row, below which their sum is taken for 0
 
 
 class Coarse:
@@ -116,7 +115,8 @@ class Aggregation(Preconditioner):
         smoother: None is `FSAI`.
         aggregates: (n) the coarse unknown of each row; None finds them by pairwise matching along strong couplings.
         doublings: how often pairs are paired again; aggregates have about 2^doublings unknowns.
-        damping: of one Jacobi sweep that smooths the coarse vectors, which still sum to 1; 0 leaves them constant.
+        damping: of one Jacobi sweep that smooths the coarse vectors, which still sum to 1; 0 leaves them constant. In it
+            couplings count by their size, since sums of both signs may nearly cancel.
 
     Reference:
         two-level form as in `TwoLevel`; pairwise aggregation: Y. Notay, SIAM J. Sci. Comput. 34 (2012),
@@ -176,15 +176,14 @@ def soft(a: Compressed, aggregates: Tensor, damping: float) -> Compressed:
 
 
 def smoothed(a: Compressed, z: Compressed, damping: float) -> Compressed:
-    """Z after a damped Jacobi sweep with A less its row sums, so that rows still sum to 1."""
+    """Z after a damped Jacobi sweep with the graph of A, whose couplings count by their size: rows are averages."""
     matrix = a.to_scipy()
-    off = matrix - sparse.diags(matrix.diagonal())
-    couplings, sizes = np.asarray(off.sum(1)).ravel(), np.asarray(abs(off).sum(1)).ravel()
-    couplings = np.where(abs(couplings) <= ROUNDINGS * sizes, 0, couplings)
-    shares = sparse.diags(damping / np.where(couplings == 0, 1, -couplings)) @ off  # of each row, -damping in all
+    couplings = abs(matrix - sparse.diags(matrix.diagonal()))
+    sizes = np.asarray(couplings.sum(1)).ravel()
+    shares = sparse.diags(damping / np.where(sizes == 0, 1, sizes)) @ couplings
     fine = z.to_scipy()
-    kept = sparse.diags(np.where(couplings == 0, 1.0, 1 - damping)) @ fine
-    return Compressed.from_scipy(kept - shares @ fine, a.values.dtype, a.values.device)
+    kept = sparse.diags(np.where(sizes == 0, 1.0, 1 - damping)) @ fine
+    return Compressed.from_scipy(kept + shares @ fine, a.values.dtype, a.values.device)
 
 
 def pairwise(operator: SparseOperator, doublings: int) -> Tensor:

@@ -201,21 +201,18 @@ def sweeps(
 def soft_aggregates(
     crow: Any, col: Any, values: Any, aggregates: Any, damping: float, z_crow: Any, z_col: Any, z_values: Any
 ) -> int:
-    """Z of aggregates after a damped Jacobi sweep with A less its row sums; the number of its entries."""
+    """Z of aggregates after a damped Jacobi sweep with the sizes of A's couplings; the number of its entries."""
     end = 0
     z_crow[0] = 0
     for i in range(crow.shape[0] - 1):
-        total, size = 0.0, 0.0
+        total = 0.0
         for k in range(crow[i], crow[i + 1]):
             if col[k] != i:
-                total += values[k]
-                size += abs(values[k])
-        if abs(total) <= 1e-12 * size:  # round-off
-            total = 0.0
+                total += abs(values[k])
         begin = end
         z_col[end], z_values[end] = aggregates[i], 1.0 if total == 0 else 1 - damping
         end += 1
-        factor = -damping if total == 0 else damping / total
+        factor = 0.0 if total == 0 else damping / total
         for k in range(crow[i], crow[i + 1]):
             if col[k] == i:
                 continue
@@ -223,11 +220,11 @@ def soft_aggregates(
             while q < end and z_col[q] < wanted:
                 q += 1
             if q < end and z_col[q] == wanted:
-                z_values[q] += factor * values[k]
+                z_values[q] += factor * abs(values[k])
                 continue
             for p in range(end, q, -1):
                 z_col[p], z_values[p] = z_col[p - 1], z_values[p - 1]
-            z_col[q], z_values[q] = wanted, factor * values[k]
+            z_col[q], z_values[q] = wanted, factor * abs(values[k])
             end += 1
         z_crow[i + 1] = end
     return end

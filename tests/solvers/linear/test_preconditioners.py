@@ -23,7 +23,7 @@ from sciml.solvers.linear import (
     kernels,
     pcg,
 )
-from sciml.solvers.linear.aggregation import pairwise, soft
+from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.triangular import Lower
 from tests.solvers.linear.spd import diffusion, draw, operator
@@ -146,8 +146,6 @@ def test_two_levels_are_their_formula():
 
 
 def test_smoothed_coarse_vectors_are_their_formula_and_hold_constants():
-    from sciml.solvers.linear.aggregation import constant, smoothed
-
     a = SparseOperator.from_scipy(SMALL).compressed
     z = smoothed(a, constant(a, BLOCKS), 0.6).dense()
     laplacian = SMALL.toarray() - np.diag(SMALL.toarray().sum(1))
@@ -257,11 +255,16 @@ def test_aggregation_refuses_rows_without_a_diagonal(damping: float):
 
 
 @pytest.mark.usefixtures("compiled")
-def test_couplings_that_cancel_leave_their_row_as_it_is():
-    a = np.diag([1.0, 1, 1, 1]) + np.array([[0, 0.1, 0.2, -0.3], [0.1, 0, 0, 0], [0.2, 0, 0, 0], [-0.3, 0, 0, 0]])
-    z = soft(SparseOperator.from_scipy(a).compressed, torch.tensor([0, 0, 1, 1]), 0.6).dense()
+@pytest.mark.parametrize("last", [-0.3, -0.3 - 1e-9])
+def test_couplings_that_cancel_smooth_by_their_size(last: float):
+    """Divided by their sum, which is nearly nothing, they would make entries of any size."""
+    a = np.eye(4)
+    a[0] = a[:, 0] = 1, 0.1, 0.2, last
+    given = SparseOperator.from_scipy(a).compressed, torch.tensor([0, 0, 1, 1])
+    z = soft(*given, 0.6).dense()
+    assert near(z[0], 0.6 * np.array([0.1, 0.2 - last]) / (0.3 - last) + np.array([0.4, 0]))
     assert near(z.sum(1), np.ones(4))
-    assert z.abs().max() < 2  # not the couplings over what round-off leaves of their sum
+    assert near(z, smoothed(given[0], constant(*given), 0.6).dense())
 
 
 def test_callers_matrix_is_left_alone():
