@@ -118,7 +118,10 @@ def _draw_mesh(axes: Any, points: Tensor, field: Tensor, limit: float) -> Any:
         points, field = points[near], field[near]
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     x, y = points[:, :2].unbind(1)
-    return axes.tripcolor(x, y, field, shading="gouraud", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    if len(points) < 3:  # no triangle
+        return axes.scatter(x, y, c=field, **colours)
+    return axes.tripcolor(x, y, field, shading="gouraud", **colours)
 
 
 def animate(problem: Problem, ts: Tensor, fields: Tensor) -> FuncAnimation:

@@ -31,6 +31,15 @@ def test_grids_are_drawn_on_the_unit_square_and_in_the_cube_by_their_middle_plan
         torch.testing.assert_close(torch.tensor(image.get_extent()), torch.tensor([0.0, 1.0, 0.0, 1.0]))
 
 
+def test_a_mesh_without_triangles_is_drawn_point_by_point():
+    problem = HeatConduction(FiniteElements(cells=2))
+    field = torch.tensor([1.0, 0.5, 0.25, 0.125]).reshape(4, 1, 1)
+    figure = draw_solution(problem, torch.linspace(0, 0.05, 4), field)
+    panels = [axes.collections[0] for axes in figure.axes[:4]]
+    assert [panel.get_array().tolist() for panel in panels] == [[1.0], [0.5], [0.25], [0.125]]
+    assert torch.from_numpy(panels[0].get_offsets().data).equal(problem.mesh_points())
+
+
 def test_solution_on_a_mesh_is_of_second_order_and_drawn_over_its_points():
     ts = torch.tensor([0.0, 0.05], dtype=DTYPE)
     errors = []

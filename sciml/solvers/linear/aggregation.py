@@ -15,7 +15,6 @@ from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positi
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
 
-
 class Coarse:
     """The coarse space: the range of Z (n, c), with the factors of Z^T A Z.
 
@@ -115,8 +114,8 @@ class Aggregation(Preconditioner):
         smoother: None is `FSAI`.
         aggregates: (n) the coarse unknown of each row; None finds them by pairwise matching along strong couplings.
         doublings: how often pairs are paired again; aggregates have about 2^doublings unknowns.
-        damping: of one Jacobi sweep that smooths the coarse vectors, which still sum to 1; 0 leaves them constant. In it
-            couplings count by their size, since sums of both signs may nearly cancel.
+        damping: of one Jacobi sweep that smooths the coarse vectors, which still sum to 1; 0 leaves them constant.
+            Couplings count by their size in it, since sums of both signs may nearly cancel.
 
     Reference:
         two-level form as in `TwoLevel`; pairwise aggregation: Y. Notay, SIAM J. Sci. Comput. 34 (2012),

@@ -438,9 +438,11 @@ def as_rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
 
     Raises:
         TypeError: it is no tensor of the operator's dtype.
-        ValueError: the shape does not fit.
+        ValueError: the shape does not fit, or A has no unknowns.
     """
     m, n, _ = operator.shape
+    if not n:
+        raise ValueError("A: expected at least one unknown, got a matrix of the shape (0, 0)")
     if not isinstance(b, Tensor) or b.dtype != operator.dtype:
         raise TypeError(f"{name}: expected a tensor of A's dtype {operator.dtype}, got {_kind(b)}")
     if b.ndim not in (1, 2) or b.shape[-1] != n or (m > 1 and b.shape != (m, n)):

@@ -306,6 +306,7 @@ def test_solver_of_implicit_methods():
     [
         ({"A": np.eye(4)}, TypeError, "A: expected a LinearOperator or a real tensor (n, n), got ndarray"),
         ({"A": torch.ones(3, 4)}, ValueError, "A: expected a square matrix"),
+        ({"A": torch.ones(0, 0), "b": torch.ones(0)}, ValueError, "A: expected at least one unknown"),
         ({"b": torch.ones(4)}, TypeError, "b: expected a tensor of A's dtype torch.float64, got torch.float32"),
         ({"b": torch.ones(2, 5, dtype=DTYPE)}, ValueError, "b: expected the shape (4,) or (m, 4)"),
         ({"x0": torch.ones(2, 4, dtype=DTYPE)}, ValueError, "x0: expected the shape (4,) of b, got (2, 4)"),
