@@ -33,6 +33,7 @@ _WHERE = {
     "STEER": "regularizers",
     "SharedInput": "shared_input",
     "SolverRegularizer": "solver_regularizer",
+    "StochasticInterpolant": "interpolant",
     "TaylorRegularizer": "taylor_regularizer",
     "TimeDependent": "neural_ode",
 }

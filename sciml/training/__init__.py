@@ -11,6 +11,7 @@ _WHERE = {
     "DensityModule": "density",
     "Figures": "callbacks",
     "Frobenius": "preconditioner_losses",
+    "InterpolantModule": "interpolant",
     "IterationCount": "iteration_loss",
     "LatentODEModule": "latent_ode",
     "LatentSDEModule": "latent_sde",

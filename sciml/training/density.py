@@ -116,15 +116,19 @@ class DensityModule(TrainingModule):
         """The loss of a batch of points."""
         seed = derive_seed(run_seed(), "hutchinson", self.current_epoch, batch_idx, self.global_rank)
         generator = torch.Generator(self.device).manual_seed(seed)
-        return self._log("train", batch[0], -self.density.log_prob(batch[0], generator).mean())
+        return self._log("train", batch[0], self.loss(batch[0], generator))
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The mean of -log p over points (b, d), with the flow's divergence."""
+        return -self.density.log_prob(x, generator).mean()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the loss, and that of the normal distribution."""
-        self._evaluate("val", batch[0])
+        self._evaluate("val", batch[0], batch_idx)
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the loss, and that of the normal distribution."""
-        self._evaluate("test", batch[0])
+        self._evaluate("test", batch[0], batch_idx)
 
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Points (b, d), the logarithms (b) of the density there, and as many samples (b, d)."""
@@ -157,8 +161,11 @@ class DensityModule(TrainingModule):
             log_prob = torch.cat([self(part) for part in cells.split(CHUNK)]).cpu()
         yield "density", draw_density(x, samples, axes, log_prob.reshape(CELLS, CELLS).exp())
 
-    def _evaluate(self, stage: Stage, x: Tensor) -> None:
+    def _evaluate(self, stage: Stage, x: Tensor, batch_idx: int) -> None:
         self._log(stage, x, -self(x).mean())
+        self._log_gaussian(stage, x)
+
+    def _log_gaussian(self, stage: Stage, x: Tensor) -> None:
         self.log(f"{stage}_gaussian", -self.gaussian(x).mean(), batch_size=len(x), sync_dist=True)
 
     def _log(self, stage: Stage, x: Tensor, loss: Tensor) -> Tensor:

@@ -90,8 +90,12 @@ trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false, enable_mo
 """
 
 
-def test_density_goes_through_the_command_line(sciml, tmp_path):
-    (tmp_path / "my.yaml").write_text(CONFIG)
+INTERPOLANT = CONFIG.replace("DensityModule", "InterpolantModule").replace("models.CNF", "models.StochasticInterpolant")
+
+
+@pytest.mark.parametrize("config", [CONFIG, INTERPOLANT], ids=["likelihood", "interpolant"])
+def test_density_goes_through_the_command_line(sciml, tmp_path, config):
+    (tmp_path / "my.yaml").write_text(config)
     sciml("fit", "--config", "my.yaml", "--run", "run")
     for command, part in (("validate", "val"), ("test", "test")):
         told = sciml(command, "run")
