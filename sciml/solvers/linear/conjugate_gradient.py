@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sciml.errors import LinearSolveError
+from sciml.solvers.expect import expect
 from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
@@ -119,6 +121,7 @@ def pcg(
         (tensor([0.0909, 0.6364]), tensor([2]))
     """
     operator = as_operator(A)
+    expect("M", M, Preconditioner | Prepared | None, "a Preconditioner or None")
     rows = as_rows("b", b, operator)
     first = torch.zeros_like(rows) if x0 is None else as_rows("x0", x0, operator)
     if first.shape != rows.shape:
@@ -170,8 +173,10 @@ class CG(LinearSolver):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}: expected a number from 0 on, got {value}")
+        expect("preconditioner", self.preconditioner, Preconditioner | Prepared | None, "a Preconditioner or None")
         for name in ("max_iter", "check_every"):
             value = getattr(self, name)
+            expect(name, value, Integral | None, "a whole number")
             if value is not None and not value >= 1:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
 
@@ -360,13 +365,15 @@ def as_operator(A: Any) -> LinearOperator:
     """The matrix as a linear operator.
 
     Raises:
-        TypeError: it is neither an operator nor a real tensor.
+        TypeError: it is neither an operator nor a real tensor, or not of float32 or float64.
         ValueError: it is not square.
     """
+    if not isinstance(A, LinearOperator) and not (isinstance(A, Tensor) and A.is_floating_point()):
+        raise TypeError(f"A: expected a LinearOperator or a real tensor (n, n), got {_kind(A)}")
+    if A.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"A: expected float32 or float64, got {A.dtype}")
     if isinstance(A, LinearOperator):
         return A
-    if not isinstance(A, Tensor) or not A.is_floating_point():
-        raise TypeError(f"A: expected a LinearOperator or a real tensor (n, n), got {_kind(A)}")
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"A: expected a square matrix (n, n), got the shape {tuple(A.shape)}")
     if A.layout == torch.strided:
@@ -423,6 +430,8 @@ def check_symmetric(operator: LinearOperator) -> None:
     k = torch.arange(n, device=operator.device, dtype=torch.float64)
     u, v = ((a * k + a).sin().to(operator.dtype).expand(m, n) for a in (12.9898, 78.233))
     au, av = operator.matvec(u), operator.matvec(v)
+    power = torch.maximum(scaled(au)[1], scaled(av)[1])  # or the norms' squares would vanish or overflow
+    au, av = au / power, av / power
     gap = (torch.linalg.vecdot(u, av) - torch.linalg.vecdot(v, au)).abs()[:, None]
     size = torch.maximum(_norm(u) * _norm(av), _norm(v) * _norm(au))
     if bool((gap > SYMMETRIC * torch.finfo(operator.dtype).eps * size).any()):  # NaN is for the iteration to tell

@@ -301,6 +301,16 @@ def test_solver_of_implicit_methods():
     assert torch.allclose(x, torch.linalg.solve(a, b), rtol=1e-11)
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_matrices_of_any_size_are_known_to_be_symmetric(size: float):
+    """In single precision, where squares of their entries vanish or are infinite."""
+    a = size * (2.1 * torch.eye(30) - torch.diag(torch.ones(29), 1) - torch.diag(torch.ones(29), -1))
+    solution = pcg(a, torch.ones(30))
+    torch.testing.assert_close(size * solution.x, torch.linalg.solve(a / size, torch.ones(30)), rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match="symmetric"):
+        pcg(a.triu(), torch.ones(30))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -312,6 +322,9 @@ def test_solver_of_implicit_methods():
         ({"x0": torch.ones(2, 4, dtype=DTYPE)}, ValueError, "x0: expected the shape (4,) of b, got (2, 4)"),
         ({"rtol": -1.0}, ValueError, "rtol: expected"),
         ({"max_iter": 0}, ValueError, "max_iter: expected"),
+        ({"max_iter": 2.5}, TypeError, "max_iter: expected a whole number, got float"),
+        ({"M": Jacobi}, TypeError, "M: expected a Preconditioner or None, got the class Jacobi"),
+        ({"A": torch.eye(4, dtype=torch.float16)}, TypeError, "A: expected float32 or float64, got torch.float16"),
         ({"check_every": 0}, ValueError, "check_every: expected"),
         ({"A": torch.triu(torch.ones(4, 4, dtype=DTYPE))}, ValueError, "A: conjugate gradients expect a symmetric"),
     ],
