@@ -123,9 +123,12 @@ def values(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
     """The event functions at float64 times (l), each (l)."""
     found = [event.function(march.field(c).clock(t, y), y, c.args) for event in march.events]
     for i, g in enumerate(found):
-        if not isinstance(g, Tensor) or g.shape != c.t0.shape or g.is_complex():
+        if not isinstance(g, Tensor) or g.shape != c.t0.shape or not g.is_floating_point():
             got = f"{tuple(g.shape)} of {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
-            raise ValueError(f"events: expected real values of shape {tuple(c.t0.shape)} of event {i}, got {got}")
+            raise ValueError(
+                f"events: expected floating-point numbers of shape {tuple(c.t0.shape)} of event {i}, got {got}; an event "
+                "is where a number changes its sign, e.g. y[0] - 0.5"
+            )
     return found
 
 

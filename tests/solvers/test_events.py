@@ -434,6 +434,18 @@ def test_nothing_to_solve_meets_nothing(kind: str):
             ValueError,
             "of event 0, got float",
         ),
+        *(
+            (
+                lambda g=g: solve(falling, row(1, 0), 0.0, 1.0, events=g),
+                ValueError,
+                f"expected floating-point numbers of shape () of event 0, got () of {dtype}; an event is where a number",
+            )
+            for g, dtype in (
+                (lambda t, y, args: y[0] < 0.5, torch.bool),  # has no sign that could change
+                (lambda t, y, args: y[0].sign().long(), torch.int64),
+                (lambda t, y, args: y[0] * 1j, torch.complex128),
+            )
+        ),
         (
             lambda: solve(falling, row(1, 0), 0.0, 1.0, events=Event(height, reset=lambda t, y, args: y[:1])),
             ValueError,
