@@ -190,8 +190,8 @@ def solve(
         folds: what else to read of the steps, by name.
         jumps: callables (t, y, key, args) -> (y, changed) that act one after the other on the state after every
             accepted step; key (l) is the step's number, ``changed`` (l) says where the state is another one.
-        events: an `Event`, or several in a sequence or by name. A plain callable g(t, y, args) is an event that
-            terminates. Save times that lie after the end hold the state there.
+        events: an `Event`, or several in a sequence or by name. A plain callable g(t, y) or g(t, y, args) is an event
+            that terminates. Save times that lie after the end hold the state there.
         mesh: steps to take instead of choosing them; resets happen where they happened then.
         resume: a solution to go on from, with its carry and step size; y0 and t0 are then None.
         progress: show a progress bar.
