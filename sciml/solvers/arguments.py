@@ -13,7 +13,7 @@ from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump
 from sciml.solvers.path import Path
 from sciml.solvers.stepper import Stepper
-from sciml.solvers.term import real_dtype
+from sciml.solvers.term import FunctionTerm, Term, real_dtype
 from sciml.typing import Lanes, Time
 
 SHORTEST = torch.finfo(torch.float64).tiny  # of spans; one over a shorter one overflows
@@ -28,11 +28,13 @@ def check_state(y0: Tensor, lanes: Lanes) -> None:
         raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
 
 
-def check_args(args: Any) -> None:
-    """Refuse what is not a tuple of tensors."""
+def check_args(args: Any, term: Term, others: Any) -> None:
+    """Refuse what is not a tuple of tensors, and what nothing reads: neither a plain function nor ``others``."""
     if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
         kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
         raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
+    if args and not others and isinstance(term, FunctionTerm) and term.takes is False:
+        raise ValueError(f"args: expected none with a term f(t, y), got {len(args)}; a term f(t, y, args) gets them")
 
 
 def check_folds(folds: Any) -> dict[str, Fold]:

@@ -177,14 +177,15 @@ def solve(
     """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time.
 
     Args:
-        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not. It must be the same
-            function at every evaluation: batch norms and dropout in train mode are refused.
+        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not; the third is the
+            tuple ``args``, also of ``f(t, y, *args)``. It must be the same function at every evaluation: batch norms
+            and dropout in train mode are refused.
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
         solver: how to integrate; the name of a stepper in lower case, as "dopri5" or "auto", takes it with the defaults
             of `Solver`; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
-        args: tensors handed to the term.
+        args: a tuple of tensors handed to the term; refused where neither it nor anything else could read them.
         path: what drives the equation; None is time itself.
         save_at: times to save at, (t) or (b, t), in any order; None saves the final state.
         folds: what else to read of the steps, by name.
@@ -272,6 +273,7 @@ class _Task:
         bound = as_term(term)
         refuse_changing(bound)
         check_noise(bound, stepper, path, y0)
+        check_args(args, bound, events or folds or jumps)
         layout = None
         if not isinstance(y0, Tensor):
             layout = Layout.of(y0, solver.lanes)
@@ -282,7 +284,6 @@ class _Task:
         if bound.mass(args) is not None and not stepper.masses:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
         check_state(y0, solver.lanes)
-        check_args(args)
         controller.fits(y0)
         nodes = None if mesh is None else mesh.theta.movedim(0, -1)
         frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at, nodes)
