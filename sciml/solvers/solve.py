@@ -22,7 +22,7 @@ from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
-from sciml.solvers.explicit import Euler, Tsit5
+from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
@@ -432,8 +432,8 @@ class _Task:
     def _nothing(self) -> tuple[Mesh, Pass, State]:
         """A solve over no time, or of no state."""
         march, c, y0 = self.march, self.const, self.y0
-        if y0.numel() == 0:  # only the shapes of what folds emit are wanted: any method has them
-            march = replace(march, stepper=Euler())
+        if y0.numel() == 0:  # only the shapes of what folds emit are wanted, which may read errors and stages
+            march = replace(march, stepper=Tsit5(), path=None)
             c = c._replace(stepper=march.stepper.constants(c.t0, y0))
         elif torch.is_grad_enabled() and (c.t0.requires_grad or c.t1.requires_grad):
             with torch.no_grad():
