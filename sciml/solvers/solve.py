@@ -328,12 +328,8 @@ class _Task:
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
         mesh, done, end = self._run(mesh, resume, progress)
-        carried = all(x.requires_grad for x in (done.y, *done.values))
-        if torch.is_grad_enabled() and not carried and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
-            march = self.march
-            parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
-            inputs = [x for x in (self.y0, *self.const.leaves(), *parameters) if x.requires_grad]
-            done = still(done, inputs) if inputs else done
+        if torch.is_grad_enabled() and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
+            done = still(self.march, self.const, self.y0, done)
         return mesh, done, end
 
     def _run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
