@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sciml import solvers
 from sciml.solvers.control import Controller
 from sciml.solvers.expect import expect, expect_times
 from sciml.solvers.fold import Fold
@@ -18,6 +20,16 @@ from sciml.typing import Lanes, Time
 
 SHORTEST = torch.finfo(torch.float64).tiny  # of spans; one over a shorter one overflows
 LARGEST = 1e-8  # of a dtype's largest number: how large times may be, since coefficients multiply them
+
+
+def stepper_named(name: str) -> Stepper:
+    """The stepper of a name in lower case, with its defaults."""
+    public = {each.lower(): getattr(solvers, each) for each in solvers.__all__}
+    steppers = {each: kind for each, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
+    if name not in steppers:
+        nearest = get_close_matches(name.lower(), steppers, 1, 0.0)[0]
+        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {name!r}; maybe {nearest!r}?")
+    return steppers[name]()
 
 
 def check_state(y0: Tensor, lanes: Lanes) -> None:

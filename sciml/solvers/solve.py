@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property, partial
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
-from sciml.solvers.arguments import check_args, check_compact, check_folds, check_jumps, check_state
+from sciml.solvers.arguments import check_args, check_compact, check_folds, check_jumps, check_state, stepper_named
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
@@ -26,6 +24,7 @@ from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
+from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm
 from sciml.solvers.march import March
@@ -179,7 +178,8 @@ def solve(
     Args:
         term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not; the third is the
             tuple ``args``, also of ``f(t, y, *args)``. It must be the same function at every evaluation: batch norms
-            and dropout in train mode are refused.
+            and dropout in train mode are refused. It returns a new tensor and leaves y as it is: eager marches refuse
+            one that writes to y0 or to the slope there; multistep, stochastic and compiled ones may not notice.
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
@@ -378,7 +378,9 @@ class _Task:
             if through is not None:
                 return through
         with np.errstate(all="ignore"), progress_bar(progress) as tick:
+            watch = Watch(self.y0)
             s = march.start(c, self.y0, march.host)
+            watch.start(s.carry)
             if resume is not None:
                 s = self._warm(s, resume, march.host)
             tape = Tape(march.folds, keep)
@@ -387,6 +389,7 @@ class _Task:
             if grid and int(end.status) >= Status.MAX_STEPS:  # again, to see where it failed
                 tape = Tape(march.folds, keep)
                 end = march.run(s, c, tape, tick)
+        watch.check()
         return *freeze(march, c, end, tape), end
 
     def _pull(self) -> Callable[..., list[Any]] | None:
@@ -488,9 +491,4 @@ def _solver(given: Solver | str | None) -> Solver:
         return given or Solver()
     if not isinstance(given, str):
         raise TypeError(f"solver: expected a Solver or a name, got {type(given).__name__}; try Solver({given})")
-    public = {name.lower(): getattr(solvers, name) for name in solvers.__all__}
-    steppers = {name: kind for name, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
-    if given not in steppers:
-        nearest = get_close_matches(given.lower(), steppers, 1, 0.0)[0]
-        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {given!r}; maybe {nearest!r}?")
-    return Solver(steppers[given]())
+    return Solver(stepper_named(given))
