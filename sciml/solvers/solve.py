@@ -21,7 +21,7 @@ from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
 from sciml.solvers.explicit import Tsit5
-from sciml.solvers.failure import raise_failures
+from sciml.solvers.failure import raise_failures, refuse_transforms
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
 from sciml.solvers.in_place import Watch
@@ -205,6 +205,7 @@ def solve(
         SolveError: a lane failed and ``throw`` is set.
         ValueError: an argument does not fit.
         TypeError: an argument is of a wrong type.
+        RuntimeError: transforms of torch.func do not go through a solve.
 
     Example:
         >>> import torch
@@ -226,13 +227,16 @@ def solve(
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
     make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events), mesh)
-    task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
     frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
+        task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
         mesh, results, end = task.run(mesh, resume, progress)
     except Stiff as found:
         return again(replace(solver, stepper=found.stepper), save_at=save_at, folds=folds, mesh=mesh, progress=progress)
+    except RuntimeError as found:
+        refuse_transforms(found)
+        raise
     if throw:
         raise_failures(task.march, task.const, end)
     return task.solution(mesh, results, end, partial(again, solver=solver), frozen)
