@@ -17,8 +17,8 @@ class Watch:
     """
 
     def __init__(self, y0: Tensor):
-        self.y0, self.slope = y0, None
-        self.counts = [_changes(y0), 0]
+        self.y0, self.counts = y0, [_changes(y0), 0]
+        self.slope: ref[Tensor] | None = None
 
     def start(self, carry: Sequence[Tensor]) -> None:
         """Note the slope, which a stepper's carry begins with where it has one."""
