@@ -43,6 +43,8 @@ class DiagonalSDE(nn.Module, Diffusive):
 class NeuralSDE(Flow):
     """Paths of a stochastic equation with weights: y0 -> y(t1), or all times, driven by noise of a seed.
 
+    The same seed is the same noise: training takes another one at every step, see `forward`.
+
     Args:
         field: the equation, a `Diffusive` module as `DiagonalSDE`.
         solver: how to integrate; None takes SRIW1 with rtol and atol 1e-2.
@@ -90,7 +92,8 @@ class NeuralSDE(Flow):
             y0: initial states (b, ..).
             ts: times to save at, of which the first is that of y0 and the last ends the solve: (t), or with lanes
                 "each" also (b, t).
-            seed: of the noise.
+            seed: of the noise. The same seed is the same noise, also that of the default: a training loop has to give
+                another one at every step, as ``int(torch.randint(2**62, ()))``, or it fits the net to one draw.
 
         Returns:
             The states at t1, (b, ..), or at the given times, (b, t, ..).

@@ -87,7 +87,7 @@ class SolverRegularizer(Regularizer):
     def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading:
         """The heuristic of all steps, or of the one that is drawn."""
         if self.form == "global":
-            return Reading({"penalty": self.heuristic}, lambda solution: solution.folds["penalty"].mean())
+            return Reading({"penalty": self.heuristic}, lambda solution: mean(solution.folds["penalty"]))
         start, end = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (t0, t1))
         lanes = y0.shape[:1] if solver.lanes == "each" else ()
         draw = torch.rand(lanes, dtype=torch.float64).to(start.device)
@@ -95,7 +95,7 @@ class SolverRegularizer(Regularizer):
         if self.form == "unbiased":
             t = start + draw * (end - start)
             fold = SaveAt(t[..., None])
-            return Reading({"state": fold}, lambda s: value(t, s.folds["state"].squeeze(t.ndim), t1=end).mean())
+            return Reading({"state": fold}, lambda s: mean(value(t, s.folds["state"].squeeze(t.ndim), t1=end)))
         again, noisy = self.form == "reuse", isinstance(field, Diffusive)
 
         def penalty(solution: Solution) -> Tensor:
@@ -116,6 +116,11 @@ class SolverRegularizer(Regularizer):
             return (found / share.to(found) if self.heuristic.reduce == "sum" else found).mean()
 
         return Reading({"starts": Starts()}, penalty)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over the lanes; 0 of none."""
+    return values.mean() if values.numel() else values.sum()
 
 
 def over(mesh: Mesh, theta: Tensor) -> Tensor:

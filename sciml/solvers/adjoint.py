@@ -20,7 +20,7 @@ from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
 from sciml.solvers.stepper import Interval, Stepper
-from sciml.solvers.term import FunctionTerm, expand
+from sciml.solvers.term import FunctionTerm, declared_parameters, expand
 from sciml.solvers.undo import kicked_back, pulled, undoing, undone
 from sciml.typing import Number
 
@@ -229,10 +229,22 @@ def _folded(
     return pulled([value for value, _ in pairs], [grad for _, grad in pairs], [before, after])
 
 
-def still(done: Pass, inputs: Sequence[Tensor]) -> Pass:
-    """The results of a solve in which nothing moved, which have the gradient 0 for inputs that they do not carry."""
+def still(march: March, c: Const, y0: Tensor, done: Pass) -> Pass:
+    """The results of a solve in which nothing moved, with the gradient 0 for what they do not depend on."""
+    read = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
+    read = read or _leaves_read(march, c, y0)  # a plain function does not say what it reads
+    inputs = [x for x in (y0, *c.leaves(), *read) if x.requires_grad]
+    if not inputs:
+        return done
     y, *values = _Still.apply(1 + len(done.values), done.y, *done.values, *inputs)
     return done._replace(y=y, values=tuple(values))
+
+
+def _leaves_read(march: March, c: Const, y0: Tensor) -> list[Tensor]:
+    """The tensors that one evaluation of the field reads and that need a gradient, but for the inputs of the solve."""
+    with torch.enable_grad():
+        frozen = c.with_leaves([x.detach() for x in c.leaves()])
+        return list(graph_leaves([march.field(frozen).checked(frozen.t0, y0.detach())]))
 
 
 class _Still(torch.autograd.Function):

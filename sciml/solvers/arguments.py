@@ -2,22 +2,34 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sciml import solvers
 from sciml.solvers.control import Controller
 from sciml.solvers.expect import expect, expect_times
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump
 from sciml.solvers.path import Path
 from sciml.solvers.stepper import Stepper
-from sciml.solvers.term import real_dtype
+from sciml.solvers.term import FunctionTerm, Term, real_dtype
 from sciml.typing import Lanes, Time
 
 SHORTEST = torch.finfo(torch.float64).tiny  # of spans; one over a shorter one overflows
 LARGEST = 1e-8  # of a dtype's largest number: how large times may be, since coefficients multiply them
+
+
+def stepper_named(name: str) -> Stepper:
+    """The stepper of a name in lower case, with its defaults."""
+    public = {each.lower(): getattr(solvers, each) for each in solvers.__all__}
+    steppers = {each: kind for each, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
+    if name not in steppers:
+        nearest = get_close_matches(name.lower(), steppers, 1, 0.0)[0]
+        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {name!r}; maybe {nearest!r}?")
+    return steppers[name]()
 
 
 def check_state(y0: Tensor, lanes: Lanes) -> None:
@@ -28,11 +40,13 @@ def check_state(y0: Tensor, lanes: Lanes) -> None:
         raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
 
 
-def check_args(args: Any) -> None:
-    """Refuse what is not a tuple of tensors."""
+def check_args(args: Any, term: Term, others: Any) -> None:
+    """Refuse what is not a tuple of tensors, and what nothing reads: neither a plain function nor ``others``."""
     if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
         kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
         raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
+    if args and not others and isinstance(term, FunctionTerm) and term.takes is False:
+        raise ValueError(f"args: expected none with a term f(t, y), got {len(args)}; a term f(t, y, args) gets them")
 
 
 def check_folds(folds: Any) -> dict[str, Fold]:

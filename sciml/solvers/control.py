@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import factorial, isfinite, sqrt
+from math import factorial, isfinite, prod, sqrt
 from numbers import Integral
 from typing import ClassVar, NamedTuple
 
@@ -217,7 +217,7 @@ class PID(Controller):
 
     def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:
         """What errors of a state of this size are divided by, so that `_norm` of the quotients is the scaled error."""
-        root = 1.0 if self.norm else sqrt(size.numel() if lanes == "joint" else size.numel() // len(size))
+        root = 1.0 if self.norm else sqrt(prod(size.shape[lanes == "each" :]))
         least = sqrt(torch.finfo(size.dtype).tiny)  # where state and atol are 0, an error of 0 is 0, with a gradient
         atol = self.atol.clamp_min(least) if isinstance(self.atol, Tensor) else max(self.atol, least)
         return size * (self.rtol * root) + atol * root

@@ -8,7 +8,7 @@ step along the field, so that it has the derivative that the theory of hybrid sy
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from sciml.solvers.layout import Layout, PackedFunction, PackedReset
 from sciml.solvers.once import Once
 from sciml.solvers.root import itp
 from sciml.solvers.state import Const, State
-from sciml.solvers.term import expand, real_dtype, vanishing
+from sciml.solvers.term import called, expand, real_dtype, takes_args, vanishing
 from sciml.typing import Args, Number
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ WIDTH = 64  # units in the last place of time within which events are at once, a
 FAR = 2.0**-20  # how much of the span an event may be off by before a jump is looked for
 NEWTON = 3  # corrections of a root of the dense output on the steps themselves: its error to the power of 2^3
 
-Function = Callable[[Tensor, Any, Args], Tensor]
-Reset = Callable[[Tensor, Any, Args], Any]
+Function = Callable[..., Tensor]  # of (t, y) or (t, y, args)
+Reset = Callable[..., Any]  # likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,13 @@ class Event:
     meets the floor when it comes back. Nor is a change of sign made by a jump or by another event's reset an event.
 
     Args:
-        function: g, mapping (t, y, args) to a tensor (l): 0-d with joint lanes, (b) with lanes "each". The state is as
-            the term sees it; t is 0-d, (b, 1, .., 1) with lanes "each", (b) where the state is a tree.
+        function: g, mapping (t, y) or (t, y, args) to a tensor (l) of floating-point numbers: 0-d with joint lanes, (b)
+            with lanes "each". The state is as the term sees it; t is 0-d, (b, 1, .., 1) with lanes "each", (b) where
+            the state is a tree.
         direction: +1 for roots where g grows in the direction of integration, -1 where it falls, 0 for both.
         terminate: whether the solve (with lanes "each": of that sample) ends there; None: unless there is a ``reset``.
             Events that do not terminate are recorded, too.
-        reset: maps (t, y, args) at the event to the state to go on with.
+        reset: maps (t, y) or (t, y, args) at the event to the state to go on with.
 
     Gradients of event times and of what follows a reset are those of the implicit function g = 0. They cannot be
     differentiated again, and do not exist where g touches zero without crossing it.
@@ -65,7 +66,9 @@ class Event:
     def __post_init__(self) -> None:
         """Refuse what is not an event."""
         if not callable(self.function):
-            raise TypeError(f"function: expected a callable g(t, y, args), got {type(self.function).__name__}")
+            raise TypeError(
+                f"function: expected a callable g(t, y) or g(t, y, args), got {type(self.function).__name__}"
+            )
         if self.reset is not None and not callable(self.reset):
             raise TypeError(f"reset: expected a callable (t, y, args), got {type(self.reset).__name__}")
         if self.direction not in (-1, 0, 1):
@@ -93,14 +96,36 @@ def named(events: Any) -> dict[Any, Event]:
     """The events by name, or by number where they have none.
 
     Raises:
-        TypeError: something is neither an `Event` nor a callable.
+        TypeError: something is neither an `Event` nor a callable of two or three positional arguments.
     """
     if isinstance(events, Event) or callable(events):
         events = (events,)
     if isinstance(events, str) or not isinstance(events, Iterable):
         raise TypeError(f"events: expected an Event, or several in a sequence or by name, got {type(events).__name__}")
     pairs = events.items() if isinstance(events, Mapping) else enumerate(events)
-    return {name: event if isinstance(event, Event) else Event(event) for name, event in pairs}
+    return {name: _with_args(event if isinstance(event, Event) else Event(event)) for name, event in pairs}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A callable of (t, y) as one of (t, y, args); ``takes`` is what `takes_args` says of it."""
+
+    function: Callable[..., Any]
+    takes: bool | None
+
+    def __call__(self, t: Tensor, y: Any, args: Args) -> Any:
+        return called(self.function, self.takes, t, y, args)
+
+
+def _with_args(event: Event) -> Event:
+    """The event with callables of (t, y, args)."""
+    changes: dict[str, Any] = {}
+    for name, letter in (("function", "g"), ("reset", "reset")):
+        function = getattr(event, name)
+        takes = function is None or takes_args(function, name, letter)
+        if not takes:
+            changes[name] = _Given(function, takes)
+    return replace(event, **changes) if changes else event
 
 
 class Crossings(NamedTuple):
@@ -123,9 +148,11 @@ def values(march: "March", c: Const, t: Number, y: Tensor) -> list[Tensor]:
     """The event functions at float64 times (l), each (l)."""
     found = [event.function(march.field(c).clock(t, y), y, c.args) for event in march.events]
     for i, g in enumerate(found):
-        if not isinstance(g, Tensor) or g.shape != c.t0.shape or g.is_complex():
+        if not isinstance(g, Tensor) or g.shape != c.t0.shape or not g.is_floating_point():
             got = f"{tuple(g.shape)} of {g.dtype}" if isinstance(g, Tensor) else type(g).__name__
-            raise ValueError(f"events: expected real values of shape {tuple(c.t0.shape)} of event {i}, got {got}")
+            expected = f"floating-point numbers of shape {tuple(c.t0.shape)} of event {i}"
+            why = "an event is where a number changes its sign, e.g. y[0] - 0.5"
+            raise ValueError(f"events: expected {expected}, got {got}; {why}")
     return found
 
 

@@ -62,3 +62,16 @@ def _badness(error: Tensor | None, y1: Tensor, why: Status) -> Tensor | None:
     if why is Status.NON_FINITE:
         return (~y1.isfinite()).to(torch.uint8)
     return None if error is None else error.abs().nan_to_num(nan=torch.inf)
+
+
+def refuse_transforms(cause: RuntimeError) -> None:
+    """Say of an error within a transform of torch.func what to take instead.
+
+    Raises:
+        RuntimeError: where there is such a transform.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "solve: it failed within a transform of torch.func, none of which goes through a solve; take "
+            "torch.autograd.grad or torch.autograd.functional.jacobian for derivatives, and lanes='each' for vmap"
+        ) from cause

@@ -77,11 +77,11 @@ def local_heuristic(
         raise ValueError(f"heuristic: {reason}")
     refuse_changing(bound)
     check_noise(bound, stepper, None, y)
+    check_args(args, bound, None)
     if not isinstance(y, Tensor):
         layout = Layout.of(y, solver.lanes)
         bound, y = PackedTerm(bound, layout), layout.pack(y)
     check_state(y, solver.lanes)
-    check_args(args)
     controller.fits(y)
     y = y.detach()
     last = t + h if h is not None else t1 if t1 is not None else t

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property, partial
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
@@ -11,21 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml import solvers
 from sciml.errors import Status
 from sciml.solvers import control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
-from sciml.solvers.arguments import check_args, check_compact, check_folds, check_jumps, check_state
+from sciml.solvers.arguments import check_args, check_compact, check_folds, check_jumps, check_state, stepper_named
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
-from sciml.solvers.explicit import Euler, Tsit5
-from sciml.solvers.failure import raise_failures
+from sciml.solvers.explicit import Tsit5
+from sciml.solvers.failure import raise_failures, refuse_transforms
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
+from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm
 from sciml.solvers.march import March
@@ -177,21 +176,23 @@ def solve(
     """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time.
 
     Args:
-        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not. It must be the same
-            function at every evaluation: batch norms and dropout in train mode are refused.
+        term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not; the third is the
+            tuple ``args``, also of ``f(t, y, *args)``. It must be the same function at every evaluation: batch norms
+            and dropout in train mode are refused. It returns a new tensor and leaves y as it is: eager marches refuse
+            one that writes to y0 or to the slope there; multistep, stochastic and compiled ones may not notice.
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
         solver: how to integrate; the name of a stepper in lower case, as "dopri5" or "auto", takes it with the defaults
             of `Solver`; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
-        args: tensors handed to the term.
+        args: a tuple of tensors handed to the term; refused where neither it nor anything else could read them.
         path: what drives the equation; None is time itself.
         save_at: times to save at, (t) or (b, t), in any order; None saves the final state.
         folds: what else to read of the steps, by name.
         jumps: callables (t, y, key, args) -> (y, changed) that act one after the other on the state after every
             accepted step; key (l) is the step's number, ``changed`` (l) says where the state is another one.
-        events: an `Event`, or several in a sequence or by name. A plain callable g(t, y, args) is an event that
-            terminates. Save times that lie after the end hold the state there.
+        events: an `Event`, or several in a sequence or by name. A plain callable g(t, y) or g(t, y, args) is an event
+            that terminates. Save times that lie after the end hold the state there.
         mesh: steps to take instead of choosing them; resets happen where they happened then.
         resume: a solution to go on from, with its carry and step size; y0 and t0 are then None.
         progress: show a progress bar.
@@ -204,6 +205,7 @@ def solve(
         SolveError: a lane failed and ``throw`` is set.
         ValueError: an argument does not fit.
         TypeError: an argument is of a wrong type.
+        RuntimeError: transforms of torch.func do not go through a solve.
 
     Example:
         >>> import torch
@@ -225,13 +227,16 @@ def solve(
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
     make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events), mesh)
-    task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
     frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
+        task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
         mesh, results, end = task.run(mesh, resume, progress)
     except Stiff as found:
         return again(replace(solver, stepper=found.stepper), save_at=save_at, folds=folds, mesh=mesh, progress=progress)
+    except RuntimeError as found:
+        refuse_transforms(found)
+        raise
     if throw:
         raise_failures(task.march, task.const, end)
     return task.solution(mesh, results, end, partial(again, solver=solver), frozen)
@@ -272,6 +277,7 @@ class _Task:
         bound = as_term(term)
         refuse_changing(bound)
         check_noise(bound, stepper, path, y0)
+        check_args(args, bound, events or folds or jumps)
         layout = None
         if not isinstance(y0, Tensor):
             layout = Layout.of(y0, solver.lanes)
@@ -282,7 +288,6 @@ class _Task:
         if bound.mass(args) is not None and not stepper.masses:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
         check_state(y0, solver.lanes)
-        check_args(args)
         controller.fits(y0)
         nodes = None if mesh is None else mesh.theta.movedim(0, -1)
         frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at, nodes)
@@ -327,12 +332,8 @@ class _Task:
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
         mesh, done, end = self._run(mesh, resume, progress)
-        carried = all(x.requires_grad for x in (done.y, *done.values))
-        if torch.is_grad_enabled() and not carried and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
-            march = self.march
-            parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
-            inputs = [x for x in (self.y0, *self.const.leaves(), *parameters) if x.requires_grad]
-            done = still(done, inputs) if inputs else done
+        if torch.is_grad_enabled() and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
+            done = still(self.march, self.const, self.y0, done)
         return mesh, done, end
 
     def _run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
@@ -381,7 +382,9 @@ class _Task:
             if through is not None:
                 return through
         with np.errstate(all="ignore"), progress_bar(progress) as tick:
+            watch = Watch(self.y0)
             s = march.start(c, self.y0, march.host)
+            watch.start(s.carry)
             if resume is not None:
                 s = self._warm(s, resume, march.host)
             tape = Tape(march.folds, keep)
@@ -390,6 +393,7 @@ class _Task:
             if grid and int(end.status) >= Status.MAX_STEPS:  # again, to see where it failed
                 tape = Tape(march.folds, keep)
                 end = march.run(s, c, tape, tick)
+        watch.check()
         return *freeze(march, c, end, tape), end
 
     def _pull(self) -> Callable[..., list[Any]] | None:
@@ -431,8 +435,8 @@ class _Task:
     def _nothing(self) -> tuple[Mesh, Pass, State]:
         """A solve over no time, or of no state."""
         march, c, y0 = self.march, self.const, self.y0
-        if y0.numel() == 0:  # only the shapes of what folds emit are wanted: any method has them
-            march = replace(march, stepper=Euler())
+        if y0.numel() == 0:  # only the shapes of what folds emit are wanted, which may read errors and stages
+            march = replace(march, stepper=Tsit5(), path=None)
             c = c._replace(stepper=march.stepper.constants(c.t0, y0))
         elif torch.is_grad_enabled() and (c.t0.requires_grad or c.t1.requires_grad):
             with torch.no_grad():
@@ -491,9 +495,4 @@ def _solver(given: Solver | str | None) -> Solver:
         return given or Solver()
     if not isinstance(given, str):
         raise TypeError(f"solver: expected a Solver or a name, got {type(given).__name__}; try Solver({given})")
-    public = {name.lower(): getattr(solvers, name) for name in solvers.__all__}
-    steppers = {name: kind for name, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
-    if given not in steppers:
-        nearest = get_close_matches(given.lower(), steppers, 1, 0.0)[0]
-        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {given!r}; maybe {nearest!r}?")
-    return Solver(steppers[given]())
+    return Solver(stepper_named(given))

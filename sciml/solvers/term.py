@@ -127,14 +127,14 @@ class Diffusive(Term):
 
 
 class FunctionTerm(Term):
-    """A plain callable ``f(t, y)`` or ``f(t, y, args)`` as a term."""
+    """A plain callable ``f(t, y)`` or ``f(t, y, args)`` as a term; ``takes`` is what `takes_args` says of it."""
 
-    def __init__(self, function: Callable[..., Tensor], takes_args: bool):
-        self.function, self.takes_args = function, takes_args
+    def __init__(self, function: Callable[..., Tensor], takes: bool | None):
+        self.function, self.takes = function, takes
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The function's value."""
-        return self.function(t, y, args) if self.takes_args else self.function(t, y)
+        return called(self.function, self.takes, t, y, args)
 
 
 def as_term(term: Any) -> Term:
@@ -147,32 +147,51 @@ def as_term(term: Any) -> Term:
         return term
     if not callable(term):
         raise TypeError(f"term: expected a Term or a callable f(t, y) or f(t, y, args), got {type(term).__name__}")
-    count = _positional(term)
+    return FunctionTerm(term, takes_args(term, "term", "f"))
+
+
+def takes_args(function: Callable[..., Any], name: str, letter: str) -> bool | None:
+    """Whether a callable of (t, y) is called with args too; None: where a solve has any.
+
+    The latter are those of ``*args``, and of a third argument ``args`` with a default.
+
+    Raises:
+        TypeError: it takes another number of positional arguments; the error names it by ``name`` and ``letter``.
+    """
+    count, may = _positional(function)
     if not 2 <= count <= 3:
-        raise TypeError(f"term: expected a callable f(t, y) or f(t, y, args), got one of {count} positional arguments")
-    return FunctionTerm(term, takes_args=count == 3)
+        expected = f"a callable {letter}(t, y) or {letter}(t, y, args)"
+        raise TypeError(f"{name}: expected {expected}, got one of {count} positional arguments")
+    return True if count == 3 else None if may else False
 
 
-def _positional(function: Callable[..., Any]) -> int:
-    """How many of (t, y, args) a callable takes: those it requires, at least two where it can."""
+def called(function: Callable[..., Any], takes: bool | None, t: Tensor, y: Any, args: Args) -> Any:
+    """The value of a callable of which `takes_args` is known."""
+    return function(t, y, args) if takes or (takes is None and args) else function(t, y)
+
+
+def _positional(function: Callable[..., Any]) -> tuple[int, bool]:
+    """How many of (t, y, args) a callable takes: what it requires, at least two if it can; whether it may get args."""
     target = function.forward if isinstance(function, nn.Module) else function
     plain = getattr(target, "__func__", target)
     if isinstance(plain, FunctionType) and not hasattr(plain, "__wrapped__"):  # ten times quicker than a signature
-        named = plain.__code__.co_argcount - (plain is not target)
-        required = named - len(plain.__defaults__ or ())
-        varies = bool(plain.__code__.co_flags & inspect.CO_VARARGS)
+        code = plain.__code__
+        names = code.co_varnames[plain is not target : code.co_argcount]
+        required = len(names) - len(plain.__defaults__ or ())
+        varies = bool(code.co_flags & inspect.CO_VARARGS)
     else:
         try:
             parameters = inspect.signature(target).parameters.values()
         except ValueError:  # a builtin without a signature
-            return 2
+            return 2, False
         varies = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        defaults = [p.default for p in parameters if p.kind in kinds]
-        named, required = len(defaults), sum(default is inspect.Parameter.empty for default in defaults)
+        named = [p for p in parameters if p.kind in kinds]
+        names = tuple(p.name for p in named)
+        required = sum(p.default is inspect.Parameter.empty for p in named)
     if varies:
-        return 2
-    return required if required >= 2 else min(2, named)
+        return max(required, 2), len(names) < 3
+    return (required if required >= 2 else min(2, len(names))), names[2:3] == ("args",)
 
 
 def refuse_changing(term: Term) -> None:

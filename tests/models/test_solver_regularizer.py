@@ -4,10 +4,20 @@ import torchdiffeq
 from torch.testing import assert_close
 
 from sciml import PID, Discrete, Grid, Solver, Tsit5, solve
-from sciml.models import MLP, NeuralODE, SolverRegularizer, TimeDependent
+from sciml.models import (
+    MLP,
+    Autonomous,
+    CoordinateDiffusion,
+    DiagonalSDE,
+    NeuralODE,
+    NeuralSDE,
+    SolverRegularizer,
+    TimeDependent,
+)
 from sciml.solvers import (
     ETDRK4,
     RK4,
+    SOSRI2,
     Backsolve,
     Bosh3,
     ErrorEstimate,
@@ -154,6 +164,19 @@ def test_weight_goes_from_the_first_to_the_last_exponentially():
     first, model.progress = model.penalty, 0.5
     model(states())
     assert_close(model.penalty, 0.1 * first)
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("heuristic", [ErrorEstimate(), Stiffness(), MaxStiffness(), StepCount()])
+def test_an_empty_batch_has_no_penalty(lanes, heuristic):
+    sde = DiagonalSDE(Autonomous(MLP(2, 2)), CoordinateDiffusion(2)).double()
+    noisy = NeuralSDE(sde, Solver(SOSRI2(), TOLERANCE, lanes=lanes), 1.0, SolverRegularizer(heuristic))
+    for model in (ode(heuristic, lanes=lanes), noisy):
+        ys = model(torch.ones(0, 2, dtype=torch.float64))
+        assert ys.shape == (0, 2)
+        assert model.penalty == 0
+        for grad in torch.autograd.grad(ys.sum() + model.penalty, list(model.parameters())):
+            assert torch.equal(grad, torch.zeros_like(grad))
 
 
 def test_a_solve_over_no_time_has_no_penalty():

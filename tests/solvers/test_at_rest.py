@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import Discrete, Solver, Status, solve
-from sciml.solvers import PID, Final, Grid, Heun, Quadrature, Stats, Steps, Tsit5
+from sciml.solvers import PID, Backsolve, Final, Grid, Heun, Quadrature, Stats, Steps, Tsit5
 from tests.solvers.registry import STEPPERS, Case
 from tests.solvers.systems import DTYPE, Linked
 
@@ -26,6 +26,16 @@ class Lost(nn.Module):
         return self.w * y * torch.nan
 
 
+class Affine(nn.Linear):
+    """A linear field of two unknowns."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+        return super().forward(y)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("adjoint", STORES, ids=lambda a: a.store)
 @pytest.mark.parametrize("end", [1.0, 0.0], ids=["failed", "no time"])
@@ -38,6 +48,20 @@ def test_solve_without_a_step_has_the_gradient_zero_for_parameters(kind: str, ad
     assert bool((s.status == (Status.NON_FINITE.value if end else Status.DONE.value)).all())
     (grad,) = torch.autograd.grad(s.ys.sum() + s.folds["final"].sum() + s.folds["stats"].error.sum(), term.w)
     assert grad == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("adjoint", [*STORES, Backsolve()], ids=lambda a: getattr(a, "store", "backsolve"))
+@pytest.mark.parametrize("plain", [True, False], ids=["function", "module"])
+def test_weights_have_the_gradient_zero_where_nothing_moves(kind: str, adjoint: Discrete | Backsolve, plain: bool):
+    """As those of torch's modules have of an empty batch, also behind a layer before it."""
+    net = Affine()
+    for b, end in ((0, 1.0), (3, 0.0)):
+        for y0 in (torch.ones(b, 2), torch.ones(b, 2).requires_grad_() * 1):
+            field = (lambda t, y: net(t, y)) if plain else net
+            ys = solve(field, y0, 0.0, end, Solver(adjoint=adjoint, lanes=kind)).ys
+            grads = torch.autograd.grad(ys.sum(), list(net.parameters()))
+            assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import solve
-from sciml.solvers import Euler, Grid, Solver, Term
+from sciml.solvers import PID, Euler, Grid, Solver, Term, Tsit5
 from sciml.solvers.interop import odeint
 
 
@@ -125,6 +125,49 @@ def test_mask_in_args_is_the_same_at_every_evaluation():
     mask = torch.tensor([2.0, 0.0, 2.0])
     y = solve(lambda t, y, args: -args[0] * y, torch.ones(4, 3), 0.0, 1.0, args=(mask,)).ys
     assert torch.allclose(y, (-mask).exp().expand(4, 3), rtol=1e-3)  # ten times rtol
+
+
+BUFFER = torch.zeros(4, 3)
+
+
+def written(t: Tensor, y: Tensor) -> Tensor:
+    BUFFER.copy_(-y)
+    return BUFFER
+
+
+def viewed(t: Tensor, y: Tensor) -> Tensor:
+    return written(t, y)[:]
+
+
+@pytest.mark.parametrize("kind", ["joint", "each"])
+@pytest.mark.parametrize("controller", [PID(), Grid(n=3)], ids=["pid", "grid"])
+@pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "none"])
+def test_field_that_writes_to_its_last_slope_or_its_state_is_refused(kind: str, controller: Any, gradients: bool):
+    solver = Solver(Tsit5(), controller, lanes=kind)
+    with torch.set_grad_enabled(gradients):
+        for field in (written, viewed):
+            with pytest.raises(
+                ValueError, match="term: it writes to the tensor that it returned before; expected a new"
+            ):
+                solve(field, torch.ones(4, 3), 0.0, 1.0, solver)
+        said = "term: it changes its state in place"
+        if gradients and kind == "each":  # where the field is looked at before, with a state that needs a gradient
+            said = f"{said}|a leaf Variable .* in-place"
+        with pytest.raises((ValueError, RuntimeError), match=said):
+            solve(lambda t, y: y.neg_(), torch.ones(4, 3), 0.0, 1.0, solver)
+
+
+@pytest.mark.parametrize("kind", ["joint", "each"])
+def test_field_may_return_one_tensor_again_as_long_as_it_does_not_change(kind: str):
+    zero, weight, y0 = torch.zeros(4, 3), nn.Parameter(torch.ones(3)), torch.ones(4, 3)
+    solver = Solver(lanes=kind)
+    assert torch.equal(solve(lambda t, y: zero, y0, 0.0, 1.0, solver).ys, y0)
+    grown = solve(lambda t, y: weight.expand(4, 3), y0, 0.0, 1.0, solver).ys
+    assert torch.allclose(grown, torch.full((4, 3), 2.0))
+    kept = solve(lambda t, y: y, y0, 0.0, 1.0, solver).ys
+    assert torch.allclose(kept, y0 * torch.e, rtol=1e-3)  # ten times rtol
+    with torch.inference_mode():  # which counts no changes
+        assert torch.equal(solve(lambda t, y: -y, torch.ones(4, 3), 0.0, 1.0, solver).ys < 1, y0 == 1)
 
 
 def test_drop_in_runs_them_as_torchdiffeq_does():

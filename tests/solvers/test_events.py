@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciml import Discrete, SolveError, Solver, Status, solve
 from sciml.solvers import ETDRK4, PID, RK4, Euler, Event, Final, Grid, Stats, Steps, Tsit5
@@ -415,6 +415,37 @@ def test_nothing_to_solve_meets_nothing(kind: str):
     assert empty.events[0].ts.shape == (0, 0)
 
 
+class Floor(nn.Module):
+    """Zero at the height of a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.height = nn.Parameter(torch.zeros((), dtype=DTYPE))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y[..., 0] - self.height
+
+
+def test_events_and_resets_take_args_or_not():
+    args, e, floor = (torch.ones(1, dtype=DTYPE),), 0.5, Floor()
+    short = Event(floor, -1, reset=lambda t, y: y * torch.tensor([1.0, -e]))
+    others = [
+        Event(lambda t, y, args: y[0], -1, reset=lambda t, y, args: args[0] * y * torch.tensor([1.0, -e])),
+        Event(lambda t, y, *args: y[0] * args[0][0].squeeze(), -1, reset=lambda t, y, args=(): args[0] * y * -e),
+    ]
+    ball = lambda event: solve(falling, row(10, 0), 0.0, 2.0, args=args, events=event)  # noqa: E731
+    want, *found = (ball(event) for event in (short, *others))
+    assert want.events[0].count == 1
+    for s in found:
+        assert torch.equal(s.events[0].ts, want.events[0].ts)
+    assert torch.equal(found[0].ys, want.ys)
+    # an event of two arguments keeps its parameters: t = sqrt(2 (10 - h) / g) has dt/dh = -1 / (g t)
+    adjoint = Solver(adjoint=Discrete("all"))
+    s = solve(falling, row(10, 0), 0.0, 2.0, adjoint, events=floor)
+    (grad,) = torch.autograd.grad(s.ts.sum(), floor.height)
+    assert abs(grad * GRAVITY * s.ts.detach() + 1) < 1e-9
+
+
 # Mistakes
 
 
@@ -434,6 +465,18 @@ def test_nothing_to_solve_meets_nothing(kind: str):
             ValueError,
             "of event 0, got float",
         ),
+        *(
+            (
+                lambda g=g: solve(falling, row(1, 0), 0.0, 1.0, events=g),
+                ValueError,
+                f"floating-point numbers of shape () of event 0, got () of {dtype}; an event is where a number",
+            )
+            for g, dtype in (
+                (lambda t, y, args: y[0] < 0.5, torch.bool),  # has no sign that could change
+                (lambda t, y, args: y[0].sign().long(), torch.int64),
+                (lambda t, y, args: y[0] * 1j, torch.complex128),
+            )
+        ),
         (
             lambda: solve(falling, row(1, 0), 0.0, 1.0, events=Event(height, reset=lambda t, y, args: y[:1])),
             ValueError,
@@ -446,7 +489,12 @@ def test_nothing_to_solve_meets_nothing(kind: str):
             ValueError,
             "ETDRK4 has no dense output",
         ),
-        (lambda: solve(falling, row(1, 0), 0.0, 1.0, events=[3.0]), TypeError, "callable g(t, y, args), got float"),
+        (lambda: solve(falling, row(1, 0), 0.0, 1.0, events=[3.0]), TypeError, "or g(t, y, args), got float"),
+        (
+            lambda: solve(falling, row(1, 0), 0.0, 1.0, events=lambda y: y[0]),
+            TypeError,
+            "function: expected a callable g(t, y) or g(t, y, args), got one of 1 positional arguments",
+        ),
     ],
 )
 def test_mistakes_are_named(make: Any, error: type, message: str):
