@@ -88,8 +88,12 @@ class Field(NamedTuple):
         for what in ("shape", "dtype", "device"):
             found, expected = getattr(dy, what, type(dy).__name__), getattr(y, what)
             if found != expected:
+                mixed = what == "dtype" and torch.is_autocast_enabled(y.device.type)
+                remedy = (
+                    "; solves take no mixed precision, solve within torch.autocast(.., enabled=False)" if mixed else ""
+                )
                 raise ValueError(
-                    f"term: expected a {kind} of the state's {what} {_plain(expected)}, got {_plain(found)}"
+                    f"term: expected a {kind} of the state's {what} {_plain(expected)}, got {_plain(found)}{remedy}"
                 )
         return dy
 

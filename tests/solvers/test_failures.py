@@ -212,6 +212,15 @@ def test_field_that_does_not_fit_is_refused(field, error, message: str, kind: st
         solve(field, torch.ones(3, dtype=DTYPE), 0.0, 1.0, Solver(adjoint=adjoint, lanes=kind))
 
 
+def test_mixed_precision_is_refused_with_a_remedy():
+    net, y0 = torch.nn.Linear(2, 2), torch.ones(3, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match=r"dtype torch.float32, got torch.bfloat16; .*autocast\(.., enabled=False"):
+            solve(lambda t, y: net(y), y0, 0.0, 1.0)
+        with torch.autocast("cpu", enabled=False):
+            assert solve(lambda t, y: net(y), y0, 0.0, 1.0).ys.dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float8_e5m2])
 def test_state_of_a_wrong_dtype_is_refused(dtype: torch.dtype):
     with pytest.raises(TypeError, match="y0: expected"):
