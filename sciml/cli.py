@@ -171,9 +171,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and not command.overrides:
             raise UsageError(f"{args.command}: unexpected {' '.join(overrides)}")
         command.run(args, overrides)
+        sys.stdout.flush()
     except UsageError as error:
         print(f"sciml: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at exit
     except KeyboardInterrupt:
         return 130
     return 0

@@ -63,6 +63,15 @@ def test_list_prints_all_kinds(capsys):
         assert known in output
 
 
+def test_output_may_be_read_in_part():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sciml", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", examples())
 def test_show_prints_a_complete_configuration_with_a_summary(name, capsys):
     assert main(["show", name]) == 0

@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from sciml.data.split import SplitData
+from sciml.data.split import SplitData, check_sizes
 
 
 class FieldData(SplitData):
@@ -30,6 +30,7 @@ class FieldData(SplitData):
 
     def __init__(self, train: int, val: int, test: int, batch_size: int = 32, workers: int = 0):
         super().__init__(batch_size, workers)
+        check_sizes(train, val, test)
         self.sizes = {"train": train, "val": val, "test": test}
 
     @abstractmethod

@@ -10,6 +10,13 @@ from sciml.data.loader import Loader
 from sciml.data.seeding import run_seed
 
 
+def check_sizes(train: int, val: int, test: int) -> None:
+    """Refuse numbers of samples of which there is nothing to train on."""
+    for name, count, least in (("train", train, 1), ("val", val, 0), ("test", test, 0)):
+        if count < least:
+            raise ValueError(f"{name}: expected at least {least} samples, got {count}")
+
+
 class SplitData(lightning.LightningDataModule, ABC):
     """Loaders over the parts that a derived class defines.
 
@@ -20,6 +27,8 @@ class SplitData(lightning.LightningDataModule, ABC):
 
     def __init__(self, batch_size: int, workers: int = 0):
         super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.batch_size, self.workers = batch_size, workers
 
     @abstractmethod

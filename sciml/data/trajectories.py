@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from sciml.data.generate import GeneratedData, generate, load
 from sciml.data.seeding import generator
-from sciml.data.split import SplitData
+from sciml.data.split import SplitData, check_sizes
 from sciml.errors import DataError
 from sciml.problems import Problem
 
@@ -129,6 +129,7 @@ class TrajectoryData(GeneratedData, ObservedData):
         workers: int = 0,
     ):
         super().__init__(batch_size, piece, workers)
+        check_sizes(train, val, test)
         self.problem, self.points, self.data_seed = problem, points, data_seed
         self.sizes = {"train": train, "val": val, "test": test}
         self.names = problem.channels

@@ -48,4 +48,9 @@ def unknown_key(key: str, message: str, place: str, parser: ArgumentParser) -> s
         return f"{place}.{key}: {name} has no such key{hint(key, choices)}"
     group = re.search(r"Group '(\w+)'", message)
     full = f"{group[1]}.{key}" if group else key
-    return f"{full}: there is no such key{hint(full, parser.get_defaults().keys())}"
+    known = list(parser.get_defaults().keys())
+    tops = {name.partition(".")[0] for name in known}
+    first = full.partition(".")[0]
+    if not hint(full, known) and first not in tops:
+        return f"{first}: there is no such key{hint(first, tops)}"
+    return f"{full}: there is no such key{hint(full, known)}"

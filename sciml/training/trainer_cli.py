@@ -27,7 +27,7 @@ from sciml.problems import Problem
 from sciml.training.callbacks import Figures, draw_run, progress
 from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupted
 from sciml.training.config import UsageError
-from sciml.training.load import add_code_path
+from sciml.training.load import add_code_path, check_weights
 from sciml.training.metrics import MetricsLogger
 from sciml.training.mistakes import explain
 from sciml.training.module import TrainingModule
@@ -119,8 +119,16 @@ def resume(run: RunFolder, overrides: Sequence[str]) -> None:
         print(f"{run.path} is finished; to go on, give a larger --trainer.max_epochs")
         return
     cli = RunCLI(run.configs[-1], overrides, run, training=True)
+    check_checkpoint(cli, checkpoint)
     start(cli, resumed=True)
     train(cli, checkpoint)
+
+
+def check_checkpoint(cli: RunCLI, checkpoint: Path | None) -> None:
+    """Refuse to load the weights of another model, before anything is written."""
+    if checkpoint and checkpoint.is_file():
+        with usage_errors(cli, ValueError):
+            check_weights(cli.model, load_checkpoint(checkpoint), checkpoint)
 
 
 @rank_zero_only
@@ -168,6 +176,7 @@ def test(run: RunFolder, overrides: Sequence[str]) -> None:
 def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, float]:
     """Run one of the trainer's evaluation loops with the run's weights, and print what it logged."""
     cli = RunCLI(run.configs[-1], overrides, run)
+    check_checkpoint(cli, run.checkpoint)
     with usage_errors(cli), quiet():
         results = getattr(cli.trainer, stage)(
             cli.model, datamodule=cli.datamodule, ckpt_path=run.checkpoint, weights_only=True, verbose=False
@@ -181,6 +190,7 @@ def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, 
 def predict(run: RunFolder, overrides: Sequence[str]) -> None:
     """Write what the model predicts for the test part to `predictions.h5`."""
     cli = RunCLI(run.configs[-1], overrides, run)
+    check_checkpoint(cli, run.checkpoint)
     with usage_errors(cli), quiet():
         batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
     if not batches or not isinstance(batches[0], dict):
@@ -239,6 +249,7 @@ def problem_of(cli: RunCLI) -> Problem:
 def restored(run: RunFolder, overrides: Sequence[str]) -> RunCLI:
     """The parts of a run with its weights, and the data ready, outside of a trainer's loop."""
     cli = RunCLI(run.configs[-1], overrides, run)
+    check_checkpoint(cli, run.checkpoint)
     cli.model.load_state_dict(load_checkpoint(run.checkpoint)["state_dict"])
     if not isinstance(cli.model, TrainingModule):
         raise UsageError(f"model: expected a TrainingModule, got {type(cli.model).__name__}")

@@ -151,6 +151,26 @@ def test_mistakes_in_a_configuration_are_told_in_a_line(fit, override, expected)
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("model:", "modle:"), "modle: there is no such key; did you mean 'model'?"),
+        (("train: 8", "train: 0"), "train: expected at least 1 samples, got 0"),
+        (("train: 8", "train: 8, batch_size: 0"), "batch_size: expected at least 1, got 0"),
+    ],
+)
+def test_mistakes_in_a_file_are_told_in_a_line(fit, tmp_path, change, expected):
+    problem = "problem: {class_path: sciml.problems.Burgers}"
+    data = f"data: {{class_path: sciml.data.OperatorData, init_args: {{{problem}, train: 8}}}}"
+    model = "model:\n  class_path: sciml.training.OperatorModule\n  init_args:\n    net: {class_path: tiny.Net}"
+    (tmp_path / "my.yaml").write_text(f"{data}\n{model}\n".replace(*change))
+    message = fit("run", config="my.yaml", code=2)
+    assert message.startswith("sciml: ")
+    assert message.count("\n") == 1, message
+    assert expected in message
+    assert not Path("run").exists()
+
+
 UNFIT = """--model={class_path: sciml.training.NeuralODEModule, init_args: {ode: {class_path: sciml.models.NeuralODE,
 init_args: {field: {class_path: tiny.Net}, solver: {
 stepper: {class_path: sciml.solvers.RK4}, controller: {class_path: sciml.solvers.PID}}}}}}"""
