@@ -150,6 +150,8 @@ def pcg(
 class CG(LinearSolver):
     """Preconditioned conjugate gradients as the linear solver of an implicit method; `pcg` says what its options are.
 
+    For some tens of unknowns `Dense` is far quicker.
+
     Args:
         preconditioner: set up anew for every matrix, unless it is prepared; None is the identity.
         rtol: residual to reach, relative to the right-hand side; None is 1e-8, in single precision 1e-5. Inside a
