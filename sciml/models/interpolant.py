@@ -46,8 +46,8 @@ class StochasticInterpolant(CNF):
     Between noise :math:`x_0 \sim N(0, I)` and a point :math:`x_1` of the data stands the interpolant
     :math:`I(t) = \alpha(t) x_0 + \beta(t) x_1`. Its law at every time is that of x(t) for the velocity
     :math:`b(t, x) = E[\dot\alpha x_0 + \dot\beta x_1 | I(t) = x]`, a conditional mean, which least squares find
-    (`objective`): training solves no equation. With ``schedule="linear"`` this is flow matching along straight lines.
-    Densities, samples and export are those of a `CNF`.
+    (`objective`): training solves no equation. With ``schedule="linear"``, where interpolants are straight lines, this
+    is flow matching. Densities, samples and export are those of a `CNF`.
 
     The velocity tells the mean of the noise in a point too,
     :math:`E[x_0 | I(t) = x] = (\dot\beta x - \beta b) / (\alpha \dot\beta - \dot\alpha \beta)`, and thereby the score
@@ -64,7 +64,8 @@ class StochasticInterpolant(CNF):
         schedule: ``"linear"``, alpha = 1 - t and beta = t, or ``"trigonometric"``, cosine and sine of pi t / 2, which
             keep the variance of data whose own is 1.
         coupling: ``"independent"``; or ``"optimal"``: noise and data of a batch are paired so that the sum of squared
-            distances is least, which straightens paths; the score is not known then.
+            distances is least, which straightens paths, at a cost of some milliseconds for 250 points and of a tenth of
+            a second for 1000; the score is not known then.
         diffusion: epsilon of `sample`; 0 follows b alone.
         solver: how to integrate b; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         noisy_solver: how to integrate the stochastic equation; None takes 64 steps of SRA1.
