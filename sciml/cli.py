@@ -71,18 +71,28 @@ def data(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def show_list(args: argparse.Namespace, overrides: list[str]) -> None:
     """Print names with a summary each."""
+    lines = []
     for kind in [args.kind] if args.kind else LISTS:
         if not args.kind:
-            print(f"{kind}:")
+            lines.append(f"{kind}:")
         names = LISTS[kind]()
         width = max(map(len, names), default=0)
-        for name, summary in names.items():
-            print(f"{'' if args.kind else '  '}{name:{width}}  {summary}".rstrip())
+        lines += [f"{'' if args.kind else '  '}{name:{width}}  {summary}".rstrip() for name, summary in names.items()]
+    tell("\n".join(lines))
 
 
 def show(args: argparse.Namespace, overrides: list[str]) -> None:
     """Print an example's configuration."""
-    print(find_config(args.name).read_text(), end="")
+    tell(find_config(args.name).read_text().rstrip("\n"))
+
+
+def tell(text: str) -> None:
+    """Print to a reader who may have seen enough before the end, as `head` has."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:  # for what is left to be written at exit
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 LISTS: dict[str, Callable[[], dict[str, str]]] = {
@@ -171,12 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and not command.overrides:
             raise UsageError(f"{args.command}: unexpected {' '.join(overrides)}")
         command.run(args, overrides)
-        sys.stdout.flush()
     except UsageError as error:
         print(f"sciml: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at exit
     except KeyboardInterrupt:
         return 130
     return 0

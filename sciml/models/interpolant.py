@@ -130,13 +130,14 @@ class StochasticInterpolant(CNF):
         self.stats = None  # it solves nothing
         a, b, a_rate, b_rate = SCHEDULES[self.schedule]
         options = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        places = torch.arange(len(x), dtype=x.dtype, device=x.device)
+        places = torch.randperm(len(x), generator=generator, device=x.device)  # or times would tell the order of points
         t = ((places + torch.rand(len(x), **options)) / max(1, len(x)))[:, None]
         noise = torch.randn(x.shape, **options)
         if self.coupling == "optimal":
             noise = noise[_nearest(noise, x)]
         velocity = a_rate(t) * noise + b_rate(t) * x
-        return (self.field(t, a(t) * noise + b(t) * x) - velocity).square().mean()
+        lacking = self.field(t, a(t) * noise + b(t) * x) - velocity
+        return lacking.square().sum() / max(1, x.numel())
 
     def denoiser(self, t: Tensor, x: Tensor) -> Tensor:
         """The mean E[x0 | I(t) = x] of the noise (b, d) in points (b, d) at a time, () or (b, 1).
@@ -218,5 +219,5 @@ def _nearest(noise: Tensor, x: Tensor) -> Tensor:
     """The order (b) in which noise (b, d) is paired with points (b, d) at the least sum of squared distances."""
     from scipy.optimize import linear_sum_assignment
 
-    cost = torch.cdist(x.detach(), noise).square()
-    return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(x.device)
+    cost = torch.cdist(x.detach(), noise).square().nan_to_num(0, 0, 0)  # what is not finite is so in the loss too
+    return torch.from_numpy(linear_sum_assignment(cost.double().cpu().numpy())[1]).to(x.device)

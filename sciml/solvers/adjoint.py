@@ -232,7 +232,8 @@ def _folded(
 def still(march: March, c: Const, y0: Tensor, done: Pass) -> Pass:
     """The results of a solve in which nothing moved, with the gradient 0 for what they do not depend on."""
     read = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
-    read = read or _leaves_read(march, c, y0)  # a plain function does not say what it reads
+    if not declared_parameters(march.term):
+        read += _leaves_read(march, c, y0)  # a plain function does not say what it reads
     inputs = [x for x in (y0, *c.leaves(), *read) if x.requires_grad]
     if not inputs:
         return done
@@ -241,7 +242,7 @@ def still(march: March, c: Const, y0: Tensor, done: Pass) -> Pass:
 
 
 def _leaves_read(march: March, c: Const, y0: Tensor) -> list[Tensor]:
-    """The tensors that one evaluation of the field reads and that need a gradient, but for the inputs of the solve."""
+    """The tensors that one evaluation of the drift reads and that need a gradient, but for the inputs of the solve."""
     with torch.enable_grad():
         frozen = c.with_leaves([x.detach() for x in c.leaves()])
         return list(graph_leaves([march.field(frozen).checked(frozen.t0, y0.detach())]))
@@ -252,12 +253,13 @@ class _Still(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*tensors[count:])
+        ctx.like = [(x.shape, x.dtype, x.device) for x in tensors[count:]]
         return tuple(x.clone() for x in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        return None, *grad_outputs, *(torch.zeros_like(x) for x in ctx.saved_tensors)
+        zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
+        return None, *grad_outputs, *zeros
 
 
 def once(grads: Sequence[Any], grad_outputs: Sequence[Any], saved: Sequence[Tensor]) -> tuple[Any, ...]:

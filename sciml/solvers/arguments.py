@@ -1,7 +1,8 @@
 """What `solve` and its parts expect of their arguments."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from sciml import solvers
 from sciml.solvers.control import Controller
+from sciml.solvers.event import Event
 from sciml.solvers.expect import expect, expect_times
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump
 from sciml.solvers.path import Path
 from sciml.solvers.stepper import Stepper
-from sciml.solvers.term import FunctionTerm, Term, real_dtype
-from sciml.typing import Lanes, Time
+from sciml.solvers.term import FunctionTerm, Term, called, real_dtype, takes_args
+from sciml.typing import Args, Lanes, Time
 
 SHORTEST = torch.finfo(torch.float64).tiny  # of spans; one over a shorter one overflows
 LARGEST = 1e-8  # of a dtype's largest number: how large times may be, since coefficients multiply them
@@ -40,13 +42,56 @@ def check_state(y0: Tensor, lanes: Lanes) -> None:
         raise ValueError("y0: lanes='each' expects a batch on the first axis, got a 0-d tensor")
 
 
-def check_args(args: Any, term: Term, others: Any) -> None:
-    """Refuse what is not a tuple of tensors, and what nothing reads: neither a plain function nor ``others``."""
+def check_args(args: Any, term: Term, events: Iterable[Event] = (), others: Any = None) -> None:
+    """Refuse what is not a tuple of tensors, and what neither a plain function, nor an event, nor ``others`` read."""
     if not isinstance(args, tuple) or not all(isinstance(arg, Tensor) for arg in args):
         kinds = [type(arg).__name__ for arg in args] if isinstance(args, tuple | list) else type(args).__name__
         raise TypeError(f"args: expected a tuple of tensors, got {kinds}; what is not a tensor belongs into the term")
-    if args and not others and isinstance(term, FunctionTerm) and term.takes is False:
+    plain = isinstance(term, FunctionTerm) and term.takes is False
+    if args and plain and not others and not any(map(_reads, events)):
         raise ValueError(f"args: expected none with a term f(t, y), got {len(args)}; a term f(t, y, args) gets them")
+
+
+def named_events(events: Any) -> dict[Any, Event]:
+    """The events by name, or by number where they have none.
+
+    Raises:
+        TypeError: something is neither an `Event` nor a callable of two or three positional arguments.
+    """
+    if isinstance(events, Event) or callable(events):
+        events = (events,)
+    if isinstance(events, str) or not isinstance(events, Iterable):
+        raise TypeError(f"events: expected an Event, or several in a sequence or by name, got {type(events).__name__}")
+    pairs = events.items() if isinstance(events, Mapping) else enumerate(events)
+    return {name: _with_args(event if isinstance(event, Event) else Event(event)) for name, event in pairs}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A callable of (t, y) as one of (t, y, args); ``takes`` is what `takes_args` says of it."""
+
+    function: Callable[..., Any]
+    takes: bool | None
+
+    def __call__(self, t: Tensor, y: Any, args: Args) -> Any:
+        return called(self.function, self.takes, t, y, args)
+
+
+def _with_args(event: Event) -> Event:
+    """The event with callables of (t, y, args)."""
+    changes: dict[str, Any] = {}
+    for name, letter in (("function", "g"), ("reset", "reset")):
+        function = getattr(event, name)
+        takes = function is None or takes_args(function, name, letter)
+        if not takes:
+            changes[name] = _Given(function, takes)
+    return replace(event, **changes) if changes else event
+
+
+def _reads(event: Event) -> bool:
+    """Whether one of its callables may be given args."""
+    functions = (event.function, event.reset)
+    return any(f is not None and not (isinstance(f, _Given) and f.takes is False) for f in functions)
 
 
 def check_folds(folds: Any) -> dict[str, Fold]:

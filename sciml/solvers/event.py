@@ -7,8 +7,8 @@ and carries the gradient of the implicit function. A state that is reset is brou
 step along the field, so that it has the derivative that the theory of hybrid systems calls the saltation matrix.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,8 +21,8 @@ from sciml.solvers.layout import Layout, PackedFunction, PackedReset
 from sciml.solvers.once import Once
 from sciml.solvers.root import itp
 from sciml.solvers.state import Const, State
-from sciml.solvers.term import called, expand, real_dtype, takes_args, vanishing
-from sciml.typing import Args, Number
+from sciml.solvers.term import expand, real_dtype, vanishing
+from sciml.typing import Number
 
 if TYPE_CHECKING:
     from sciml.solvers.march import March, Segment
@@ -90,42 +90,6 @@ class Event:
         """The same event of states packed into one tensor."""
         reset = None if self.reset is None else PackedReset(self.reset, layout)
         return Event(PackedFunction(self.function, layout), self.direction, self.terminate, reset)
-
-
-def named(events: Any) -> dict[Any, Event]:
-    """The events by name, or by number where they have none.
-
-    Raises:
-        TypeError: something is neither an `Event` nor a callable of two or three positional arguments.
-    """
-    if isinstance(events, Event) or callable(events):
-        events = (events,)
-    if isinstance(events, str) or not isinstance(events, Iterable):
-        raise TypeError(f"events: expected an Event, or several in a sequence or by name, got {type(events).__name__}")
-    pairs = events.items() if isinstance(events, Mapping) else enumerate(events)
-    return {name: _with_args(event if isinstance(event, Event) else Event(event)) for name, event in pairs}
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A callable of (t, y) as one of (t, y, args); ``takes`` is what `takes_args` says of it."""
-
-    function: Callable[..., Any]
-    takes: bool | None
-
-    def __call__(self, t: Tensor, y: Any, args: Args) -> Any:
-        return called(self.function, self.takes, t, y, args)
-
-
-def _with_args(event: Event) -> Event:
-    """The event with callables of (t, y, args)."""
-    changes: dict[str, Any] = {}
-    for name, letter in (("function", "g"), ("reset", "reset")):
-        function = getattr(event, name)
-        takes = function is None or takes_args(function, name, letter)
-        if not takes:
-            changes[name] = _Given(function, takes)
-    return replace(event, **changes) if changes else event
 
 
 class Crossings(NamedTuple):

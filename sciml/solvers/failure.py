@@ -65,13 +65,13 @@ def _badness(error: Tensor | None, y1: Tensor, why: Status) -> Tensor | None:
 
 
 def refuse_transforms(cause: RuntimeError) -> None:
-    """Say of an error within a transform of torch.func what to take instead.
+    """Say of an error within a transform of torch.func what to take instead, besides what it says itself.
 
     Raises:
-        RuntimeError: where there is such a transform.
+        RuntimeError: where there is such a transform, but for what has a type of its own.
     """
-    if torch._C._are_functorch_transforms_active():
+    if type(cause) is RuntimeError and torch._C._are_functorch_transforms_active():
         raise RuntimeError(
-            "solve: it failed within a transform of torch.func, none of which goes through a solve; take "
-            "torch.autograd.grad or torch.autograd.functional.jacobian for derivatives, and lanes='each' for vmap"
+            f"{cause}; no transform of torch.func goes through a solve: take torch.autograd.grad or "
+            "torch.autograd.functional.jacobian for derivatives, and lanes='each' for vmap"
         ) from cause

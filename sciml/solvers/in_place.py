@@ -1,4 +1,4 @@
-"""Fields that write to memory which is not theirs: to their state, or to the slope that they gave before.
+"""Fields that write to memory which is not theirs: to their state, or to a slope that they gave before.
 
 Their numbers would be wrong without a word. Torch counts the changes of every tensor, which costs nothing to read.
 """
@@ -10,21 +10,37 @@ import torch
 from torch import Tensor
 
 
-class Watch:
-    """The initial state of a march and the slope there, neither of which may change.
+class Kept:
+    """A tensor that may not change.
 
-    The slope is held weakly: what a field gives anew is free to go, what it gives again is alive by itself.
+    A view shares its count with whatever else its memory holds, so that its values are compared where that has changed.
+    Others are held weakly: a slope that is new every time is free to go, one that is given again is alive by itself.
     """
 
+    def __init__(self, x: Tensor):
+        self.count, view = _changes(x), x._base is not None
+        self.tensor = x.detach() if view else None
+        self.values = x.detach().clone() if view else None
+        self.ref = ref(x)
+
+    def changed(self) -> bool:
+        """Whether it did."""
+        x = self.ref() if self.tensor is None else self.tensor
+        if x is None or _changes(x) == self.count:
+            return False
+        return self.values is None or not torch.equal(x, self.values)
+
+
+class Watch:
+    """The initial state of a march and the slope there, neither of which may change; nothing in compiled programs."""
+
     def __init__(self, y0: Tensor):
-        self.y0, self.counts = y0, [_changes(y0), 0]
-        self.slope: ref[Tensor] | None = None
+        self.y0 = kept(y0)
+        self.slope: Kept | None = None
 
     def start(self, carry: Sequence[Tensor]) -> None:
         """Note the slope, which a stepper's carry begins with where it has one."""
-        if carry and not torch.compiler.is_compiling():
-            slope = carry[0] if carry[0]._base is None else carry[0]._base
-            self.slope, self.counts[1] = ref(slope), _changes(slope)
+        self.slope = kept(carry[0]) if carry else None
 
     def check(self) -> None:
         """Refuse changes.
@@ -32,15 +48,28 @@ class Watch:
         Raises:
             ValueError: naming what the field changed.
         """
-        if _changes(self.y0) != self.counts[0]:
+        if self.y0 is not None and self.y0.changed():
             raise ValueError(
                 "term: it changes its state in place; expected one that leaves y as it is, as by y.clone()"
             )
-        slope = None if self.slope is None else self.slope()
-        if slope is not None and _changes(slope) != self.counts[1]:
-            raise ValueError("term: it writes to the tensor that it returned before; expected a new tensor every time")
+        refuse_reuse(self.slope)
+
+
+def kept(x: Tensor) -> Kept | None:
+    """A tensor that may not change, or None in a compiled program, which cannot tell."""
+    return None if torch.compiler.is_compiling() else Kept(x)
+
+
+def refuse_reuse(slope: Kept | None) -> None:
+    """Refuse a slope that has changed.
+
+    Raises:
+        ValueError: it has.
+    """
+    if slope is not None and slope.changed():
+        raise ValueError("term: it writes to the tensor that it returned before; expected a new tensor every time")
 
 
 def _changes(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where that is not counted: in inference mode, in compiled programs."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+    """How often a tensor was changed in place; 0 in inference mode, where that is not counted."""
+    return 0 if x.is_inference() else x._version

@@ -77,7 +77,7 @@ def local_heuristic(
         raise ValueError(f"heuristic: {reason}")
     refuse_changing(bound)
     check_noise(bound, stepper, None, y)
-    check_args(args, bound, None)
+    check_args(args, bound)
     if not isinstance(y, Tensor):
         layout = Layout.of(y, solver.lanes)
         bound, y = PackedTerm(bound, layout), layout.pack(y)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.dense import hermite, hermite_curve
+from sciml.solvers.in_place import kept, refuse_reuse
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
 from sciml.solvers.term import expand, real_dtype
 from sciml.typing import Number
@@ -74,12 +75,14 @@ class Adams(Stepper):
 
     def init(self, field: Field, t: Number, y: Tensor, h: Number | None) -> tuple[Tensor, ...]:
         """The slopes at t, t - h, .. as those ahead continue."""
-        k0, h = field.checked(t, y), torch.as_tensor(h, dtype=torch.float64)
+        k0 = field.checked(t, y)
+        first, h = kept(k0), torch.as_tensor(h, dtype=torch.float64)
         scale = expand(h.to(device=y.device, dtype=real_dtype(y)), y)
         times = field.clocks(Interval(t, h, scale), field.constants[0], y)
         ks = [k0] * self.order
         for _ in range(self.order):
             ks = [k0, *(field(s, y + combine(row, ks, scale)) for s, row in zip(times, self.sweeps, strict=True))]
+        refuse_reuse(first)  # which combinations of slopes would hide from the march
         return tuple(combine(row, ks, 1.0) for row in self.before)
 
     def step(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
-from sciml.solvers import control, event, jump
+from sciml.solvers import arguments, control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
-from sciml.solvers.arguments import check_args, check_compact, check_folds, check_jumps, check_state, stepper_named
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
@@ -179,7 +178,7 @@ def solve(
         term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not; the third is the
             tuple ``args``, also of ``f(t, y, *args)``. It must be the same function at every evaluation: batch norms
             and dropout in train mode are refused. It returns a new tensor and leaves y as it is: eager marches refuse
-            one that writes to y0 or to the slope there; multistep, stochastic and compiled ones may not notice.
+            one that writes to y0 or to the slope there; stochastic and compiled ones may not notice.
         y0: initial state, real or complex: a tensor of any shape, or a tuple, list or dict of tensors.
         t0: start; a number or 0-d tensor, or (b) with lanes "each".
         t1: end; likewise. Differentiable, as t0, y0, ``args``, save times and the parameters of ``term`` are.
@@ -226,7 +225,8 @@ def solve(
         y0, t0 = resume._y, resume._t
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
-    make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, event.named(events), mesh)
+    named = arguments.named_events(events)
+    make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, named, mesh)
     frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
@@ -277,7 +277,7 @@ class _Task:
         bound = as_term(term)
         refuse_changing(bound)
         check_noise(bound, stepper, path, y0)
-        check_args(args, bound, events or folds or jumps)
+        arguments.check_args(args, bound, events.values(), folds or jumps)
         layout = None
         if not isinstance(y0, Tensor):
             layout = Layout.of(y0, solver.lanes)
@@ -287,7 +287,7 @@ class _Task:
             raise ValueError(f"term: {name} expects a {stepper.needs.__name__} term, got {type(bound).__name__}")
         if bound.mass(args) is not None and not stepper.masses:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
-        check_state(y0, solver.lanes)
+        arguments.check_state(y0, solver.lanes)
         controller.fits(y0)
         nodes = None if mesh is None else mesh.theta.movedim(0, -1)
         frame = Frame.of(solver, stepper, controller, t0, t1, y0, save_at, nodes)
@@ -295,7 +295,7 @@ class _Task:
             path = path.within(stepper, controller, frame.t0, frame.t1, y0, solver.lanes)
         if path is not None and not frame.empty:
             path.admit(torch.cat([torch.zeros_like(frame.grid[..., :1]), frame.grid], -1).movedim(-1, 0))
-        named = check_folds(folds)
+        named = arguments.check_folds(folds)
         for name, fold in named.items():
             if isinstance(fold, SaveAt):
                 named[name] = SaveAt(frame.save_times(fold.ts, solver.lanes, stepper))
@@ -318,9 +318,9 @@ class _Task:
         if events and (stepper.uniform or not stepper.dense):
             why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
             raise ValueError(f"events: {type(stepper).__name__} {why}")
-        jumps = check_jumps(jumps)
+        jumps = arguments.check_jumps(jumps)
         if solver.compact is not None:
-            check_compact(solver.compact, args, y0, controller, events, jumps, path, used)
+            arguments.check_compact(solver.compact, args, y0, controller, events, jumps, path, used)
         if layout is not None:
             jumps = tuple(PackedJump(each, layout) for each in jumps)
         awaited = tuple(each if layout is None else each.packed(layout) for each in events.values())
@@ -495,4 +495,4 @@ def _solver(given: Solver | str | None) -> Solver:
         return given or Solver()
     if not isinstance(given, str):
         raise TypeError(f"solver: expected a Solver or a name, got {type(given).__name__}; try Solver({given})")
-    return Solver(stepper_named(given))
+    return Solver(arguments.stepper_named(given))

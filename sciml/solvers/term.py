@@ -153,7 +153,8 @@ def as_term(term: Any) -> Term:
 def takes_args(function: Callable[..., Any], name: str, letter: str) -> bool | None:
     """Whether a callable of (t, y) is called with args too; None: where a solve has any.
 
-    The latter are those of ``*args``, and of a third argument ``args`` with a default.
+    The latter are those of ``*args``, and of a third argument that is called ``args`` or has a tuple or None as its
+    default, as args have; other defaults, as in ``lambda t, y, i=i``, are the caller's own.
 
     Raises:
         TypeError: it takes another number of positional arguments; the error names it by ``name`` and ``letter``.
@@ -177,7 +178,9 @@ def _positional(function: Callable[..., Any]) -> tuple[int, bool]:
     if isinstance(plain, FunctionType) and not hasattr(plain, "__wrapped__"):  # ten times quicker than a signature
         code = plain.__code__
         names = code.co_varnames[plain is not target : code.co_argcount]
-        required = len(names) - len(plain.__defaults__ or ())
+        defaults = (inspect.Parameter.empty,) * (len(names) - len(plain.__defaults__ or ())) + (
+            plain.__defaults__ or ()
+        )
         varies = bool(code.co_flags & inspect.CO_VARARGS)
     else:
         try:
@@ -187,11 +190,12 @@ def _positional(function: Callable[..., Any]) -> tuple[int, bool]:
         varies = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         named = [p for p in parameters if p.kind in kinds]
-        names = tuple(p.name for p in named)
-        required = sum(p.default is inspect.Parameter.empty for p in named)
+        names, defaults = tuple(p.name for p in named), tuple(p.default for p in named)
+    required = sum(default is inspect.Parameter.empty for default in defaults)
     if varies:
         return max(required, 2), len(names) < 3
-    return (required if required >= 2 else min(2, len(names))), names[2:3] == ("args",)
+    may = names[2:3] == ("args",) or any(isinstance(default, tuple | None) for default in defaults[2:3])
+    return (required if required >= 2 else min(2, len(names))), may
 
 
 def refuse_changing(term: Term) -> None:

@@ -12,12 +12,11 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning import LightningModule
 from torch import nn
-from torch.nn.parameter import is_lazy
 
+from sciml.training.mistakes import other_weights
 from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
 
-SHOWN = 3  # weights that a message names
 TRUSTED = ("sciml", "torch.nn", "torch.optim", "lightning.pytorch")
 
 
@@ -57,29 +56,11 @@ def load(run: str | os.PathLike[str], trust: bool = False) -> nn.Module:
     if trust:
         add_code_path(config.get("code_path"))
     module = build_module(config["model"])
-    check_weights(module, checkpoint, path)
-    module.load_state_dict(checkpoint["state_dict"])
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"run: {str(path)!r}: {other_weights(error) or error}") from error
     return module.predictor().eval().requires_grad_(False)
-
-
-def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """Refuse the checkpoint of another model.
-
-    Raises:
-        ValueError: naming weights that the checkpoint has not, or has in another shape.
-    """
-    there, wrong = checkpoint["state_dict"], []
-    for name, weight in module.named_parameters():
-        if name not in there:
-            wrong.append(f"{name} is not there")
-        elif not is_lazy(weight) and there[name].shape != weight.shape:
-            wrong.append(f"{name} is {tuple(there[name].shape)} there, {tuple(weight.shape)} here")
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ValueError(
-            f"model: expected the one whose weights are in {str(path)!r}, but {'; '.join(wrong[:SHOWN])}{more}; "
-            "another model needs a run of its own"
-        )
 
 
 def build_module(config: dict[str, Any]) -> TrainingModule:

@@ -2,11 +2,13 @@
 
 import re
 from importlib import import_module
+from textwrap import shorten
 
 from jsonargparse import ArgumentParser
 
 from sciml.training.config import hint
 
+SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
 
 
@@ -38,6 +40,16 @@ def explain(message: str, parser: ArgumentParser) -> str:
         if types and value:
             return f"{where}expected {' or '.join(types)}, got {value[1]!r}"
     return where + " ".join(inner.split())
+
+
+def other_weights(error: Exception) -> str | None:
+    """What torch says of a checkpoint of another model or optimiser, in one line; None of another error."""
+    first, *rest = str(error).splitlines() or [""]
+    if not first.startswith(("Error(s) in loading state_dict", "loaded state dict")):
+        return None
+    told = "; ".join(shorten(line, WIDTH) for line in (rest or [first])[:SHOWN])
+    more = f"; and {len(rest) - SHOWN} more" if len(rest) > SHOWN else ""
+    return f"model: the checkpoint is of another one: {told}{more}. Another model needs a run of its own"
 
 
 def unknown_key(key: str, message: str, place: str, parser: ArgumentParser) -> str:

@@ -50,8 +50,9 @@ class RunFolder:
         """The checkpoint to evaluate: the best one, or the last where none was better than another."""
         return self.best if self.best.is_file() else self.last
 
-    def write_config(self, text: str, resumed: bool = False) -> None:
-        """Record a resolved configuration, beside those already there if the run is resumed."""
+    def write_config(self, text: str, resumed: bool = False) -> Path:
+        """Record a resolved configuration, beside those already there if the run is resumed; where it is."""
         name = f"config.resume{len(self.configs)}.yaml" if resumed and self.configs else "config.yaml"
         with replacing(self.path / name) as path:
             path.write_text(text)
+        return self.path / name

@@ -27,9 +27,9 @@ from sciml.problems import Problem
 from sciml.training.callbacks import Figures, draw_run, progress
 from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupted
 from sciml.training.config import UsageError
-from sciml.training.load import add_code_path, check_weights
+from sciml.training.load import add_code_path
 from sciml.training.metrics import MetricsLogger
-from sciml.training.mistakes import explain
+from sciml.training.mistakes import explain, other_weights
 from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
 from sciml.training.solution import solve_problem
@@ -119,23 +119,25 @@ def resume(run: RunFolder, overrides: Sequence[str]) -> None:
         print(f"{run.path} is finished; to go on, give a larger --trainer.max_epochs")
         return
     cli = RunCLI(run.configs[-1], overrides, run, training=True)
-    check_checkpoint(cli, checkpoint)
-    start(cli, resumed=True)
-    train(cli, checkpoint)
+    written = start(cli, resumed=True)
+    try:
+        train(cli, checkpoint)
+    except OtherWeights:  # or the run would be taken for one of that model
+        if written:
+            written.unlink()
+        raise
 
 
-def check_checkpoint(cli: RunCLI, checkpoint: Path | None) -> None:
-    """Refuse to load the weights of another model, before anything is written."""
-    if checkpoint and checkpoint.is_file():
-        with usage_errors(cli, ValueError):
-            check_weights(cli.model, load_checkpoint(checkpoint), checkpoint)
+class OtherWeights(UsageError):
+    """The checkpoint is not of the model, or of the optimiser, of the configuration."""
 
 
 @rank_zero_only
-def start(cli: RunCLI, resumed: bool = False) -> None:
-    """Write down what is about to run."""
-    cli.run.write_config(cli.resolved(), resumed)
+def start(cli: RunCLI, resumed: bool = False) -> Path:
+    """Write down what is about to run, and say where."""
+    written = cli.run.write_config(cli.resolved(), resumed)
     print(f"run folder: {cli.run.path}", flush=True)
+    return written
 
 
 @rank_zero_only
@@ -176,7 +178,6 @@ def test(run: RunFolder, overrides: Sequence[str]) -> None:
 def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, float]:
     """Run one of the trainer's evaluation loops with the run's weights, and print what it logged."""
     cli = RunCLI(run.configs[-1], overrides, run)
-    check_checkpoint(cli, run.checkpoint)
     with usage_errors(cli), quiet():
         results = getattr(cli.trainer, stage)(
             cli.model, datamodule=cli.datamodule, ckpt_path=run.checkpoint, weights_only=True, verbose=False
@@ -190,7 +191,6 @@ def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, 
 def predict(run: RunFolder, overrides: Sequence[str]) -> None:
     """Write what the model predicts for the test part to `predictions.h5`."""
     cli = RunCLI(run.configs[-1], overrides, run)
-    check_checkpoint(cli, run.checkpoint)
     with usage_errors(cli), quiet():
         batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
     if not batches or not isinstance(batches[0], dict):
@@ -249,8 +249,8 @@ def problem_of(cli: RunCLI) -> Problem:
 def restored(run: RunFolder, overrides: Sequence[str]) -> RunCLI:
     """The parts of a run with its weights, and the data ready, outside of a trainer's loop."""
     cli = RunCLI(run.configs[-1], overrides, run)
-    check_checkpoint(cli, run.checkpoint)
-    cli.model.load_state_dict(load_checkpoint(run.checkpoint)["state_dict"])
+    with usage_errors(cli):
+        cli.model.load_state_dict(load_checkpoint(run.checkpoint)["state_dict"])
     if not isinstance(cli.model, TrainingModule):
         raise UsageError(f"model: expected a TrainingModule, got {type(cli.model).__name__}")
     if cli.datamodule is not None:
@@ -284,6 +284,10 @@ def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
         raise UsageError(explain(str(error), cli.parser)) from error
     except (MisconfigurationException, FileNotFoundError, DataError, *more) as error:
         raise UsageError(explain(str(error), cli.parser)) from error
+    except (RuntimeError, ValueError) as error:
+        if (told := other_weights(error)) is None:
+            raise
+        raise OtherWeights(told) from error
 
 
 @contextmanager

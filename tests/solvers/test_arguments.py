@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciml import Discrete, Solver, solve
 from sciml.solvers import ETDRK2, PID, RK4, Euler, Event, Final, Grid, Quadrature, SaveAt, Steps, Tsit5
+from tests.solvers.bouncing import GRAVITY, falling, row
 from tests.solvers.systems import DTYPE, Linked
 
 
@@ -171,3 +172,66 @@ def test_save_times_of_an_exponential_stepper_may_be_rounded_at_a_late_start():
 def test_adjoint_that_is_a_class_is_named():
     with pytest.raises(TypeError, match=r"adjoint: expected .* got the class Discrete"):
         Solver(adjoint=Discrete)
+
+
+@pytest.mark.parametrize("args", [[torch.ones(1)], torch.ones(1), (1.0,), (None,), 3.0])
+def test_args_other_than_a_tuple_of_tensors_are_refused(args):
+    with pytest.raises(TypeError, match="args: expected a tuple of tensors"):
+        solve(lambda t, y, args: y, torch.ones(1), 0.0, 1.0, args=args)
+
+
+def test_args_are_refused_where_nothing_reads_them():
+    w, y0 = torch.full((), 2.0, dtype=DTYPE), torch.ones(3, dtype=DTYPE)
+    message = r"args: expected none with a term f\(t, y\), got 1; a term f\(t, y, args\)"
+    for each, events in ((field, ()), (lambda t, y, scale=3: -scale * y, ()), (field, lambda t, y, i=0: y[i] - 0.5)):
+        with pytest.raises(ValueError, match=message):
+            solve(each, y0, 0.0, 1.0, args=(w,), events=events)
+    read = solve(field, y0, 0.0, 1.0, args=(w,), folds={"q": Quadrature(lambda t, y, args: args[0].expand(3))})
+    assert torch.allclose(read.folds["q"], w.expand(3))  # a constant, exact to round-off
+
+
+def test_args_are_given_to_what_can_take_them():
+    fields = [
+        lambda t, y, *args: -args[0][0] * y,
+        lambda t, y, args=(): -args[0] * y,
+        lambda t, y, rates=None: -rates[0] * y,
+        lambda *given: -given[2][0] * given[1],
+    ]
+    w, y0 = torch.full((), 2.0, dtype=DTYPE), torch.ones(3, dtype=DTYPE)
+    want = solve(lambda t, y, args: -args[0] * y, y0, 0.0, 1.0, args=(w,)).ys
+    for field in fields:
+        assert torch.equal(solve(field, y0, 0.0, 1.0, args=(w,)).ys, want)
+
+
+class Floor(nn.Module):
+    """Zero at the height of a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.height = nn.Parameter(torch.zeros((), dtype=DTYPE))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y[..., 0] - self.height
+
+
+def test_events_and_resets_take_args_or_not():
+    one, e, floor = torch.ones(1, dtype=DTYPE), 0.5, Floor()
+    short = Event(floor, -1, reset=lambda t, y: y * torch.tensor([1.0, -e]))
+    others = [
+        Event(lambda t, y, args: y[0], -1, reset=lambda t, y, args: args[0] * y * torch.tensor([1.0, -e])),
+        Event(
+            lambda t, y, given=(): y[0] * given[0][0], -1, reset=lambda t, y, given=None: given[0] * y * row(1.0, -e)
+        ),
+        Event(lambda t, y, *args: y[0] * args[0][0].squeeze(), -1, reset=lambda t, y, args=(): args[0] * y * -e),
+    ]
+    ball = lambda event, *args: solve(falling, row(10, 0), 0.0, 2.0, args=args, events=event)  # noqa: E731
+    want, *found = ball(short), *(ball(event, one) for event in others)
+    assert want.events[0].count == 1
+    for s in found:
+        assert torch.equal(s.events[0].ts, want.events[0].ts)
+    assert torch.equal(found[0].ys, want.ys)
+    # an event of two arguments keeps its parameters: t = sqrt(2 (10 - h) / g) has dt/dh = -1 / (g t)
+    adjoint = Solver(adjoint=Discrete("all"))
+    s = solve(falling, row(10, 0), 0.0, 2.0, adjoint, events=floor)
+    (grad,) = torch.autograd.grad(s.ts.sum(), floor.height)
+    assert abs(grad * GRAVITY * s.ts.detach() + 1) < 1e-9

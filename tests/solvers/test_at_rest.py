@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import Discrete, Solver, Status, solve
-from sciml.solvers import PID, Backsolve, Final, Grid, Heun, Quadrature, Stats, Steps, Tsit5
+from sciml.solvers import PID, Backsolve, Event, Final, Grid, Heun, Quadrature, Stats, Steps, Tsit5
 from tests.solvers.registry import STEPPERS, Case
 from tests.solvers.systems import DTYPE, Linked
 
@@ -144,3 +144,22 @@ def test_component_that_stays_zero_needs_no_absolute_tolerance(kind: str, dtype:
     assert bool((s.status == Status.DONE.value).all())
     (grad,) = torch.autograd.grad(s.ys.sum() + s.folds["stats"].error.sum(), y0)
     assert bool(grad.isfinite().all())
+
+
+def test_weights_may_change_before_the_gradient_where_nothing_moves():
+    """Which is 0 whatever they are."""
+    net, y0 = Affine(), torch.ones(3, 2).requires_grad_()
+    ys = solve(net, y0, 0.0, 0.0).ys.sum()
+    with torch.no_grad():
+        net.weight.add_(1)
+        y0.add_(1)
+    for _ in range(2):
+        found = torch.autograd.grad(ys, [y0, net.weight], retain_graph=True)
+        assert [grad.unique().tolist() for grad in found] == [[1.0], [0.0]]
+
+
+def test_plain_field_beside_a_module_has_its_gradient_where_nothing_moves():
+    w, net = torch.ones((), requires_grad=True), nn.Linear(2, 1)
+    level = Event(lambda t, y: net(y).sum() - 100.0)
+    ys = solve(lambda t, y: -w * y, torch.ones(2), 0.0, 0.0, events=level).ys
+    assert torch.autograd.grad(ys.sum(), w)[0] == 0

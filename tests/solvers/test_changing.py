@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import solve
-from sciml.solvers import PID, Euler, Grid, Solver, Term, Tsit5
+from sciml.solvers import PID, AdamsBashforth4, AdamsBashforthMoulton6, Euler, Grid, Solver, Stepper, Term, Tsit5
 from sciml.solvers.interop import odeint
 
 
@@ -155,6 +155,27 @@ def test_field_that_writes_to_its_last_slope_or_its_state_is_refused(kind: str, 
             said = f"{said}|a leaf Variable .* in-place"
         with pytest.raises((ValueError, RuntimeError), match=said):
             solve(lambda t, y: y.neg_(), torch.ones(4, 3), 0.0, 1.0, solver)
+
+
+@pytest.mark.parametrize("stepper", [AdamsBashforth4(), AdamsBashforthMoulton6()])
+def test_multistep_methods_refuse_slopes_that_change_too(stepper: Stepper):
+    with pytest.raises(ValueError, match="term: it writes to the tensor that it returned before"):
+        solve(written, torch.ones(4, 3), 0.0, 1.0, Solver(stepper, Grid(n=12)))
+
+
+def test_memory_beside_a_view_may_change():
+    """The count of changes is that of the whole, so that values tell."""
+    log, calls = torch.zeros(200, 3), []
+    log[0] = 1
+
+    def logging(t: Tensor, y: Tensor) -> Tensor:
+        calls.append(t)
+        log[len(calls)] = -y
+        return log[len(calls)]
+
+    found = solve(logging, log[0], 0.0, 1.0)
+    assert len(calls) == int(found.stats.nfe)
+    assert torch.equal(found.ys, solve(lambda t, y: -y, torch.ones(3), 0.0, 1.0).ys)
 
 
 @pytest.mark.parametrize("kind", ["joint", "each"])

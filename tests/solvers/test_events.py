@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciml import Discrete, SolveError, Solver, Status, solve
 from sciml.solvers import ETDRK4, PID, RK4, Euler, Event, Final, Grid, Stats, Steps, Tsit5
@@ -413,37 +413,6 @@ def test_nothing_to_solve_meets_nothing(kind: str):
     assert s.events[0].count.item() == 0
     empty = solve(falling, torch.ones(0, 2), 0.0, 1.0, Solver(lanes="each"), events=height)
     assert empty.events[0].ts.shape == (0, 0)
-
-
-class Floor(nn.Module):
-    """Zero at the height of a parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.height = nn.Parameter(torch.zeros((), dtype=DTYPE))
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return y[..., 0] - self.height
-
-
-def test_events_and_resets_take_args_or_not():
-    args, e, floor = (torch.ones(1, dtype=DTYPE),), 0.5, Floor()
-    short = Event(floor, -1, reset=lambda t, y: y * torch.tensor([1.0, -e]))
-    others = [
-        Event(lambda t, y, args: y[0], -1, reset=lambda t, y, args: args[0] * y * torch.tensor([1.0, -e])),
-        Event(lambda t, y, *args: y[0] * args[0][0].squeeze(), -1, reset=lambda t, y, args=(): args[0] * y * -e),
-    ]
-    ball = lambda event: solve(falling, row(10, 0), 0.0, 2.0, args=args, events=event)  # noqa: E731
-    want, *found = (ball(event) for event in (short, *others))
-    assert want.events[0].count == 1
-    for s in found:
-        assert torch.equal(s.events[0].ts, want.events[0].ts)
-    assert torch.equal(found[0].ys, want.ys)
-    # an event of two arguments keeps its parameters: t = sqrt(2 (10 - h) / g) has dt/dh = -1 / (g t)
-    adjoint = Solver(adjoint=Discrete("all"))
-    s = solve(falling, row(10, 0), 0.0, 2.0, adjoint, events=floor)
-    (grad,) = torch.autograd.grad(s.ts.sum(), floor.height)
-    assert abs(grad * GRAVITY * s.ts.detach() + 1) < 1e-9
 
 
 # Mistakes

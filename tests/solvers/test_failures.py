@@ -338,36 +338,6 @@ def test_state_of_any_shape_is_solved(case: Case, shape: tuple[int, ...], kind: 
     assert torch.allclose(at, exact, atol=most)
 
 
-@pytest.mark.parametrize("args", [[torch.ones(1)], torch.ones(1), (1.0,), (None,), 3.0])
-def test_args_other_than_a_tuple_of_tensors_are_refused(args):
-    with pytest.raises(TypeError, match="args: expected a tuple of tensors"):
-        solve(lambda t, y, args: y, torch.ones(1), 0.0, 1.0, args=args)
-
-
-def test_args_are_refused_where_nothing_reads_them():
-    w, y0 = torch.full((), 2.0, dtype=DTYPE), torch.ones(3, dtype=DTYPE)
-    field = lambda t, y: -y  # noqa: E731
-    for each in (field, lambda t, y, scale=3: -scale * y):
-        with pytest.raises(
-            ValueError, match=r"args: expected none with a term f\(t, y\), got 1; a term f\(t, y, args\)"
-        ):
-            solve(each, y0, 0.0, 1.0, args=(w,))
-    read = solve(field, y0, 0.0, 1.0, args=(w,), folds={"q": Quadrature(lambda t, y, args: args[0].expand(3))})
-    assert torch.allclose(read.folds["q"], w.expand(3))  # a constant, exact to round-off
-
-
-def test_args_are_given_to_what_can_take_them():
-    fields = [
-        lambda t, y, *args: -args[0][0] * y,
-        lambda t, y, args=(): -args[0] * y,
-        lambda *given: -given[2][0] * given[1],
-    ]
-    w, y0 = torch.full((), 2.0, dtype=DTYPE), torch.ones(3, dtype=DTYPE)
-    want = solve(lambda t, y, args: -args[0] * y, y0, 0.0, 1.0, args=(w,)).ys
-    for field in fields:
-        assert torch.equal(solve(field, y0, 0.0, 1.0, args=(w,)).ys, want)
-
-
 @pytest.mark.parametrize("stepper", [ETDRK2(), ETDRK4()])
 def test_exponential_stepper_with_a_plain_term_is_refused(stepper):
     with pytest.raises(ValueError, match="expects a Semilinear term"):
@@ -489,10 +459,18 @@ def test_transforms_of_torch_func_are_refused_with_what_to_take_instead(transfor
     end = lambda y0, rate=one: solve(lambda t, y: -rate * y, y0, 0.0, 1.0, solver).ys.sum()  # noqa: E731
     y0 = torch.ones(3, 2, dtype=DTYPE)
     for function, x in ((end, y0), (lambda rate: end(y0, rate), one.expand(3) if transform == "vmap" else one)):
-        with pytest.raises(RuntimeError, match=r"torch.func, none of .* take torch.autograd.grad .* lanes='each'"):
+        with pytest.raises(
+            RuntimeError, match=r"; no transform of torch.func .* take torch.autograd.grad .* lanes='each'"
+        ):
             getattr(torch.func, transform)(function)(x)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):  # an error of the field is left alone
         solve(lambda t, y: y @ y, torch.ones(3, 2), 0.0, 1.0)
+
+    def full(t: Tensor, y: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"^full$"):  # one with a type of its own in a transform too
+        getattr(torch.func, transform)(lambda y: solve(full, y, 0.0, 1.0).ys.sum())(y0)
 
 
 def test_resume_with_a_state_is_refused():

@@ -165,8 +165,8 @@ def test_weights_of_another_model_are_refused_and_leave_the_run_as_it_is(sciml, 
     wider = ("--model.net.init_args.width=8", "--trainer.max_epochs=4")
     for command in (("fit", "--resume", "run"), ("test", "run"), ("predict", "run"), ("plot", "run")):
         told = sciml(*command, *wider[: 2 if "fit" in command else 1], code=2)
-        assert told.startswith("sciml: model: expected the one whose weights are in 'run/checkpoints/")
-        assert "(4, 1, 3) there, (8, 1, 3) here" in told
+        assert told.startswith("sciml: model: the checkpoint is of another one: ")
+        assert "torch.Size([4, 1, 3]) from checkpoint" in told
         assert told.count("\n") == 1
     assert before == {path: path.stat().st_mtime_ns for path in Path("run").rglob("*") if path.is_file()}
     assert "test_relative_l2" in sciml("test", "run")
