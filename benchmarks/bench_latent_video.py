@@ -12,7 +12,6 @@ mean, and that of the best of them; beside the last frame seen, the mean of the 
 training videos.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import yaml
 from sciml.data import MovingDigits
 from sciml.training.load import build_module
 from sciml.training.trainer_cli import quiet
+from trained import fitted
 
 CONFIG = Path(__file__).parents[1] / "examples" / "moving_digits_latent_fsde" / "config.yaml"
 CASES: dict[str, dict[str, str | int]] = {
@@ -47,16 +47,7 @@ def run(case: str, seed: int) -> dict[str, float | str]:
         lightning.seed_everything(seed, verbose=False)
         module = build_module(config["model"])
         data = MovingDigits(**config["data"]["init_args"], data_seed=seed)
-        trainer = lightning.Trainer(
-            **config["trainer"],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        began = time.process_time()
-        trainer.fit(module, data)
-        seconds = time.process_time() - began
+        trainer, seconds = fitted(module, data, config["trainer"])
         (found,) = trainer.test(module, data, verbose=False)
     row: dict[str, float | str] = {f"{name}mse e-3": 1000 * found[f"test_{name}mse"] for name in ERRORS}
     row |= {f"{name}psnr": found[f"test_{name}psnr"] for name in ERRORS}

@@ -11,7 +11,6 @@ epsilon = 1. ``length`` is that of the paths of samples over that of straight li
 CPU seconds are those of the training without validation.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from sciml.data import Moons
 from sciml.solvers import RK4
 from sciml.training.load import build_module
 from sciml.training.trainer_cli import quiet
+from trained import fitted
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CASES: dict[str, tuple[str, dict[str, str]]] = {
@@ -50,17 +50,7 @@ def run(case: str, seed: int) -> dict[str, float | str]:
         if case == "optimal":
             config["data"]["init_args"]["batch_size"] = 250
         data = Moons(**config["data"]["init_args"])
-        trainer = lightning.Trainer(
-            **config["trainer"],
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        began = time.process_time()
-        trainer.fit(module, data)
-        seconds = time.process_time() - began
+        _, seconds = fitted(module, data, config["trainer"] | {"limit_val_batches": 0})
     module.eval()
     (x,) = data.part("test")
     density, flow = module.density, module.density.flow

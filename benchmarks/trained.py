@@ -1,4 +1,4 @@
-"""Preconditioners that examples train, once for each state of the code that they depend on, into the cache."""
+"""Training for benchmarks: modules in this process, and preconditioners of examples once, into the cache."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,17 @@ from sciml.data.generate import cache_folder
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("models", "problems", "solvers/linear", "data/linear_systems.py", "training/preconditioner*.py")
+
+
+def fitted(module: Any, data: Any, options: dict[str, Any]) -> tuple[Any, float]:
+    """The trainer that has trained a module by the options of a configuration, without files, and its CPU seconds."""
+    import lightning
+
+    shown = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(**options, **shown)
+    began = time.process_time()
+    trainer.fit(module, data)
+    return trainer, time.process_time() - began
 
 
 @cache
