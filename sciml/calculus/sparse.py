@@ -306,7 +306,7 @@ class FirstLayer(torch.autograd.Function):
 
 def _first_layer(x: SparseJet, weight: Tensor, bias: Tensor | None) -> Jet:
     """The affine map x W^T + b; of the other coefficients with the columns of W at the support only."""
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    transformed = torch._C._are_functorch_transforms_active()
     both = FirstLayer.forward if torch.compiler.is_compiling() and transformed else FirstLayer.apply
     value, columns = both(x.primal, weight, bias, x.support.reshape(-1))
     columns = columns.reshape(*x.support.shape, -1)  # (R, m, h) or (R, ..., m, h)

@@ -169,6 +169,23 @@ def test_compiled_with_its_gradients(slopes):
         assert worst(a, b) < ROUND_OFF
 
 
+@pytest.mark.parametrize("slopes", [False, True], ids=["values", "slopes"])
+def test_compiled_gradients_of_the_first_weight_fill_one_buffer_where_torch_keeps_them(slopes):
+    u, x = net(Ball, 5), points(4, 5)
+
+    def value(x):
+        return coordinate_jet(u, x, torch.tensor([0, 2]), 2, collapsed=True).derivative(2).square().sum()
+
+    targets = []
+
+    def backend(graph, inputs):
+        targets.extend(str(node.target) for module in graph.modules() for node in module.graph.nodes)
+        return graph
+
+    torch.compile(torch.func.grad(value) if slopes else value, backend=backend, fullgraph=True)(x)
+    assert any("autograd_function_apply" in target for target in targets) != slopes
+
+
 class Times(torch.autograd.Function):
     """A product whose backward pass is written out."""
 
