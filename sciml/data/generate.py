@@ -9,7 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,15 +47,17 @@ def recipe(problem: Problem, count: int, ts: list[float], seed: int) -> dict[str
     The files of your own that define the problem's class and its bases are part of it, so that editing them makes new
     data.
     """
+    return {**_described(problem), "count": count, "ts": ts, "seed": seed}
+
+
+def _described(problem: Problem) -> dict[str, Any]:
+    """What a problem is: its class, the files that define it, its settings."""
     kind = type(problem)
-    given = asdict(problem) if is_dataclass(problem) else vars(problem)
+    names = [f.name for f in fields(problem)] if is_dataclass(problem) else vars(problem)
     return {
         "problem": f"{kind.__module__}.{kind.__qualname__}",
         "source": [sciml.__version__, *_own_sources(kind)],
-        "settings": {key: _plain(key, value) for key, value in given.items() if not key.startswith("_")},
-        "count": count,
-        "ts": ts,
-        "seed": seed,
+        "settings": {name: _plain(name, getattr(problem, name)) for name in names if not name.startswith("_")},
     }
 
 
@@ -147,6 +149,10 @@ def _own_sources(kind: type) -> list[str]:
 
 def _plain(key: str, value: Any) -> Any:
     """A setting as plain data."""
+    if isinstance(value, Problem):
+        return _described(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.tolist()
     try:
@@ -191,7 +197,7 @@ class GeneratedData(lightning.LightningDataModule, ABC):
 
 
 class OperatorData(GeneratedData, FieldData):
-    """The map from a problem's initial conditions to its solution at one time, as pairs of fields.
+    """The map from a problem's solution at one time, the start by default, to that at a later one, as pairs of fields.
 
     The data come from `generate`, through the cache.
 
@@ -204,6 +210,10 @@ class OperatorData(GeneratedData, FieldData):
         batch_size: samples per training step.
         data_seed: seed of the initial conditions, apart from the seed of the training.
         workers: processes that fetch batches.
+        start: the time of the inputs; from 0 on.
+
+    Raises:
+        ValueError: the inputs are not earlier than the targets.
     """
 
     def __init__(
@@ -216,16 +226,19 @@ class OperatorData(GeneratedData, FieldData):
         batch_size: int = 20,
         data_seed: int = 0,
         workers: int = 0,
+        start: float = 0.0,
     ):
         super().__init__(train, val, test, batch_size, workers)
         self.problem, self.data_seed = problem, data_seed
-        self.t = problem.t1 if t is None else t
+        self.start, self.t = start, problem.t1 if t is None else t
+        if not 0 <= self.start < self.t:
+            raise ValueError(f"start: expected a time from 0 on and before the targets' {self.t}, got {start}")
 
     def file(self) -> Path:
         """The data's file, made where it is missing."""
-        return generate(self.problem, sum(self.sizes.values()), [0.0, self.t], self.data_seed)
+        return generate(self.problem, sum(self.sizes.values()), [self.start, self.t], self.data_seed)
 
     def fields(self) -> tuple[Tensor, Tensor]:
-        """Initial conditions and solutions."""
+        """Solutions at the two times."""
         fields = load(self.file()).fields
         return fields[:, 0].contiguous(), fields[:, 1].contiguous()

@@ -27,6 +27,7 @@ _WHERE = {
     "PeriodicPDE": "periodic",
     "Poisson": "elliptic",
     "Problem": "problem",
+    "RandomlyForced": "random_forcing",
     "ReactionDiffusion": "reaction_diffusion",
     "SemilinearHeat": "semilinear_heat",
     "SineGordon": "elliptic",

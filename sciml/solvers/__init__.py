@@ -36,6 +36,7 @@ _HOMES = {
         "Tsit5",
     ),
     "exponential": ("ETDRK2", "ETDRK4"),
+    "exponential_stochastic": ("StochasticETDRK4",),
     "fold": ("Final", "Fold", "Quadrature", "SaveAt", "Starts", "Stats", "Steps"),
     "fractional": ("Fractional", "FractionalHeun"),
     "fractional_noise": ("FractionalNoise",),

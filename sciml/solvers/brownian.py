@@ -133,8 +133,8 @@ class Brownian(DyadicPath):
         """The same path with what is left to the solve filled in."""
         if bool((t1.detach() < t0.detach()).any()):
             raise ValueError("path: Brownian motion runs forward in time, expected t0 <= t1")
-        if y0.is_complex():
-            raise ValueError(f"path: Brownian motion is real, got a state of {y0.dtype}")
+        if y0.is_complex() and self.shape is None:
+            raise ValueError(f"path: Brownian motion is real, expected its shape with a state of {y0.dtype}, got None")
         found = copy(self)
         found.shape = tuple(y0.shape) if self.shape is None else self.shape
         if lanes == "each" and found.shape[:1] != tuple(y0.shape[:1]):

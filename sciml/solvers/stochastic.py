@@ -159,6 +159,8 @@ def check_noise(term: Any, stepper: Stepper, path: Path | None, y0: Any) -> None
     if not isinstance(term, Diffusive):
         if isinstance(path, Brownian) and not stepper.noise_types:
             raise ValueError(f"path: {name} reads no noise; expected EulerMaruyama with a Diffusive term, for example")
+        if isinstance(stepper, Stochastic) and isinstance(term, stepper.needs):
+            raise ValueError(f"term: {name} expects a Diffusive term too, got {type(term).__name__}")
         return
     if not isinstance(y0, Tensor):
         raise ValueError(f"y0: expected a tensor with a Diffusive term, got {type(y0).__name__}")

@@ -11,7 +11,8 @@ import torch
 from torch.testing import assert_close
 
 from sciml.data import OperatorData, TensorFields, generate
-from sciml.problems import Burgers
+from sciml.data.seeding import generator
+from sciml.problems import Burgers, PeriodicPDE, RandomlyForced
 
 BURGERS = Burgers(points=32, nu=0.05, dt=0.05, t1=0.1)
 TIMES = [0.0, 0.1]
@@ -58,6 +59,9 @@ def test_whatever_the_data_depend_on_makes_another_file():
         generate.recipe(BURGERS, 4, TIMES, 0),
         generate.recipe(BURGERS, 3, [0.0, 0.05], 0),
         generate.recipe(BURGERS, 3, TIMES, 1),
+        generate.recipe(RandomlyForced(BURGERS), 3, TIMES, 0),
+        generate.recipe(RandomlyForced(replace(BURGERS, nu=0.1)), 3, TIMES, 0),
+        generate.recipe(RandomlyForced(BURGERS, noise_seed=1), 3, TIMES, 0),
     ]
     assert len({generate.cache_file(made_by) for made_by in recipes}) == len(recipes)
 
@@ -149,6 +153,29 @@ def test_operator_data_pair_initial_conditions_with_solutions_by_position():
     assert [len(data.part(name)[0]) for name in ("train", "val", "test")] == [3, 2, 1]
     assert torch.equal(data.part("test")[0], data.inputs[-1:])
     assert data.state_dict() == {"content": generate.content(data.file())}
+
+
+def test_a_problem_within_a_problem_counts_with_its_class():
+    """Settings of two classes may be the same."""
+
+    class Other(PeriodicPDE):
+        nu = 0.05
+
+    Other.__module__, Other.__qualname__ = "sciml.other", "Other"
+    problems = [RandomlyForced(problem) for problem in (PeriodicPDE(points=32), Other(points=32))]
+    first, second = (generate.recipe(problem, 2, TIMES, 0)["settings"]["problem"] for problem in problems)
+    assert first["settings"] == second["settings"]
+    assert first != second
+
+
+def test_operator_data_start_where_they_are_told():
+    data = OperatorData(BURGERS, start=0.05, train=3, val=1, test=1)
+    data.setup("fit")
+    fields = BURGERS.evolve(BURGERS.initial(5, generator(0, "initial conditions")), torch.tensor([0.05, 0.1]))
+    assert_close(torch.stack(data.part("train"), 1), fields[:3], **ROUNDING)
+    for start in (0.1, -1.0):
+        with pytest.raises(ValueError, match=r"start: expected a time from 0 on and before the targets' 0\.1, got"):
+            OperatorData(BURGERS, start=start)
 
 
 def test_more_samples_than_there_are_are_refused():

@@ -404,7 +404,7 @@ def test_path_that_does_not_fit_is_refused():
     refused("path: expected the state's dtype torch.float64, got torch.float32", path=Brownian(dtype=torch.float32))
     refused("path: Brownian motion runs forward in time, expected t0 <= t1", t0=1.0, t1=0.0)
     refused(
-        "path: Brownian motion is real, got a state of torch.complex128",
+        "path: Brownian motion is real, expected its shape with a state of torch.complex128, got None",
         y0=torch.ones(3, 2) + 0j * torch.ones(1, dtype=DTYPE),
     )
     refused(r"path: by='step' cannot be refined, expected the steps of Grid\(n=8\)", path=Brownian(cells=8, by="step"))
