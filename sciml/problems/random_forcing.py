@@ -94,7 +94,7 @@ class RandomlyForced(Problem, Semilinear, Diffusive):
         return torch.view_as_complex(rise).expand(y.shape)
 
     def evolve(self, u0: Tensor, ts: Tensor, progress: bool = False) -> Tensor:
-        """Fields (b, t, c, *x) at times (t) between 0 and ``t1``, multiples of the step; each sample has its own path."""
+        """Fields (b, t, c, *x) at times (t) from 0 to ``t1``, multiples of the step, each sample on its own path."""
         steps = round(self.t1 / self.problem.dt)
         path = Brownian((len(u0), 1, self.motions), self.noise_seed, cells=steps, by="step")
         y0 = self.encode(u0)
