@@ -13,6 +13,7 @@ _WHERE = {
     "CoordinateDiffusion": "latent_sde",
     "DiagonalSDE": "neural_sde",
     "FNO": "fno",
+    "ForecastInterpolant": "forecast",
     "KineticRegularizer": "regularizers",
     "LatentDynamics": "latent_dynamics",
     "LatentFSDE": "latent_fsde",

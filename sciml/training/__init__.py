@@ -10,6 +10,7 @@ _WHERE = {
     "Checkpoints": "checkpoint",
     "DensityModule": "density",
     "Figures": "callbacks",
+    "ForecastModule": "forecast",
     "Frobenius": "preconditioner_losses",
     "InterpolantModule": "interpolant",
     "IterationCount": "iteration_loss",
@@ -33,7 +34,9 @@ _WHERE = {
     "TrainedPreconditioner": "trained_preconditioner",
     "TrainingModule": "module",
     "UnrolledPCG": "preconditioner_losses",
+    "crps": "ensembles",
     "relative_l2": "losses",
+    "spread": "ensembles",
 }
 
 __all__ = sorted(_WHERE)

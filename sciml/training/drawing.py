@@ -280,3 +280,54 @@ def draw_convergence(panels: dict[str, dict[str, Tensor]]) -> Figure:
         axes.set(title=title, xlabel="iteration", ylabel="|r| / |r at start|")
         axes.legend()
     return figure
+
+
+def draw_forecasts(state: Tensor, later: Tensor, forecasts: Tensor, coordinates: Sequence[Tensor] = ()) -> Figure:
+    """A state, the later one, and forecasts of it, with mean and deviation; fields in one or two dimensions.
+
+    Args:
+        state: `(*x)`.
+        later: `(*x)`.
+        forecasts: `(m, *x)`.
+        coordinates: the grid along each axis of space; without them the points are numbered.
+    """
+    grid = coordinates or [torch.arange(size) for size in state.shape]
+    mean, std = forecasts.mean(0), forecasts.std(0)
+    if len(grid) == 1:
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(grid[0], mean - 2 * std, mean + 2 * std, color="C1", alpha=0.2, label="two deviations")
+        axes.plot(grid[0], forecasts[:8].T, color="C1", linewidth=0.6)
+        axes.plot(grid[0], mean, color="C1", label="mean of forecasts")
+        axes.plot(grid[0], state, color="0.6", label="state")
+        axes.plot(grid[0], later, color="black", label="later state")
+        axes.set_xlabel("x")
+        axes.legend()
+        return figure
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    panels = {"state": state, "later state": later, "mean of forecasts": mean, "deviation of forecasts": std}
+    panels |= {f"forecast {k + 1}": field for k, field in enumerate(forecasts[:4])}
+    limit = later.abs().max()
+    for axes, (title, field) in zip(figure.subplots(2, 4).flat, panels.items(), strict=False):
+        limits = {"vmin": 0} if field is std else {"vmin": -limit, "vmax": limit, "cmap": "RdBu_r"}
+        image = axes.pcolormesh(*(x.numpy() for x in grid), field.T.numpy(), shading="nearest", **limits)
+        axes.set(title=title, aspect="equal")
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def draw_spectra(fields: dict[str, Tensor]) -> Figure:
+    """The mean power of fields (n, *x) on periodic grids by wavenumber, in periods per length, each with its name."""
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for title, values in fields.items():
+        space = tuple(range(1, values.ndim))
+        power = torch.fft.fftn(values, dim=space, norm="forward").abs().square().mean(0)
+        waves = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n) for n in power.shape), indexing="ij")
+        shell = torch.stack(waves).square().sum(0).sqrt().round().long().flatten()
+        sums = torch.zeros(int(shell.max()) + 1, dtype=power.dtype).index_add_(0, shell, power.flatten())
+        resolved = slice(1, min(power.shape) // 2)
+        axes.loglog(torch.arange(len(sums))[resolved], sums[resolved], label=title)
+    axes.set(xlabel="wavenumber", title="power")
+    axes.legend()
+    return figure
