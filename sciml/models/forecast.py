@@ -1,7 +1,5 @@
 """Stochastic interpolants between a state and a later one: forecasts as draws from the law of what comes."""
 
-from math import sqrt
-
 import torch
 from torch import Tensor, nn
 
@@ -33,14 +31,16 @@ class ForecastInterpolant(nn.Module):
         net: b, maps (b, 2 c + 1, ..) to (b, c, ..): the channels of x, those of x0 and the time, e.g. ``FNO(3, 1, ..)``
             for a field of one channel, ``MLP(2 c + 1, c)`` for vectors.
         noise: epsilon, in units of the states: about their deviation.
-        solver: how to draw; None takes 16 steps of `ShARK`, two evaluations each, which are worth a hundred of
-            `EulerMaruyama`.
+        steps: number n of steps of a draw, each of two evaluations, by `ShARK`. They end at 1 - (1 - j / n)^2: where x1
+            is nearly known b pulls at x with the rate 1 / (1 - t), and what noise the last step leaves is as long as
+            that. 16 of them miss less of a normal law than a hundred equal ones of `EulerMaruyama`.
+        solver: how to draw instead.
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first, and after `objective`.
 
     Raises:
-        ValueError: the noise is not positive.
+        ValueError: the noise is not positive, or there is no step.
 
     Reference:
         Y. Chen, M. Goldstein, M. Hua, M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, Probabilistic forecasting with
@@ -57,12 +57,14 @@ class ForecastInterpolant(nn.Module):
 
     stats: SolveStats | None = None
 
-    def __init__(self, net: nn.Module, noise: float = 1.0, solver: Solver | None = None):
+    def __init__(self, net: nn.Module, noise: float = 1.0, steps: int = 16, solver: Solver | None = None):
         super().__init__()
         if not noise > 0:
             raise ValueError(f"noise: expected a positive number, got {noise}")
-        self.net, self.noise = net, noise
-        self.solver = solver or Solver(ShARK(), Grid(n=16))
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {steps}")
+        self.net, self.noise, self.steps = net, noise, steps
+        self.solver = solver or Solver(ShARK(), Grid(ts=_ends(steps)))
 
     def objective(self, state: Tensor, later: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The mean square over samples and entries of what b lacks, at one random time per sample.
@@ -101,13 +103,18 @@ class ForecastInterpolant(nn.Module):
         Returns:
             Later states (members, b, c, ..).
         """
-        start = state.repeat(members, *[1] * (state.ndim - 1))
-        solution = solve(_Bridge(self), start, 0.0, 1.0, self.solver, args=(start,), path=Brownian(seed=seed))
-        self.stats = solution.stats
-        return solution.ys.unflatten(0, (members, len(state)))
+        together = 1 if state.device.type == "cpu" else members  # what a core's cache holds is done four times as fast
+        numbers, drawn = torch.arange(members * len(state)).reshape(members, len(state)), []
+        for part in numbers.split(together):
+            start = state.repeat(len(part), *[1] * (state.ndim - 1))
+            path = Brownian(start.shape, seed, samples=part.flatten())
+            solution = solve(_Bridge(self), start, 0.0, 1.0, self.solver, args=(start,), path=path)
+            self.stats = solution.stats
+            drawn.append(solution.ys.unflatten(0, part.shape))
+        return torch.cat(drawn)
 
     def forward(self, state: Tensor, normal: Tensor) -> Tensor:
-        """Draws one later state of each by n equal steps of `ShARK`, from numbers that are given, for `torch.export`.
+        """Draws one later state of each by n steps as above, from numbers that are given, for `torch.export`.
 
         Args:
             state: x0 (b, c, ..).
@@ -116,13 +123,18 @@ class ForecastInterpolant(nn.Module):
         Returns:
             Later states (b, c, ..).
         """
-        n, y, stepper = normal.shape[1], state, ShARK()
-        t, h = (torch.tensor(x, dtype=torch.float64, device=y.device) for x in (0.0, 1 / n))
-        field = Field(_Bridge(self), (state,), "joint", stepper.constants(t, y))
-        for j, (w, area) in enumerate(drawn.unbind(1) for drawn in normal.unbind(1)):
-            interval = Interval(j * h, h, h.to(y.dtype))
-            y = stepper.step(field, interval, y, (), Levy(w / sqrt(n), area / sqrt(12 * n))).y
+        y, stepper, ends = state, ShARK(), _ends(normal.shape[1]).to(state.device)
+        field = Field(_Bridge(self), (state,), "joint", stepper.constants(ends[0], y))
+        for t, h, drawn in zip(ends, ends.diff(), normal.unbind(1), strict=False):
+            w, area = drawn.unbind(1)
+            size = h.to(y.dtype)
+            y = stepper.step(field, Interval(t, h, size), y, (), Levy(size.sqrt() * w, (size / 12).sqrt() * area)).y
         return y
+
+
+def _ends(steps: int) -> Tensor:
+    """The ends of steps that grow shorter, from 0 to 1 (n + 1), float64."""
+    return 1 - (1 - torch.arange(steps + 1, dtype=torch.float64) / steps) ** 2
 
 
 class _Bridge(nn.Module, Diffusive):

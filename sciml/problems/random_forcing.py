@@ -17,6 +17,8 @@ from sciml.solvers.solve import Solver, solve
 from sciml.solvers.term import Diffusive, Semilinear, Term, real_dtype
 from sciml.typing import Args
 
+TOGETHER = 2**17  # points of all samples solved together
+
 
 @dataclass(frozen=True)
 class RandomlyForced(Problem, Semilinear, Diffusive):
@@ -95,11 +97,14 @@ class RandomlyForced(Problem, Semilinear, Diffusive):
 
     def evolve(self, u0: Tensor, ts: Tensor, progress: bool = False) -> Tensor:
         """Fields (b, t, c, *x) at times (t) from 0 to ``t1``, multiples of the step, each sample on its own path."""
-        steps = round(self.t1 / self.problem.dt)
-        path = Brownian((len(u0), 1, self.motions), self.noise_seed, cells=steps, by="step")
-        y0 = self.encode(u0)
-        ys = solve(self, y0, 0.0, self.t1, self.solver(), save_at=ts, path=path, progress=progress).ys
-        return self.decode(ys.transpose(0, 1))
+        steps, parts = round(self.t1 / self.problem.dt), []
+        for numbers in torch.arange(len(u0)).split(max(1, TOGETHER // self.problem.points**self.problem.space)):
+            shape = (len(numbers), 1, self.motions)
+            path = Brownian(shape, self.noise_seed, samples=numbers, cells=steps, by="step")
+            y0 = self.encode(u0[numbers.to(u0.device)])
+            ys = solve(self, y0, 0.0, self.t1, self.solver(), save_at=ts, path=path, progress=progress).ys
+            parts.append(self.decode(ys.transpose(0, 1)))
+        return torch.cat(parts)
 
     @property
     def motions(self) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pair = tuple[Tensor, Tensor]
+SHOWN = 32  # states, in pictures of spectra
 
 
 class Forecaster(nn.Module):
@@ -138,11 +139,11 @@ class ForecastModule(TrainingModule):
 
         states, later = data.part("test")
         with torch.no_grad():
-            drawn = self.forecaster.forecast(states[:64].to(self.device), self.members, run_seed()).cpu()
+            drawn = self.forecaster.forecast(states[:SHOWN].to(self.device), self.members, run_seed()).cpu()
         coordinates = data.problem.coordinates() if isinstance(data, OperatorData) else ()
         if states.ndim > 2:
             yield "forecasts", draw_forecasts(states[0, 0], later[0, 0], drawn[:, 0, 0], coordinates)
-            fields = {"truth": later[:64, 0], "forecasts": drawn[:, :, 0].flatten(0, 1)}
+            fields = {"truth": later[:SHOWN, 0], "forecasts": drawn[:, :, 0].flatten(0, 1)}
             yield "spectrum", draw_spectra(fields | {"mean of forecasts": drawn[:, :, 0].mean(0)})
 
     def _loss(self, batch: Pair, seed: int) -> Tensor:

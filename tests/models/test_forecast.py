@@ -1,6 +1,7 @@
 """Forecasts by stochastic interpolants, where the velocity is known in closed form."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from sciml import Grid, Solver, solve
 from sciml.models import FNO, MLP, ForecastInterpolant
 from sciml.models.forecast import _Bridge
-from sciml.solvers import Brownian, EulerMaruyama, ShARK
+from sciml.solvers import Brownian, EulerMaruyama
 
 COUNT, NOISE = 20_000, 0.7
 SHIFT = torch.tensor([[0.5, -0.4], [0.3, 0.8]], dtype=torch.float64)
@@ -56,7 +57,7 @@ def pairs(count: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("solver", [None, Solver(EulerMaruyama(), Grid(n=256))])
 def test_forecasts_have_the_law_of_what_comes(solver):
     """Mean, covariance and dependence on x0, within 4 standard errors and what steps miss."""
-    model = ForecastInterpolant(Normal(), NOISE, solver)
+    model = ForecastInterpolant(Normal(), NOISE, solver=solver)
     x0 = pairs(COUNT)[0]
     with torch.no_grad():
         x1 = model.forecast(x0, seed=3)[0]
@@ -68,8 +69,18 @@ def test_forecasts_have_the_law_of_what_comes(solver):
     assert model.stats.nfe.sum() == 256 if solver else 32
 
 
+def test_steps_that_grow_shorter_leave_no_noise_where_little_is_unknown(monkeypatch):
+    """A hundredth and a thousandth of the noise: 1.04 and 1.4 times the deviation; equal steps, 1.6 and 27 times it."""
+    monkeypatch.setattr("tests.models.test_forecast.DEVIATION", torch.tensor([1e-3, 1e-2], dtype=torch.float64))
+    model, x0 = ForecastInterpolant(Normal(), NOISE), pairs(COUNT)[0]
+    with torch.no_grad():
+        rest = (model.forecast(x0)[0] - x0 @ SHIFT) / DEVIATION
+    assert float(rest[:, 0].std()) < 1.5
+    assert float(rest[:, 1].std()) < 1.06
+
+
 def test_laws_of_two_peaks_are_met():
-    model = ForecastInterpolant(TwoWays(), NOISE, Solver(ShARK(), Grid(n=200)))
+    model = ForecastInterpolant(TwoWays(), NOISE, steps=64)
     x0 = torch.linspace(-2, 2, COUNT, dtype=torch.float64)[:, None].expand(-1, 2)
     step = model.forecast(x0)[0] - x0
     assert float((step.abs() - 1).abs().mean()) < 0.01
@@ -95,12 +106,12 @@ def test_the_objective_is_least_at_the_velocity():
 
 def test_steps_with_given_numbers_are_those_of_the_solver():
     torch.manual_seed(0)
-    model, state = ForecastInterpolant(MLP(5, 2), NOISE).double(), torch.randn(6, 2, dtype=torch.float64)
-    path = Brownian((6, 2), 4, cells=8, areas=True, dtype=torch.float64)
-    solver = Solver(ShARK(), Grid(n=8))
-    expected = solve(_Bridge(model), state, 0.0, 1.0, solver, args=(state,), path=path).ys
-    steps = [path(j / 8, (j + 1) / 8) for j in range(8)]
-    normal = torch.stack([torch.stack([s.w * math.sqrt(8), s.h * math.sqrt(96)], 1) for s in steps], 1)
+    model, state = ForecastInterpolant(MLP(5, 2), NOISE, steps=8).double(), torch.randn(6, 2, dtype=torch.float64)
+    path = Brownian((6, 2), 4, cells=64, areas=True, dtype=torch.float64)
+    expected = solve(_Bridge(model), state, 0.0, 1.0, model.solver, args=(state,), path=path).ys
+    ends = [1 - (1 - j / 8) ** 2 for j in range(9)]
+    steps = [(t1 - t0, path(t0, t1)) for t0, t1 in pairwise(ends)]
+    normal = torch.stack([torch.stack([s.w / math.sqrt(h), s.h / math.sqrt(h / 12)], 1) for h, s in steps], 1)
     assert_close(model(state, normal), expected, rtol=0, atol=1e-13)
     exported = torch.export.export(model, (state, normal)).module()
     assert_close(exported(state, normal), expected, rtol=0, atol=1e-13)
@@ -114,6 +125,7 @@ def test_fields_and_members():
         other = model.forecast(state, members=3, seed=2)
     assert found.shape == (3, 5, 1, 16)
     assert torch.equal(model.forecast(state, members=3, seed=1), found)
+    assert_close(model.forecast(state[:1], seed=1)[0, 0].detach(), found[0, 0], rtol=0, atol=1e-5)
     assert float((other - found).abs().min()) > 0
     assert float((found[0] - found[1]).abs().mean()) > 0.1
     loss = model.objective(state, state.flip(-1))
@@ -125,5 +137,7 @@ def test_fields_and_members():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="noise: expected a positive number, got 0"):
         ForecastInterpolant(MLP(5, 2), noise=0)
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        ForecastInterpolant(MLP(5, 2), steps=0)
     with pytest.raises(ValueError, match=r"later: expected the states' shape \(4, 2\), got \(4, 1\)"):
         ForecastInterpolant(MLP(5, 2)).objective(torch.zeros(4, 2), torch.zeros(4, 1))
