@@ -14,6 +14,8 @@ from sciml.problems.equation import Plane
 
 STAGES = {"train": "C0", "val": "C1", "test": "C2"}  # prefixes of metrics, with the colours of their curves
 
+FLOOR = 1e-8  # of the largest power, below which spectra are not drawn
+
 
 def draw_metrics(rows: Sequence[dict[str, str]], monitor: str = "") -> Figure:
     """Metrics against the step: a panel for each kind, with a curve for training, validation and test.
@@ -328,6 +330,7 @@ def draw_spectra(fields: dict[str, Tensor]) -> Figure:
         sums = torch.zeros(int(shell.max()) + 1, dtype=power.dtype).index_add_(0, shell, power.flatten())
         resolved = slice(1, min(power.shape) // 2)
         axes.loglog(torch.arange(len(sums))[resolved], sums[resolved], label=title)
-    axes.set(xlabel="wavenumber", title="power")
+    top = axes.get_ylim()[1]
+    axes.set(xlabel="wavenumber", title="power", ylim=(max(axes.get_ylim()[0], FLOOR * top), top))
     axes.legend()
     return figure
