@@ -3,9 +3,10 @@
 One system of each family and size, one white right-hand side, the residual reduced by 1e-8, float64. ``ms`` are medians
 of interleaved runs; ``best`` names the one with the least total of set-up and solve (of ours: pyamg's and the native
 multigrid are not), ``best / ruge stuben`` is that total by pyamg's Ruge-Stuben's. Two levels take blocks of 4 x 4 cells
-of a grid (5 x 5 where the name says so) or 3 x 3 x 3, and on meshes aggregates found by pairwise matching. Of large
-systems the slowest ones are left out. The native multigrid is that of AMGCL where pyamgcl is installed (it builds with
-pybind11 and Boost's headers), with its own conjugate gradients. Needs `pip install 'sciml-torch[amg]'`.
+of a grid (5 x 5 where the name says so) or 3 x 3 x 3, and on meshes aggregates found by pairwise matching. Those that
+are "single" are in float32 inside the same solve. Of large systems the slowest ones are left out. The native multigrid
+is that of AMGCL where pyamgcl is installed (it builds with pybind11 and Boost's headers), with its own conjugate
+gradients. Needs `pip install 'sciml-torch[amg]'`.
 """
 
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from sciml.solvers.linear import (
     IncompleteCholesky,
     Jacobi,
     Preconditioner,
+    Single,
     SparseOperator,
     ThresholdCholesky,
     pcg,
@@ -121,6 +123,8 @@ def preconditioners(system: LinearSystem, n: int) -> dict[str, Preconditioner]:
     }
     if grid is not None and len(grid) == 2:
         found["chebyshev + aggregates of 5 x 5"] = Aggregation(Chebyshev(), blocks(5))
+    single = ("mic .99", "chebyshev + aggregates", "chebyshev + aggregates of 5 x 5")
+    found |= {f"single {name}": Single(found[name]) for name in single if name in found}
     return found
 
 

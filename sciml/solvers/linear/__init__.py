@@ -15,7 +15,7 @@ _HOMES = {
     "learned_omega": ("LearnedOmega",),
     "multigrid": ("AlgebraicMultigrid", "ThresholdCholesky"),
     "operator": ("DenseOperator", "LinearOperator", "ShiftedOperator", "jacobian"),
-    "preconditioner": ("Jacobi", "Preconditioner", "Prepared"),
+    "preconditioner": ("Jacobi", "Preconditioner", "Prepared", "Single"),
     "relaxation": ("sor", "young_omega"),
     "solve": ("Dense", "LinearSolver"),
     "sparse": ("SparseOperator",),

@@ -13,6 +13,9 @@ from sciml.solvers.linear import (
     CG,
     FSAI,
     GMRES,
+    SSOR,
+    Aggregation,
+    Chebyshev,
     DenseOperator,
     FunctionOperator,
     IncompleteCholesky,
@@ -20,6 +23,7 @@ from sciml.solvers.linear import (
     LinearStatus,
     Preconditioner,
     Prepared,
+    Single,
     SparseOperator,
     StencilOperator,
     jacobian,
@@ -121,14 +125,37 @@ def test_gradients_to_matrix_and_right_hand_side():
     assert torch.autograd.gradcheck(scaled, ((1 + draw(4) ** 2).requires_grad_(), draw(3, 4).requires_grad_()))
 
 
-def test_lower_precision_inside():
+@pytest.mark.parametrize(
+    "preconditioner",
+    [
+        Jacobi(),
+        IncompleteCholesky(),
+        FSAI(),
+        SSOR(1.6),
+        Chebyshev(),
+        Aggregation(Chebyshev()),
+        Aggregation(FSAI(), damping=0.66),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_lower_precision_inside(preconditioner):
     a, b = operator(24, 1e3), draw(576)
-    single = IncompleteCholesky().setup(a.to(torch.float32))
-    assert single.dtype == torch.float32
-    found, double = pcg(a, b, single, rtol=1e-11), pcg(a, b, IncompleteCholesky(), rtol=1e-11)
+    single = Single(preconditioner)
+    prepared = single.setup(a)
+    assert prepared.dtype == torch.float32
+    assert prepared.apply(b[None].float()).dtype == torch.float32
+    found, double = pcg(a, b, single, rtol=1e-11), pcg(a, b, preconditioner, rtol=1e-11)
     assert found.x.dtype == DTYPE
     assert float(found.residual) <= 1e-11 * float(b.norm())
     assert int(found.iterations) <= 1.1 * int(double.iterations) + 1
+
+
+def test_lower_precision_needs_entries_within_its_range():
+    with pytest.raises(TypeError, match="A: Single expects a SparseOperator or a StencilOperator"):
+        pcg(FunctionOperator(lambda x: 2 * x, 4, DTYPE), draw(4), Single(Jacobi()))
+    a = operator(4, 1.0)
+    with pytest.raises(ValueError, match="A: Single expects entries within the range of float32"):
+        pcg(a.with_values(a.compressed.values * 1e40), draw(16), Single(Jacobi()))
 
 
 class Turning(Prepared):
