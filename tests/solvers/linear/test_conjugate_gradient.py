@@ -136,7 +136,7 @@ def test_gradients_to_matrix_and_right_hand_side():
         Aggregation(Chebyshev()),
         Aggregation(FSAI(), damping=0.66),
     ],
-    ids=lambda m: type(m).__name__,
+    ids=repr,
 )
 def test_lower_precision_inside(preconditioner):
     a, b = operator(24, 1e3), draw(576)
