@@ -205,7 +205,8 @@ class FNO(nn.Module):
         check(in_channels=in_channels, out_channels=out_channels, width=width, layers=layers, projection=projection)
         if not modes or min(modes) < 1:
             raise ValueError(f"modes: expected a count of at least 1 per axis of space, such as [16], got {modes}")
-        self.in_channels, self.modes, self.grid = in_channels, tuple(modes), grid
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.modes, self.grid = tuple(modes), grid
         self.lift = nn.Linear(in_channels + 2 * grid * len(self.modes), width)
         self.convolutions = nn.ModuleList(SpectralConv(width, width, self.modes) for _ in range(layers))
         self.pointwise = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))

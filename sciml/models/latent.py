@@ -58,7 +58,7 @@ class LatentModel(nn.Module, ABC):
         super().__init__()
         if not noise > 0:
             raise ValueError(f"noise: expected a positive deviation, got {noise}")
-        self.latent = latent
+        self.channels, self.latent = channels, latent
         self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
 
     @abstractmethod
@@ -92,7 +92,14 @@ class LatentModel(nn.Module, ABC):
 
         Returns:
             The fit, differentiable in all parameters.
+
+        Raises:
+            ValueError: if there are not as many components as `channels`.
         """
+        if ys.ndim != 3 or ys.shape[2] != self.channels:
+            raise ValueError(
+                f"channels: expected {ys.shape[-1]} for observations {tuple(ys.shape)}, got {self.channels}"
+            )
         ys = ys.where(mask, 0)  # also for the gradient
         contexts = self.contexts(ts, ys, mask if shown is None else mask & shown)
         states, kl = self.paths(self.start(contexts[:, 0]).unflatten(-1, (2, -1)), contexts, ts, seed)

@@ -60,6 +60,7 @@ class LatentVideo(nn.Module):
         if not noise > 0:
             raise ValueError(f"noise: expected a positive deviation, got {noise}")
         self.dynamics, self.content_frames = dynamics, content_frames
+        self.size, self.channels = size, channels
         side, context = size // 4, dynamics.context
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, width, 4, 2, 1),
@@ -107,6 +108,11 @@ class LatentVideo(nn.Module):
         return self.posterior(frames).predictions
 
     def _decoded(self, frames: Tensor, total: int, seed: int) -> tuple[Tensor, Tensor]:
+        *_, c, height, width = frames.shape
+        if (height, width) != (self.size, self.size):
+            raise ValueError(f"size: expected {height} for frames of {height} x {width} pixels, got {self.size}")
+        if c != self.channels:
+            raise ValueError(f"channels: expected {c} for frames {tuple(frames.shape)}, got {self.channels}")
         ts = torch.linspace(0, self.dynamics.horizon, total, dtype=torch.float64, device=frames.device)
         seen = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         contexts = self.reader(seen.mT).mT

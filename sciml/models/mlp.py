@@ -55,7 +55,7 @@ class MLP(nn.Module):
             raise ValueError(f"depth: expected the number of hidden layers, 0 or more, got {depth}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        self.activation = activation
+        self.in_features, self.out_features, self.activation = in_features, out_features, activation
         self.layers = nn.ModuleList(affine(a, b) for a, b in pairwise([in_features, *[width] * depth, out_features]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ _WHERE = {
     "RelativeL2": "losses",
     "RelaxationModule": "relaxation",
     "RunFolder": "run_folder",
+    "SizeError": "sizes",
     "SolutionWeighted": "preconditioner_losses",
     "TrainedPreconditioner": "trained_preconditioner",
     "TrainingModule": "module",

@@ -2,18 +2,68 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sciml.data.atomic import replacing
 from sciml.training.drawing import draw_metrics
 from sciml.training.metrics import MetricsLogger
 from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
+
+
+class Beginning(Callback):
+    """Makes a run's folder, writes down what is about to run, and says where, once data and model are ready.
+
+    Args:
+        run: the folder.
+        text: the configuration.
+        resumed: the run goes on.
+    """
+
+    def __init__(self, run: RunFolder, text: str, resumed: bool = False):
+        self.run, self.text, self.resumed = run, text, resumed
+        self._written: Path | None = None
+        self._before: str | None = None  # what was there
+        self._made: list[Path] = []  # folders, the innermost first
+        self._trained = False
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write, and say where."""
+        if trainer.is_global_zero:
+            self._made = [path for path in (self.run.path, *self.run.path.parents) if not path.exists()]
+            if self.run.configs and not self.resumed:
+                self._before = self.run.configs[0].read_text()
+            self._written = self.run.write_config(self.text, self.resumed)
+            print(f"run folder: {self.run.path}", flush=True)
+
+    def on_train_batch_end(self, *args: Any, **options: Any) -> None:
+        """Note that there is something to keep."""
+        self._trained = True
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Where an error comes before the end of the first step, leave all as it was found."""
+        try:
+            yield
+        except SIGTERMException:  # nobody's mistake: the run can be resumed
+            raise
+        except Exception:
+            if self._written is not None and not self._trained:
+                self._written.unlink()
+                if self._before is not None:
+                    self.run.write_config(self._before)
+                with suppress(OSError):  # one that holds anything stays
+                    for path in self._made:
+                        path.rmdir()
+            raise
 
 
 def progress() -> ProgressBar:

@@ -2,11 +2,15 @@
 
 import re
 from importlib import import_module
+from pathlib import Path
+from sysconfig import get_path
 from textwrap import shorten
+from traceback import extract_tb
 
 from jsonargparse import ArgumentParser
 
-from sciml.training.config import hint
+from sciml.errors import SolveError
+from sciml.training.config import PACKAGE, hint
 
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
@@ -40,6 +44,23 @@ def explain(message: str, parser: ArgumentParser) -> str:
         if types and value:
             return f"{where}expected {' or '.join(types)}, got {value[1]!r}"
     return where + " ".join(inner.split())
+
+
+def is_own(error: Exception, code_path: str | None) -> bool:
+    """Whether an error is the library's word on what it was given: an argument's name and a remedy, or a solve's end.
+
+    Where it went through code of the user's own, which may be what is wrong, its traceback is wanted.
+    """
+    files = [Path(summary.filename) for summary in extract_tb(error.__traceback__)]
+    if not files or not files[-1].is_relative_to(PACKAGE):
+        return False
+    users = [Path.cwd(), *([Path(code_path).resolve()] if code_path else [])]
+    installed = [PACKAGE, *(Path(get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    for file in files:
+        inside = any(file.is_relative_to(folder) for folder in users)
+        if inside and not any(file.is_relative_to(folder) for folder in installed):
+            return False
+    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*: ", str(error)) is not None
 
 
 def other_weights(error: Exception) -> str | None:

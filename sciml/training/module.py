@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from sciml.data.seeding import derive_seed, run_seed
+from sciml.training.sizes import STEPS, told
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,8 +21,8 @@ class TrainingModule(lightning.LightningModule):
     """A Lightning module whose runs can be resumed bit by bit.
 
     Before each training step torch's global generator is seeded from (seed, epoch, batch, rank), for dropout and the
-    like. In `training_step`, log with `on_step=True` (the default): a mean over the epoch would miss, after a
-    resumption, the batches before it.
+    like. A step in which the sizes of a net and of the data do not fit raises a `SizeError`. In `training_step`, log
+    with `on_step=True` (the default): a mean over the epoch would miss, after a resumption, the batches before it.
 
     Args:
         optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
@@ -33,6 +34,13 @@ class TrainingModule(lightning.LightningModule):
     """
 
     monitor: str = "val_loss"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have the steps of a subclass say which argument is wrong where sizes do not fit."""
+        super().__init_subclass__(**options)
+        for name in STEPS:
+            if (step := vars(cls).get(name)) is not None:
+                setattr(cls, name, told(step))
 
     def __init__(
         self,

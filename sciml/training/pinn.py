@@ -14,6 +14,7 @@ from sciml.data.collocation import Block, Collocation
 from sciml.problems.equation import Ansatz, Equation
 from sciml.training.levenberg_marquardt import LevenbergMarquardt, Residuals
 from sciml.training.module import TrainingModule
+from sciml.training.sizes import misfit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,6 +170,8 @@ class PINNModule(TrainingModule):
             with torch.no_grad():
                 self.solution(x)
         except RuntimeError as error:
+            if (found := misfit(error, self)) is not None:
+                raise found from error
             raise ValueError(f"net: it cannot take points (b, {self.equation.dim}): {error}") from error
 
     def forward(self, x: Tensor) -> Tensor:

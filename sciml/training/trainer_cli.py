@@ -24,14 +24,15 @@ from sciml.data.atomic import replacing
 from sciml.data.seeding import run_seed
 from sciml.errors import DataError
 from sciml.problems import Problem
-from sciml.training.callbacks import Figures, draw_run, progress
+from sciml.training.callbacks import Beginning, Figures, draw_run, progress
 from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupted
 from sciml.training.config import UsageError
 from sciml.training.load import add_code_path
 from sciml.training.metrics import MetricsLogger
-from sciml.training.mistakes import explain, other_weights
+from sciml.training.mistakes import explain, is_own, other_weights
 from sciml.training.module import TrainingModule
 from sciml.training.run_folder import RunFolder
+from sciml.training.sizes import SizeError, place
 from sciml.training.solution import solve_problem
 
 
@@ -43,10 +44,20 @@ class RunCLI(LightningCLI):
         overrides: `--key value` for any key of it.
         run: the run folder.
         training: write metrics, checkpoints and figures.
+        resumed: the run goes on.
     """
 
-    def __init__(self, config: Path | None, overrides: Sequence[str], run: RunFolder, training: bool = False):
-        self.run, self.training = run, training
+    beginning: Beginning
+
+    def __init__(
+        self,
+        config: Path | None,
+        overrides: Sequence[str],
+        run: RunFolder,
+        training: bool = False,
+        resumed: bool = False,
+    ):
+        self.run, self.training, self.resumed = run, training, resumed
         self.code_path = code_path(config) if config else None
         add_code_path(self.code_path)
         with usage_errors(self, ValueError), quiet():
@@ -82,6 +93,8 @@ class RunCLI(LightningCLI):
             callbacks.append(progress())
         if self.training:
             callbacks.append(Figures())
+            self.beginning = Beginning(self.run, self.resolved(), self.resumed)
+            callbacks.append(self.beginning)
             self.config_init["checkpoint"].config = yaml.safe_load(self.resolved())
             kwargs["logger"] = [MetricsLogger(self.run.metrics), *(x for x in loggers if isinstance(x, Logger))]
         else:
@@ -107,9 +120,7 @@ def print_help() -> NoReturn:
 
 def fit(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
     """Train from the start."""
-    cli = RunCLI(config, overrides, run, training=True)
-    start(cli)
-    train(cli)
+    train(RunCLI(config, overrides, run, training=True))
 
 
 def resume(run: RunFolder, overrides: Sequence[str]) -> None:
@@ -118,26 +129,11 @@ def resume(run: RunFolder, overrides: Sequence[str]) -> None:
     if checkpoint and not overrides and load_checkpoint(checkpoint)["sciml"]["finished"]:
         print(f"{run.path} is finished; to go on, give a larger --trainer.max_epochs")
         return
-    cli = RunCLI(run.configs[-1], overrides, run, training=True)
-    written = start(cli, resumed=True)
-    try:
-        train(cli, checkpoint)
-    except OtherWeights:  # or the run would be taken for one of that model
-        if written:
-            written.unlink()
-        raise
+    train(RunCLI(run.configs[-1], overrides, run, training=True, resumed=True), checkpoint)
 
 
 class OtherWeights(UsageError):
     """The checkpoint is not of the model, or of the optimiser, of the configuration."""
-
-
-@rank_zero_only
-def start(cli: RunCLI, resumed: bool = False) -> Path:
-    """Write down what is about to run, and say where."""
-    written = cli.run.write_config(cli.resolved(), resumed)
-    print(f"run folder: {cli.run.path}", flush=True)
-    return written
 
 
 @rank_zero_only
@@ -152,7 +148,7 @@ def end(cli: RunCLI) -> None:
 def train(cli: RunCLI, checkpoint: Path | None = None) -> None:
     """Fit, from a checkpoint if one is given."""
     try:
-        with usage_errors(cli), quiet():
+        with usage_errors(cli), cli.beginning.undone(), quiet():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as stop:  # before the first step, when there was nothing to save
         raise Interrupted(128 + signal.SIGTERM) from stop
@@ -224,8 +220,9 @@ def export(run: RunFolder, output: Path, overrides: Sequence[str]) -> None:
 def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
     """Integrate the problem that the data come from, and write its solution."""
     cli = RunCLI(config, overrides, run)
+    problem = problem_of(cli)
     run.write_config(cli.resolved())
-    for name, value in solve_problem(problem_of(cli), run, run_seed()).items():
+    for name, value in solve_problem(problem, run, run_seed()).items():
         print(f"{name}: {value:.3g}")
     print(f"solution: {run.path}")
 
@@ -282,12 +279,17 @@ def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UsageError(explain(str(error), cli.parser)) from error
+    except SizeError as error:
+        key = place(yaml.safe_load(cli.resolved()), error)
+        raise UsageError(f"{key}: {error.message}" if key else str(error)) from error
     except (MisconfigurationException, FileNotFoundError, DataError, *more) as error:
         raise UsageError(explain(str(error), cli.parser)) from error
-    except (RuntimeError, ValueError) as error:
-        if (told := other_weights(error)) is None:
+    except (RuntimeError, ValueError, TypeError) as error:
+        if (told := other_weights(error)) is not None:
+            raise OtherWeights(told) from error
+        if not is_own(error, cli.code_path):
             raise
-        raise OtherWeights(told) from error
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 @contextmanager
