@@ -9,7 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +50,8 @@ def recipe(problem: Problem, count: int, ts: list[float], seed: int) -> dict[str
     return {**_described(problem), "count": count, "ts": ts, "seed": seed}
 
 
-def _described(problem: Problem) -> dict[str, Any]:
-    """What a problem is: its class, the files that define it, its settings."""
+def _described(problem: Any) -> dict[str, Any]:
+    """What a problem, or a part of one, is: its class, the files that define it, its settings."""
     kind = type(problem)
     names = [f.name for f in fields(problem)] if is_dataclass(problem) else vars(problem)
     return {
@@ -117,10 +117,13 @@ def _write(path: Path, problem: Problem, made_by: dict[str, Any], progress: bool
         fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
         file["ts"] = ts.numpy()
         starts = range(0, count, problem.chunk)
-        bar = tqdm(starts, f"solving {path.stem}", unit="chunk", disable=None if progress else True)
+        whole = progress and len(starts) == 1
+        options = {"progress": True} if whole else {}  # the solve's own bar
+        bar = tqdm(starts, f"solving {path.stem}", unit="chunk", disable=None if progress and not whole else True)
         for start in bar:  # None: on a terminal only
+            part = slice(start, start + problem.chunk)
             with torch.no_grad():
-                fields[start : start + problem.chunk] = problem.evolve(u0[start : start + problem.chunk], ts).numpy()
+                fields[part] = problem.evolve(u0[part], ts, **options).numpy()
         file.attrs["recipe"] = json.dumps(made_by)
         file.attrs["content"] = _hash(file)
 
@@ -148,13 +151,15 @@ def _own_sources(kind: type) -> list[str]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """A setting as plain data."""
-    if isinstance(value, Problem):
+    """A setting as plain data; what has settings of its own, with its class."""
+    if isinstance(value, Problem) or (is_dataclass(value) and not isinstance(value, type)):
         return _described(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(key, part) for part in value]
+    if isinstance(value, dict):
+        return {name: _plain(key, part) for name, part in value.items()}
     try:
         json.dumps(value)
     except TypeError as error:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
+from sciml.solvers.explicit import Tsit5
 from sciml.solvers.path import Levy
 from sciml.solvers.solve import Solver, SolveStats, solve
 from sciml.solvers.stepper import Field, Interval
@@ -31,16 +32,16 @@ class ForecastInterpolant(nn.Module):
         net: b, maps (b, 2 c + 1, ..) to (b, c, ..): the channels of x, those of x0 and the time, e.g. ``FNO(3, 1, ..)``
             for a field of one channel, ``MLP(2 c + 1, c)`` for vectors.
         noise: epsilon, in units of the states: about their deviation.
-        steps: number n of steps of a draw, each of two evaluations, by `ShARK`. They end at 1 - (1 - j / n)^2: where x1
-            is nearly known b pulls at x with the rate 1 / (1 - t), and what noise the last step leaves is as long as
-            that. 16 of them miss less of a normal law than a hundred equal ones of `EulerMaruyama`.
-        solver: how to draw instead.
+        steps: number n of steps of a draw, each of two evaluations, by `ShARK`. They end at 1 - (1 - j / n)^1.5, and so
+            grow shorter: where x1 is nearly known, b pulls at x with the rate 1 / (1 - t), and equal steps would leave
+            the noise of the last one.
+        solver: how to draw instead, by a method for additive noise.
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first, and after `objective`.
 
     Raises:
-        ValueError: the noise is not positive, or there is no step.
+        ValueError: the noise is not positive, there is no whole number of steps, or the solver takes no such noise.
 
     Reference:
         Y. Chen, M. Goldstein, M. Hua, M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, Probabilistic forecasting with
@@ -61,9 +62,13 @@ class ForecastInterpolant(nn.Module):
         super().__init__()
         if not noise > 0:
             raise ValueError(f"noise: expected a positive number, got {noise}")
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps: expected a whole number from 1 on, got {steps}")
+        if solver is not None and "additive" not in (solver.stepper or Tsit5()).noise_types:
+            taken = type(solver.stepper or Tsit5()).__name__
+            raise ValueError(f"solver: expected a stepper for additive noise, as ShARK, got {taken}")
         self.net, self.noise, self.steps = net, noise, steps
+        self.custom = solver is not None
         self.solver = solver or Solver(ShARK(), Grid(ts=_ends(steps)))
 
     def objective(self, state: Tensor, later: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -90,7 +95,7 @@ class ForecastInterpolant(nn.Module):
 
     def velocity(self, t: Tensor, x: Tensor, state: Tensor) -> Tensor:
         """The velocity b (b, c, ..) at times, () or (b, 1, ..), and points x (b, c, ..), from states x0 (b, c, ..)."""
-        return self.net(torch.cat([x, state, t.expand(len(x), 1, *x.shape[2:])], 1))
+        return self.net(torch.cat([x, state, t.expand(x.shape[0], 1, *x.shape[2:])], 1))
 
     def forecast(self, state: Tensor, members: int = 1, seed: int = 0) -> Tensor:
         """Draws later states.
@@ -98,13 +103,15 @@ class ForecastInterpolant(nn.Module):
         Args:
             state: x0 (b, c, ..).
             members: number of draws from each.
-            seed: of the noise; draws are a function of it and of a state's place in the batch.
+            seed: of the noise; a draw is a function of it, of its own number, and of a state's place in the batch.
 
         Returns:
             Later states (members, b, c, ..).
         """
         together = 1 if state.device.type == "cpu" else members  # what a core's cache holds is done four times as fast
-        numbers, drawn = torch.arange(members * len(state)).reshape(members, len(state)), []
+        if members < 1:
+            raise ValueError(f"members: expected at least 1, got {members}")
+        numbers, drawn = (torch.arange(members) << 32)[:, None] + torch.arange(len(state)), []
         for part in numbers.split(together):
             start = state.repeat(len(part), *[1] * (state.ndim - 1))
             path = Brownian(start.shape, seed, samples=part.flatten())
@@ -134,7 +141,7 @@ class ForecastInterpolant(nn.Module):
 
 def _ends(steps: int) -> Tensor:
     """The ends of steps that grow shorter, from 0 to 1 (n + 1), float64."""
-    return 1 - (1 - torch.arange(steps + 1, dtype=torch.float64) / steps) ** 2
+    return 1 - (1 - torch.arange(steps + 1, dtype=torch.float64) / steps) ** 1.5
 
 
 class _Bridge(nn.Module, Diffusive):

@@ -36,7 +36,7 @@ class RandomlyForced(Problem, Semilinear, Diffusive):
         noise_seed: seed of the paths.
 
     Raises:
-        ValueError: the band holds no wavenumber, or such that the grid does not resolve.
+        ValueError: the problem has several channels; the band is none, or the grid does not resolve it.
 
     Example:
         >>> import torch
@@ -54,11 +54,14 @@ class RandomlyForced(Problem, Semilinear, Diffusive):
     noise_seed: int = 0
 
     def __post_init__(self):
-        low, high = self.forced
-        if not 1 <= low <= high < self.problem.modes:
+        if not isinstance(self.problem, PeriodicPDE) or len(self.problem.channels) != 1:
+            raise ValueError(f"problem: expected a PeriodicPDE of one channel, got {type(self.problem).__name__}")
+        band = tuple(self.forced)
+        whole = len(band) == 2 and all(isinstance(k, int) for k in band)
+        if not (whole and 1 <= band[0] <= band[1] < self.problem.modes):
             raise ValueError(
-                f"forced: expected wavenumbers from 1 to the {self.problem.modes - 1} that {self.problem.points} "
-                f"points resolve, the least first, got {tuple(self.forced)}"
+                f"forced: expected two wavenumbers from 1 to the {self.problem.modes - 1} that {self.problem.points} "
+                f"points resolve, the least first, got {band}"
             )
         object.__setattr__(self, "channels", self.problem.channels)
 

@@ -79,6 +79,10 @@ class Doubled(Stochastic):
         if not isinstance(inner, Stochastic) or isinstance(inner, Doubled):
             name = inner.__name__ if isinstance(inner, type) else type(inner).__name__
             raise TypeError(f"stepper: expected a stepper of stochastic equations, as Milstein(), got {name}")
+        if inner.uniform:
+            raise ValueError(
+                f"stepper: {type(inner).__name__} takes steps of one size only, which a controller does not"
+            )
         for name in TAKEN:
             object.__setattr__(self, name, getattr(inner, name))
         object.__setattr__(self, "stepper", inner)

@@ -310,7 +310,7 @@ def draw_forecasts(state: Tensor, later: Tensor, forecasts: Tensor, coordinates:
     panels = {"state": state, "later state": later, "mean of forecasts": mean, "deviation of forecasts": std}
     panels |= {f"forecast {k + 1}": field for k, field in enumerate(forecasts[:4])}
     limit = later.abs().max()
-    for axes, (title, field) in zip(figure.subplots(2, 4).flat, panels.items(), strict=False):
+    for axes, (title, field) in zip(figure.subplots(2, -(-len(panels) // 2)).flat, panels.items(), strict=False):
         limits = {"vmin": 0} if field is std else {"vmin": -limit, "vmax": limit, "cmap": "RdBu_r"}
         image = axes.pcolormesh(*(x.numpy() for x in grid), field.T.numpy(), shading="nearest", **limits)
         axes.set(title=title, aspect="equal")

@@ -18,9 +18,15 @@ def crps(members: Tensor, target: Tensor) -> Tensor:
     Returns:
         (..).
 
+    Raises:
+        ValueError: the shapes are not such.
+
     Reference:
         C. A. T. Ferro, Fair scores for ensemble forecasts, Q. J. R. Meteorol. Soc. 140 (2014), doi:10.1002/qj.2270.
     """
+    if members.ndim != target.ndim + 1 or not members.is_floating_point():
+        given = f"{tuple(members.shape)} of {members.dtype}"
+        raise ValueError(f"members: expected (m, ..) for a target {tuple(target.shape)}, of real numbers, got {given}")
     count = len(members)
     off = (members - target).abs().mean(0)
     if count == 1:
@@ -34,5 +40,10 @@ def spread(members: Tensor) -> Tensor:
     """What the squared error of the mean of ``members`` (m, ..) is on average if the target is one more of them, (..).
 
     Their variance times (m + 1) / m.
+
+    Raises:
+        ValueError: there are less than two.
     """
+    if len(members) < 2:
+        raise ValueError(f"members: expected at least 2, got {len(members)}")
     return members.var(0) * (1 + 1 / len(members))

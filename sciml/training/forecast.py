@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pair = tuple[Tensor, Tensor]
-SHOWN = 32  # states, in pictures of spectra
+SHOWN, CLIMATE = 32, 64  # states, in pictures and for a forecast that knows no state
 
 
 class Forecaster(nn.Module):
@@ -44,8 +44,8 @@ class ForecastModule(TrainingModule):
     States are normalised by channel with mean and deviation of all that are there to train on. The loss is that of
     `ForecastInterpolant.objective`, logged as `train_loss`, `val_loss` and `test_loss`; that of validation and test has
     the same times and noise in every epoch. The test draws several forecasts of each state, in its own units:
-    `test_crps` is their continuous ranked probability score, beside `test_crps_climate`, that of as many later states
-    of the training part whatever the state, and `test_persistence`, that of the state itself; `test_mse` the squared
+    `test_crps` is their continuous ranked probability score, beside `test_crps_climate`, that of 64 later states of the
+    training part whatever the state, and `test_persistence`, that of the state itself; `test_mse` the squared
     error of the mean forecast, beside `test_spread`, what it would be if the truth were one more of the forecasts.
 
     Args:
@@ -114,7 +114,7 @@ class ForecastModule(TrainingModule):
         }
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if isinstance(data, FieldData):
-            known = data.part("train")[1][: self.members].to(later)
+            known = data.part("train")[1][:CLIMATE].to(later)
             metrics["test_crps_climate"] = crps(known[:, None], later).mean()
         self.log_dict(metrics, batch_size=len(state), sync_dist=True)
 
@@ -129,22 +129,29 @@ class ForecastModule(TrainingModule):
         return self.forecaster
 
     def example_inputs(self, data: FieldData) -> tuple[Tensor, ...]:
-        """Two states, and the numbers of 16 steps."""
+        """Two states, and the numbers of their steps."""
+        model = self.forecaster.interpolant
+        if model.custom:
+            raise ValueError(
+                "solver: an export draws by the interpolant's own steps, expected None; `steps` tells how many"
+            )
         states = data.inputs[:2].contiguous()
-        return states, torch.zeros(2, 16, 2, *states.shape[1:])
+        return states, states.new_zeros(2, model.steps, 2, *states.shape[1:])
 
     def pictures(self, data: FieldData) -> Iterator[tuple[str, "Figure"]]:
-        """Forecasts of the first test state, and the spectrum of all test states and of forecasts."""
+        """Of fields: forecasts of the first test state, and spectra of test states and of forecasts."""
         from sciml.training.drawing import draw_forecasts, draw_spectra
 
-        states, later = data.part("test")
+        states, later = (part[:SHOWN] for part in data.part("test"))
+        if states.ndim == 2 or not len(states):
+            return
         with torch.no_grad():
-            drawn = self.forecaster.forecast(states[:SHOWN].to(self.device), self.members, run_seed()).cpu()
+            drawn = self.forecaster.forecast(states.to(self.device), self.members, run_seed()).cpu()[:, :, 0]
         coordinates = data.problem.coordinates() if isinstance(data, OperatorData) else ()
-        if states.ndim > 2:
-            yield "forecasts", draw_forecasts(states[0, 0], later[0, 0], drawn[:, 0, 0], coordinates)
-            fields = {"truth": later[:SHOWN, 0], "forecasts": drawn[:, :, 0].flatten(0, 1)}
-            yield "spectrum", draw_spectra(fields | {"mean of forecasts": drawn[:, :, 0].mean(0)})
+        if states.ndim < 5:
+            yield "forecasts", draw_forecasts(states[0, 0], later[0, 0], drawn[:, 0], coordinates)
+        fields = {"truth": later[:, 0], "forecasts": drawn.flatten(0, 1), "mean of forecasts": drawn.mean(0)}
+        yield "spectrum", draw_spectra(fields)
 
     def _loss(self, batch: Pair, seed: int) -> Tensor:
         states, later = map(self.forecaster.states, batch)

@@ -2,7 +2,7 @@ import importlib.util
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, make_dataclass, replace
 from types import ModuleType
 
 import h5py
@@ -155,6 +155,13 @@ def test_operator_data_pair_initial_conditions_with_solutions_by_position():
     assert data.state_dict() == {"content": generate.content(data.file())}
 
 
+@dataclass(frozen=True)
+class Own(Burgers):
+    """With settings that have settings."""
+
+    laws: tuple = ()
+
+
 def test_a_problem_within_a_problem_counts_with_its_class():
     """Settings of two classes may be the same."""
 
@@ -165,6 +172,11 @@ def test_a_problem_within_a_problem_counts_with_its_class():
     problems = [RandomlyForced(problem) for problem in (PeriodicPDE(points=32), Other(points=32))]
     first, second = (generate.recipe(problem, 2, TIMES, 0)["settings"]["problem"] for problem in problems)
     assert first["settings"] == second["settings"]
+    assert first != second
+    laws = [make_dataclass("Law", [("std", float)], namespace={"__module__": f"sciml.{name}"})(1.0) for name in "ab"]
+    recipes = [generate.recipe(Own(laws=({"law": law},)), 2, TIMES, 0) for law in laws]
+    first, second = (recipe["settings"]["laws"][0]["law"] for recipe in recipes)
+    assert first["settings"] == second["settings"] == {"std": 1.0}
     assert first != second
 
 

@@ -70,13 +70,13 @@ def test_forecasts_have_the_law_of_what_comes(solver):
 
 
 def test_steps_that_grow_shorter_leave_no_noise_where_little_is_unknown(monkeypatch):
-    """A hundredth and a thousandth of the noise: 1.04 and 1.4 times the deviation; equal steps, 1.6 and 27 times it."""
+    """A 70th and a 700th of the noise: 1.08 and 2.8 times the deviation; equal steps leave 1.6 and 27 times it."""
     monkeypatch.setattr("tests.models.test_forecast.DEVIATION", torch.tensor([1e-3, 1e-2], dtype=torch.float64))
     model, x0 = ForecastInterpolant(Normal(), NOISE), pairs(COUNT)[0]
     with torch.no_grad():
         rest = (model.forecast(x0)[0] - x0 @ SHIFT) / DEVIATION
-    assert float(rest[:, 0].std()) < 1.5
-    assert float(rest[:, 1].std()) < 1.06
+    assert float(rest[:, 0].std()) < 3
+    assert float(rest[:, 1].std()) < 1.1
 
 
 def test_laws_of_two_peaks_are_met():
@@ -107,13 +107,14 @@ def test_the_objective_is_least_at_the_velocity():
 def test_steps_with_given_numbers_are_those_of_the_solver():
     torch.manual_seed(0)
     model, state = ForecastInterpolant(MLP(5, 2), NOISE, steps=8).double(), torch.randn(6, 2, dtype=torch.float64)
-    path = Brownian((6, 2), 4, cells=64, areas=True, dtype=torch.float64)
+    path = Brownian((6, 2), 4, cells=1024, areas=True, dtype=torch.float64)
     expected = solve(_Bridge(model), state, 0.0, 1.0, model.solver, args=(state,), path=path).ys
-    ends = [1 - (1 - j / 8) ** 2 for j in range(9)]
+    ends = (1 - (1 - torch.arange(9, dtype=torch.float64) / 8) ** 1.5).tolist()
     steps = [(t1 - t0, path(t0, t1)) for t0, t1 in pairwise(ends)]
     normal = torch.stack([torch.stack([s.w / math.sqrt(h), s.h / math.sqrt(h / 12)], 1) for h, s in steps], 1)
     assert_close(model(state, normal), expected, rtol=0, atol=1e-13)
-    exported = torch.export.export(model, (state, normal)).module()
+    batch = {0: torch.export.Dim.AUTO}
+    exported = torch.export.export(model, (state[:2], normal[:2]), dynamic_shapes=(batch, batch)).module()
     assert_close(exported(state, normal), expected, rtol=0, atol=1e-13)
 
 
@@ -125,7 +126,7 @@ def test_fields_and_members():
         other = model.forecast(state, members=3, seed=2)
     assert found.shape == (3, 5, 1, 16)
     assert torch.equal(model.forecast(state, members=3, seed=1), found)
-    assert_close(model.forecast(state[:1], seed=1)[0, 0].detach(), found[0, 0], rtol=0, atol=1e-5)
+    assert_close(model.forecast(state[:2], members=3, seed=1).detach(), found[:, :2], rtol=0, atol=1e-5)
     assert float((other - found).abs().min()) > 0
     assert float((found[0] - found[1]).abs().mean()) > 0.1
     loss = model.objective(state, state.flip(-1))
@@ -137,7 +138,12 @@ def test_fields_and_members():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="noise: expected a positive number, got 0"):
         ForecastInterpolant(MLP(5, 2), noise=0)
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
-        ForecastInterpolant(MLP(5, 2), steps=0)
+    for steps in (0, 2.5):
+        with pytest.raises(ValueError, match=f"steps: expected a whole number from 1 on, got {steps}"):
+            ForecastInterpolant(MLP(5, 2), steps=steps)
+    with pytest.raises(ValueError, match="solver: expected a stepper for additive noise, as ShARK, got Tsit5"):
+        ForecastInterpolant(MLP(5, 2), solver=Solver())
+    with pytest.raises(ValueError, match="members: expected at least 1, got -1"):
+        ForecastInterpolant(MLP(5, 2)).forecast(torch.zeros(4, 2), members=-1)
     with pytest.raises(ValueError, match=r"later: expected the states' shape \(4, 2\), got \(4, 1\)"):
         ForecastInterpolant(MLP(5, 2)).objective(torch.zeros(4, 2), torch.zeros(4, 1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciml.problems import Burgers, NavierStokes, PeriodicPDE, RandomlyForced, random_forcing
+from sciml.problems import Burgers, NavierStokes, PeriodicPDE, RandomlyForced, Spiral, random_forcing
 
 
 def start(problem: RandomlyForced, count: int) -> Tensor:
@@ -62,8 +62,17 @@ def test_paths_are_known_by_number_and_seed(equation: PeriodicPDE, monkeypatch):
     assert float((still - equation.evolve(u0, ts)).abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("forced", [(0, 2), (3, 2), (1, 6)])
+@pytest.mark.parametrize("forced", [(0, 2), (3, 2), (1, 6), (1, 2, 3), (1.5, 3)])
 @pytest.mark.parametrize("equation", [Burgers(points=16), NavierStokes(points=16)])
 def test_bands_that_do_not_fit_are_refused(equation, forced):
-    with pytest.raises(ValueError, match="forced: expected wavenumbers from 1 to the 5 that 16 points resolve"):
+    with pytest.raises(ValueError, match="forced: expected two wavenumbers from 1 to the 5 that 16 points resolve"):
         RandomlyForced(equation, forced=forced)
+
+
+def test_other_problems_are_refused():
+    class Two(Burgers):
+        channels = ("u", "v")
+
+    for problem in (Two(points=16), Spiral()):
+        with pytest.raises(ValueError, match="problem: expected a PeriodicPDE of one channel, got"):
+            RandomlyForced(problem)

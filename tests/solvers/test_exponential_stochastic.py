@@ -2,12 +2,13 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from torch import Tensor
 
 from sciml import Solver, solve
-from sciml.solvers import ETDRK4, SRA1, Brownian, Diffusive, Discrete, Grid, Semilinear, StochasticETDRK4
+from sciml.solvers import ETDRK4, SRA1, Brownian, Diffusive, Discrete, Doubled, Grid, Semilinear, StochasticETDRK4
 from tests.solvers.systems import DTYPE
 from tests.solvers.test_stochastic import END
 from tests.solvers.test_weak_order import COUNT, Well, order_of
@@ -98,6 +99,25 @@ def test_gradients_equal_differences(lanes, store):
                 moved[place] = given + 1e-5 * sign * along
                 ends.append(loss(*moved))
             assert float((ends[0] - ends[1]) / 2e-5) == pytest.approx(float((gradient * along).sum()), rel=1e-8)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-310, 1e-17, -1e-17, 1e-9, -1e-4, -0.19, -0.21, 0.3])
+def test_gradients_to_rates_are_right_however_small_they_are(rate: float):
+    """Of the root of tanh(z) / z, beside differences in 400 digits; its slope is -z / 3 near 0."""
+    z = torch.tensor([rate / 4], dtype=DTYPE, requires_grad=True)
+    share = StochasticETDRK4().coefficients(z, torch.ones(1, dtype=DTYPE))[-1]
+    (found,) = torch.autograd.grad(share.sum(), z)
+    f = lambda x: mpmath.sqrt(mpmath.tanh(x) / x) if x else mpmath.mpf(1)  # noqa: E731
+    with mpmath.workdps(400):
+        x = mpmath.mpf(rate / 4)
+        slope = mpmath.diff(f, x, h=mpmath.mpf(10) ** -50) if abs(rate) > 1e-20 else -x / 3
+        assert float(share.detach()) == pytest.approx(float(f(x)), rel=1e-15)
+        assert float(found) == pytest.approx(float(slope), rel=1e-12)
+
+
+def test_steps_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="stepper: StochasticETDRK4 takes steps of one size only"):
+        Doubled(StochasticETDRK4())
 
 
 class Turning(Relaxing):

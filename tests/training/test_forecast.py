@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sciml import Grid, Solver
 from sciml.data import OperatorData, TensorFields
 from sciml.models import FNO, MLP, ForecastInterpolant
 from sciml.problems import Burgers, RandomlyForced
+from sciml.solvers import EulerMaruyama
 from sciml.training import ForecastModule, crps, spread
 from tests.training.running import train
 
@@ -71,20 +73,39 @@ def test_fields_of_a_problem(tmp_path, monkeypatch):
     assert found["forecasts"].shape == (8, 3, 1, 32)
     assert [name for name, _ in model.pictures(data)] == ["forecasts", "spectrum"]
     states, normal = model.example_inputs(data)
-    exported = torch.export.export(model.predictor().eval(), (states, normal)).module()
-    normal = torch.randn(normal.shape, generator=torch.Generator().manual_seed(0))
-    assert_close(exported(states, normal), model.predictor()(states, normal))
+    batch = {0: torch.export.Dim.AUTO}
+    exported = torch.export.export(model.predictor().eval(), (states, normal), dynamic_shapes=(batch, batch)).module()
+    normal = torch.randn(5, 16, 2, 1, 32, generator=torch.Generator().manual_seed(0))
+    assert_close(exported(data.inputs[:5], normal), model.predictor()(data.inputs[:5], normal))
 
 
-def test_noise_is_a_function_of_the_step():
+def test_noise_is_a_function_of_the_step(monkeypatch):
     model = module()
     model.log = model.log_dict = lambda *args, **kwargs: None
     batch = pairs().fields()
     losses = [model.training_step(batch, step).item() for step in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
+    monkeypatch.setattr(ForecastModule, "current_epoch", 1)
+    assert model.training_step(batch, 0).item() not in losses
+
+
+def test_exports_draw_by_the_steps_of_the_model():
+    data = pairs()
+    data.setup("fit")
+    assert module().example_inputs(data)[1].shape == (2, 16, 2, 1)
+    model = ForecastModule(ForecastInterpolant(MLP(3, 1), steps=7))
+    assert model.example_inputs(data)[1].shape == (2, 7, 2, 1)
+    own = ForecastInterpolant(MLP(3, 1), solver=Solver(EulerMaruyama(), Grid(n=9)))
+    with pytest.raises(ValueError, match="solver: an export draws by the interpolant's own steps, expected None"):
+        ForecastModule(own).example_inputs(data)
+    assert not list(model.pictures(data))
 
 
 def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"members: expected \(m, ..\) for a target \(6,\), of real numbers"):
+        crps(torch.randn(4, 6, 1), torch.randn(6))
+    with pytest.raises(ValueError, match="members: expected at least 2, got 1"):
+        spread(torch.randn(1, 6))
     with pytest.raises(ValueError, match="members: expected at least 2, got 1"):
         module(members=1)
     data = TensorFields(torch.zeros(8, 1, 4), torch.zeros(8, 2, 4), train=6, val=1, test=1)
