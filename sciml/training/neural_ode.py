@@ -240,7 +240,11 @@ class ODEClassifierModule(RegularizedModule):
     def _step(self, stage: Stage, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, labels = batch
         logits = self(inputs)
-        loss = self.loss(logits, labels)
+        try:
+            loss = self.loss(logits, labels)
+        except IndexError as error:
+            least = int(labels.max()) + 1
+            raise ValueError(f"head: expected logits of at least {least} classes, got {logits.shape[1]}") from error
         total, metrics = regularized(stage, loss, self)
         metrics[f"{stage}_accuracy"] = (logits.argmax(1) == labels).float().mean()
         self.log_dict(metrics, prog_bar=True, batch_size=len(labels), sync_dist=stage != "train")

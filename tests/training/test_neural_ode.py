@@ -271,6 +271,12 @@ def test_classifier_learns_and_is_exported(tmp_path):
     assert batch["logits"].shape == (256, 2)
 
 
+def test_more_classes_than_logits_are_named():
+    model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="head: expected logits of at least 4 classes, got 2"):
+        model.training_step((torch.zeros(3, 2), torch.tensor([0, 3, 1])), 0)
+
+
 def test_classifier_without_an_ode_logs_no_work(tmp_path):
     model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
     metrics, _ = train(model, Signs(), tmp_path)
