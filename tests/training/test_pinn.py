@@ -284,7 +284,7 @@ class Vector(Wide):
         (lambda: module(Wide()).setup("fit"), r"points: \d of 4 lie outside of the domain of Wide"),
         (
             lambda: PINNModule(SineGordon(4), MLP(3, 1)).setup("fit"),
-            r"net: it cannot take points \(b, 4\)",
+            r"solution\.net\.in_features: expected 4 for an input \(4, 4\), got 3 \(of MLP\)",
         ),
         (
             lambda: Squared(Vector().residual(), Ansatz(Vector(), MLP(1, 1)))(torch.rand(5, 1), [None]),
