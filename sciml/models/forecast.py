@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sciml.models.interpolant import times
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
 from sciml.solvers.explicit import Tsit5
@@ -85,9 +86,7 @@ class ForecastInterpolant(nn.Module):
             raise ValueError(f"later: expected the states' shape {tuple(state.shape)}, got {tuple(later.shape)}")
         self.stats = None  # it solves nothing
         options = {"generator": generator, "dtype": state.dtype, "device": state.device}
-        places = torch.randperm(len(state), generator=generator, device=state.device)
-        t = (places + torch.rand(len(state), **options)) / max(1, len(state))
-        t = t.reshape(-1, *[1] * (state.ndim - 1))
+        t = times(state, generator)
         motion = self.noise * t.sqrt() * torch.randn(state.shape, **options)
         velocity = later - state - motion
         between = torch.lerp(state, later, t) + (1 - t) * motion

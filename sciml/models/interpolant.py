@@ -130,8 +130,7 @@ class StochasticInterpolant(CNF):
         self.stats = None  # it solves nothing
         a, b, a_rate, b_rate = SCHEDULES[self.schedule]
         options = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        places = torch.randperm(len(x), generator=generator, device=x.device)  # or times would tell the order of points
-        t = ((places + torch.rand(len(x), **options)) / max(1, len(x)))[:, None]
+        t = times(x, generator)
         noise = torch.randn(x.shape, **options)
         if self.coupling == "optimal":
             noise = noise[_nearest(noise, x)]
@@ -213,6 +212,14 @@ class _Noisy(nn.Module, Diffusive):
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: Args) -> Tensor:
         alpha = SCHEDULES[self.flow.schedule].alpha(t).clamp(min=0)  # of the cosine round-off is left at 1
         return (2 * self.epsilon * alpha).sqrt() * dw
+
+
+def times(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A random time (b, 1, ..) for each sample of x (b, ..), spread evenly over the batch, in no order."""
+    count, options = len(x), {"generator": generator, "device": x.device}
+    places = torch.randperm(count, **options)  # or times would tell the order of samples
+    t = (places + torch.rand(count, dtype=x.dtype, **options)) / max(1, count)
+    return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _nearest(noise: Tensor, x: Tensor) -> Tensor:

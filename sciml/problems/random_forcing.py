@@ -9,19 +9,19 @@ import torch
 from torch import Generator, Tensor
 
 from sciml.problems.periodic import PeriodicPDE
-from sciml.problems.problem import Problem
+from sciml.problems.stochastic import StochasticProblem
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
 from sciml.solvers.exponential_stochastic import StochasticETDRK4
 from sciml.solvers.solve import Solver, solve
-from sciml.solvers.term import Diffusive, Semilinear, Term, real_dtype
+from sciml.solvers.term import Semilinear, real_dtype
 from sciml.typing import Args
 
 TOGETHER = 2**17  # points of all samples solved together
 
 
 @dataclass(frozen=True)
-class RandomlyForced(Problem, Semilinear, Diffusive):
+class RandomlyForced(StochasticProblem, Semilinear):
     """du = (L u + N(u)) dt + strength dB for any `PeriodicPDE`, with a force that is white in time and smooth in space.
 
     B(t, x) is the sum over the wavenumbers of a band of cos(k x) and sin(k x) with a Brownian motion each, all of the
@@ -46,8 +46,6 @@ class RandomlyForced(Problem, Semilinear, Diffusive):
         torch.Size([5, 3, 1, 64])
     """
 
-    noise_type = "additive"
-
     problem: PeriodicPDE
     strength: float = 1.0
     forced: tuple[int, int] = (1, 3)
@@ -69,15 +67,6 @@ class RandomlyForced(Problem, Semilinear, Diffusive):
     def t1(self) -> float:
         """That of the problem."""
         return self.problem.t1
-
-    @property
-    def chunk(self) -> int:
-        """All samples at once, since they are told apart by their number."""
-        return 2**30
-
-    def term(self) -> Term:
-        """The equation itself."""
-        return self
 
     def solver(self) -> Solver:
         """`StochasticETDRK4` on the problem's grid of times."""
