@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
+from sciml.solvers.linear.early import over
 from sciml.solvers.linear.krylov import GMRES
 from sciml.solvers.linear.operator import DenseOperator, JacobianOperator, LinearOperator
 from sciml.solvers.linear.solve import Dense, Inverse, LinearSolver
@@ -131,6 +132,6 @@ def solve_stage(
             near, wild = near | ((rate < 1) & (rate * size <= KAPPA * (1 - rate))), wild | ~(rate < 2)
         z, last = torch.where(active[:, None], z + correction, z), size
         done, stuck = done | (active & near & regular), stuck | (active & wild & ~near)
-        if not torch.compiler.is_compiling() and bool((done | stuck).all()):
+        if over(done | stuck):
             break
     return z, ~done & (~regular | z.isfinite().all(-1))

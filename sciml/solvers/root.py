@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.early import over
+
 ROOT = 2.0**-50  # width to which a root in (0, 1] is found
 
 
@@ -27,7 +29,7 @@ def itp(g: Callable[[Tensor], Tensor], g0: Tensor, g1: Tensor) -> Tensor:
     a, b = torch.zeros_like(g0), torch.ones_like(g0)
     fa, fb, n = g0 * sign, (g1 * sign).clamp_min(0), 51
     for j in range(n):
-        if j % 4 == 0 and not torch.compiler.is_compiling() and bool((b - a <= ROOT).all()):
+        if j % 4 == 0 and over(b - a <= ROOT):
             break
         middle, width = (a + b) / 2, b - a
         slack = (ROOT / 2 * 2.0 ** (n - j) - width / 2).clamp_min(0)

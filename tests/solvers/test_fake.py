@@ -26,6 +26,7 @@ from sciml.solvers import (
     Steps,
     Stiffness,
     Tsit5,
+    bound,
 )
 from sciml.solvers.implicit import NewtonStepper
 from sciml.solvers.jump import Jump
@@ -129,6 +130,18 @@ def test_stepper_does_not_wait_for_the_host(case: Case, kind: str, dtype: torch.
         if isinstance(case.stepper, NewtonStepper):
             case = case._replace(stepper=replace(case.stepper, iterations=2))
     agrees(kind, case.stepper, PID() if case.stepper.adaptive else Grid(n=4), folds, dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", IMPLICIT, ids=str)
+def test_what_a_compiled_march_keeps_is_found_without_numbers(case: Case, kind: str):
+    """Iterations that stop early where nothing is compiled go on to their last round among fakes."""
+    controller = PID() if case.stepper.adaptive else Grid(n=4)
+    march, const, state = prepared(kind, case.stepper, controller, [SaveAt(torch.linspace(0, 1, 5)), Final()])
+    emits, packing = bound._shapes(march, const, state.y)
+    _, last = emits
+    assert last.shape == state.y.shape
+    assert packing.count == sum(isinstance(x, Tensor) for x in torch.utils._pytree.tree_leaves((state, last)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

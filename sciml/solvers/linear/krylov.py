@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.early import over
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
@@ -63,7 +64,7 @@ class GMRES(LinearSolver):
         x, r = torch.zeros_like(b), b
         for cycle in range(self.cycles):
             size = torch.linalg.vector_norm(r, dim=-1)
-            if cycle and _over(size <= target):
+            if cycle and over(size <= target):
                 break
             x = x + self._cycle(operator, r, size, target)
             r = b - operator.matvec(x)
@@ -87,7 +88,7 @@ class GMRES(LinearSolver):
             column[j] = turn.c * column[j] + turn.s * length
             columns.append(column)
             rest[j:] = [turn.c * rest[j], -turn.s * rest[j]]
-            if _over(rest[j + 1].abs() <= target):
+            if over(rest[j + 1].abs() <= target):
                 break
         weights: list[Tensor] = []  # from the last one on
         for i in reversed(range(len(columns))):
@@ -137,8 +138,3 @@ def _quotient(a: Tensor, b: Tensor) -> Tensor:
     """The quotient, 0 where b is; b is (m)."""
     b = b.reshape(b.shape + (1,) * (a.ndim - 1))
     return torch.where(b == 0, 0, a / torch.where(b == 0, 1, b))
-
-
-def _over(reached: Tensor) -> bool:
-    """Whether all are there, which a compiled program does not ask."""
-    return not torch.compiler.is_compiling() and bool(reached.all())
