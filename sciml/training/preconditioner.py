@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -133,8 +134,8 @@ class PreconditionerModule(TrainingModule):
         first = {name: i for i, (name, _, s) in reversed(list(enumerate(part.plan))) if s == scale}
         panels = {}
         for name, i in sorted(first.items(), key=lambda item: item[1]):
-            (example,) = part[[i]]
-            solved = self.solve(example._replace(operator=example.operator.to(self.device)))
+            (example,) = move_data_to_device(part[[i]], self.device)
+            solved = self.solve(example)
             curves = {
                 "learned" if key == "iterations" else key: s.history[: int(s.iterations[0]) + 1, 0].cpu()
                 for key, s in solved.items()

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from sciml.errors import LinearSolveError
 from sciml.solvers.expect import expect
-from sciml.solvers.linear.operator import FEW, DenseOperator, LinearOperator, ShiftedOperator
+from sciml.solvers.linear.arguments import as_operator, as_rows, check_symmetric
+from sciml.solvers.linear.operator import FEW, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
-from sciml.solvers.linear.sparse import Compressed, SparseOperator
+from sciml.solvers.linear.sparse import SparseOperator
 
 LOOK = 10  # iterations between two looks at the residuals where a look waits for the device
 KEEP = 10  # iterations between two copies of the iterate, to return to from what is not finite
 SHOWN = 5  # right-hand sides that a message names
 REFRESHES = 3  # times that the iteration may begin again where its own residual has drifted from the true one
 LONG = 2**15  # unknowns from which a product of two vectors fills no cache
-SYMMETRIC = 1e3  # roundings, relative, by which u A v and v A u of a symmetric matrix may differ
 
 
 class LinearStatus(IntEnum):
@@ -363,41 +363,6 @@ class _Run:
         return self.prepared.apply(r.to(self.prepared.dtype)).to(r.dtype)
 
 
-def as_operator(A: Any) -> LinearOperator:
-    """The matrix as a linear operator.
-
-    Raises:
-        TypeError: it is neither an operator nor a real tensor, or not of float32 or float64.
-        ValueError: it is not square.
-    """
-    if not isinstance(A, LinearOperator) and not (isinstance(A, Tensor) and A.is_floating_point()):
-        raise TypeError(f"A: expected a LinearOperator or a real tensor (n, n), got {_kind(A)}")
-    if A.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"A: expected float32 or float64, got {A.dtype}")
-    if isinstance(A, LinearOperator):
-        return A
-    if A.ndim != 2 or A.shape[0] != A.shape[1]:
-        raise ValueError(f"A: expected a square matrix (n, n), got the shape {tuple(A.shape)}")
-    if A.layout == torch.strided:
-        return DenseOperator(A)
-    if A.layout == torch.sparse_csr and _rising(A.crow_indices(), A.col_indices()):
-        return SparseOperator(Compressed(A.crow_indices().int(), A.col_indices().int(), A.values(), A.shape[1]))
-    coo = A.to_sparse_coo()
-    if coo.is_coalesced() and A.layout != torch.sparse_coo:  # which torch takes every compressed tensor to be
-        parts = (coo.indices(), coo.values(), A.shape)
-        coo = torch.sparse_coo_tensor(*parts, is_coalesced=False, check_invariants=False)
-    coo = coo.coalesce()
-    row, col = coo.indices()
-    crow = torch.cat([row.new_zeros(1), torch.bincount(row, minlength=A.shape[0]).cumsum(0)])
-    return SparseOperator(Compressed(crow.int(), col.int(), coo.values(), A.shape[1]))
-
-
-def _rising(crow: Tensor, col: Tensor) -> bool:
-    """Whether columns rise in every row, as torch wants it but does not ask for."""
-    first = torch.zeros(len(col) + 1, dtype=torch.bool, device=col.device).index_fill(0, crow.long(), True)
-    return bool(((col[1:] > col[:-1]) | first[1:-1]).all())
-
-
 def _merged(operator: LinearOperator) -> LinearOperator:
     """One sparse matrix in place of the sum of two, made once."""
     if not isinstance(operator, ShiftedOperator):
@@ -420,48 +385,6 @@ def _same(a: LinearOperator, b: LinearOperator) -> bool:
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
 
 
-def check_symmetric(operator: LinearOperator) -> None:
-    """Refuse a matrix that is not symmetric, by u A v = v A u for two fixed vectors; asked once for every operator.
-
-    Raises:
-        ValueError: they differ by more than round-off.
-    """
-    if operator.__dict__.setdefault("_symmetric", False):
-        return
-    m, n, _ = operator.shape
-    k = torch.arange(n, device=operator.device, dtype=torch.float64)
-    u, v = ((a * k + a).sin().to(operator.dtype).expand(m, n) for a in (12.9898, 78.233))
-    au, av = operator.matvec(u), operator.matvec(v)
-    power = torch.maximum(scaled(au)[1], scaled(av)[1])  # or the norms' squares would vanish or overflow
-    au, av = au / power, av / power
-    gap = (torch.linalg.vecdot(u, av) - torch.linalg.vecdot(v, au)).abs()[:, None]
-    size = torch.maximum(_norm(u) * _norm(av), _norm(v) * _norm(au))
-    if bool((gap > SYMMETRIC * torch.finfo(operator.dtype).eps * size).any()):  # NaN is for the iteration to tell
-        raise ValueError(
-            f"A: conjugate gradients expect a symmetric matrix; u A v and v A u differ by {gap.max().item():.3g}, "
-            f"relative to {size.max().item():.3g}; GMRES solves with others"
-        )
-    operator.__dict__["_symmetric"] = True
-
-
-def as_rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
-    """A right-hand side or several of them as rows (m, n).
-
-    Raises:
-        TypeError: it is no tensor of the operator's dtype.
-        ValueError: the shape does not fit, or A has no unknowns.
-    """
-    m, n, _ = operator.shape
-    if not n:
-        raise ValueError("A: expected at least one unknown, got a matrix of the shape (0, 0)")
-    if not isinstance(b, Tensor) or b.dtype != operator.dtype:
-        raise TypeError(f"{name}: expected a tensor of A's dtype {operator.dtype}, got {_kind(b)}")
-    if b.ndim not in (1, 2) or b.shape[-1] != n or (m > 1 and b.shape != (m, n)):
-        expected = f"({n},) or (m, {n})" if m == 1 else f"({m}, {n})"
-        raise ValueError(f"{name}: expected the shape {expected} for A of {n} unknowns, got {tuple(b.shape)}")
-    return b.reshape(-1, n)
-
-
 def throw_failed(solution: LinearSolution, max_iter: int) -> None:
     """Raise for the right-hand sides that were not solved.
 
@@ -480,10 +403,6 @@ def throw_failed(solution: LinearSolution, max_iter: int) -> None:
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     causes = "; ".join(f"{kind.name.lower()}: {CAUSES[kind].format(max_iter=max_iter)}" for kind in sorted(set(status)))
     raise LinearSolveError(f"{len(rows)} of {len(solution.status)} not solved: {what}{more}. {causes}", status, rows)
-
-
-def _kind(x: Any) -> str:
-    return f"{x.dtype}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

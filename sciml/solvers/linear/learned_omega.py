@@ -10,7 +10,8 @@ from numpy.polynomial.chebyshev import chebvander
 from scipy.optimize import lsq_linear
 from torch import Tensor
 
-from sciml.solvers.linear.conjugate_gradient import LinearSolution, as_operator, pcg, throw_failed
+from sciml.solvers.linear.arguments import as_operator
+from sciml.solvers.linear.conjugate_gradient import LinearSolution, pcg, throw_failed
 from sciml.solvers.linear.incomplete import SSOR
 from sciml.solvers.linear.relaxation import sor
 
