@@ -6,6 +6,7 @@ import yaml
 
 from sciml.cli import main
 from sciml.training.config import examples
+from tests.elsewhere import elsewhere
 
 
 @pytest.fixture
@@ -29,15 +30,33 @@ def few(tmp_path, monkeypatch):
         signal.signal(number, handler)
 
 
+def fast_dev_run(name, *overrides):
+    quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+    return main(["fit", "--config", name, "--trainer.fast_dev_run=true", *quiet, *overrides])
+
+
 @pytest.mark.parametrize("name", examples())
 def test_every_configuration_goes_through_a_fast_dev_run(name, few, capsys):
-    quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-    code = main(["fit", "--config", name, "--trainer.fast_dev_run=true", *quiet, *few(examples()[name])])
+    code = fast_dev_run(name, *few(examples()[name]))
     output = capsys.readouterr()
     if code and 'pip install "sciml-torch[data]" brings it' in output.err:
         pytest.skip(output.err)
     assert code == 0, output.err
     assert "run folder: runs/" in output.out
+
+
+QUICK = ("burgers_fno", "digits_ernode", "moons_cnf", "ou_latent_sde", "sine_gordon_100_stde", "spiral_nsde")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in examples()]
+)
+def test_every_configuration_goes_through_a_fast_dev_run_on_another_device(name, few, capsys):
+    with elsewhere():
+        code = fast_dev_run(
+            name, "--trainer.accelerator=elsewhere", "--trainer.inference_mode=false", *few(examples()[name])
+        )
+    assert code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", examples())
