@@ -3,7 +3,6 @@
 They agree to round-off, since all of them differentiate the same discrete solution; they differ in memory and time.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +12,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers.event import values
 from sciml.solvers.fold import Writes
 from sciml.solvers.kicked import Kicked
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
 from sciml.solvers.stepper import Interval, Stepper
-from sciml.solvers.term import FunctionTerm, declared_parameters, expand
+from sciml.solvers.term import declared_parameters, expand
+from sciml.solvers.undeclared import graph_leaves, refuse_read
 from sciml.solvers.undo import kicked_back, pulled, undoing, undone
 from sciml.typing import Number
 
@@ -174,6 +173,7 @@ class _Replay(torch.autograd.Function):
             grad_y, found = kicked_back(march, march.stepper, frozen, inner, states, last, wanted, grad_y, folded)
             return None, None, None, grad_y, None, *(found.pop(0) if need else None for need in needs[1:])
         history, grad_carry = march.stepper.history, ()
+        inputs = {id(x) for x in (*leaves, *rest[count:])}
         march = undoing(march, rest[count:], like) if every == 0 else march
         for j, y, carry in (
             undone(march, frozen, c, states, last) if every == 0 else _backwards(march, frozen, c, states, every)
@@ -188,6 +188,8 @@ class _Replay(torch.autograd.Function):
                     inner, theta0, theta1, y, tuple(carry) or None, key, full, fired.get(j)
                 )
                 emits = march.emit(segment)
+            roots = [after, *(x.values if isinstance(x, Writes) else x for x in emits if x is not None)]
+            refuse_read(march.term, roots, inputs | {id(x) for x in (y, *carry, ends)})
             pairs = [(after, grad_y), *cotangents(march, mesh, emits, grad_values, ctx.best, j)]
             if mesh.events is not None and j in fired:
                 pairs.append((segment.y1, _occurred(mesh.events, grad_met, j)))
@@ -350,73 +352,3 @@ def _read(written: Writes, grad: Tensor) -> Tensor:
     else:
         picked = grad.gather(1, expand(place, grad).expand(*place.shape, *grad.shape[2:]))
     return torch.where(expand(hit.to(grad.device), picked), picked, 0)
-
-
-def refuse_undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Refuse a field that reads a tensor which needs a gradient and is not an input of the solve.
-
-    Raises:
-        ValueError: naming the tensor.
-    """
-    leaf = undeclared(march, c, y0, parameters)
-    if leaf is not None:
-        raise ValueError(
-            f"term: it reads {_name(march, leaf)}, which needs a gradient but is not declared; pass it in "
-            'args, make it a parameter of the module, or use Discrete(store="graph")'
-        )
-
-
-def undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor | None:
-    """A tensor that needs a gradient and is read without being an input of the solve, or None.
-
-    One evaluation's graph is walked (one step's, where folds read more than states).
-    """
-    with torch.enable_grad():
-        frozen = c.with_leaves([x.detach() for x in c.leaves()])
-        y = y0.detach().requires_grad_()
-        roots = [march.field(frozen).checked(frozen.t0, y)]
-        if march.path is not None or march.events or march.jumps or any(fold.reduce != "write" for fold in march.folds):
-            zero = torch.zeros_like(c.t0)
-            fired = zero.long() + (1 << len(march.events)) - 1 if march.events else None
-            roots += values(march, frozen, frozen.t0, y)
-            segment, after, *_ = march.segment(frozen, zero, zero, y, None, zero.long(), True, fired)
-            roots.append(after)
-            roots += [e for e in march.emit(segment, 1) if isinstance(e, Tensor)]
-    known = {id(p) for p in parameters} | {id(y)}
-    return next((leaf for leaf in graph_leaves(roots) if id(leaf) not in known), None)
-
-
-def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The leaves that tensors were computed from and that need a gradient."""
-    for node in graph_nodes(roots):
-        if hasattr(node, "variable"):
-            yield node.variable
-
-
-def graph_nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
-    """The nodes of the graph that tensors were computed by."""
-    nodes, seen = [root.grad_fn for root in roots], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        nodes.extend(parent for parent, _ in node.next_functions)
-
-
-def _name(march: March, leaf: Tensor) -> str:
-    shape = f"a tensor of shape {tuple(leaf.shape)}"
-    term = march.term
-    function = term.function if isinstance(term, FunctionTerm) else term.drift
-    function = function.forward if isinstance(function, nn.Module) else function
-    try:
-        scope = inspect.getclosurevars(function)
-    except TypeError:
-        return shape
-    names = {**scope.globals, **scope.nonlocals}
-    exact = [name for name, value in names.items() if value is leaf]
-    owners = [n for n, v in names.items() if isinstance(v, nn.Module) and any(p is leaf for p in v.parameters())]
-    derived = [n for n, v in names.items() if isinstance(v, Tensor) and v.requires_grad]
-    found = exact or owners or derived
-    return f"{found[0]!r} ({shape})" if found else shape

@@ -31,6 +31,7 @@ from sciml.solvers.stepper import Stepper
 from sciml.solvers.stochastic import Stochastic
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand, real_dtype
+from sciml.solvers.undeclared import refuse_read
 from sciml.typing import Args
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class _Plan(NamedTuple):
 class _Augmented(Term):
     """State and adjoint together, (l, 2, ...)."""
 
-    def __init__(self, term: Term, lane: int, transformed: bool):
-        self.term, self.lane = term, lane
+    def __init__(self, term: Term, lane: int, transformed: bool, parameters: Sequence[Tensor]):
+        self.term, self.lane, self.known = term, lane, {id(p) for p in parameters}
         self.transformed = transformed  # whether a stepper differentiates it, which only `torch.func` can do twice
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
@@ -106,7 +107,8 @@ class _Augmented(Term):
             return torch.stack([dy, -pull(adjoint)[0]], self.lane)
         with torch.enable_grad():
             state = state.detach().requires_grad_()
-            dy = self.term.drift(t, state, args)
+            dy = self.term.drift(t.detach(), state, args)
+        refuse_read(self.term, [dy], self.known | {id(x) for x in (state, *args)})
         pulled = torch.autograd.grad(dy, state, adjoint, allow_unused=True)[0] if dy.requires_grad else None
         return torch.stack([dy.detach(), torch.zeros_like(state) if pulled is None else -pulled], self.lane)
 
@@ -131,7 +133,7 @@ def attach(
     refuse(march, c)
     if isinstance(march.stepper, Stochastic):
         return backsolve_stochastic.attach(adjoint, march, mesh, c, y0, done, parameters, _warn)
-    plan = _plan(adjoint, march, mesh, c, y0)
+    plan = _plan(adjoint, march, mesh, c, y0, parameters)
     lane, lanes = int(march.lanes == "each"), c.t0.shape
     saves = [i for i, fold in enumerate(march.folds) if isinstance(fold, SaveAt)]
     thetas = [c.folds[i][0].expand(*lanes, -1) for i in saves]
@@ -168,11 +170,14 @@ def refuse(march: March, c: Const) -> None:
     for what, given in (("events", march.events), ("jumps", march.jumps), ("path", path)):
         if given:
             raise ValueError(f"{what}: Backsolve knows smooth solutions of time, and noise, only; {REMEDY}")
+    jumps = getattr(march.controller, "jump_ts", None)
+    if isinstance(jumps, Tensor) and jumps.requires_grad:
+        raise ValueError(f"jump_ts: Backsolve has no gradient for them; {REMEDY}")
     if march.term.mass(c.args) is not None:
         raise ValueError(f"term: Backsolve takes no mass; {REMEDY}")
 
 
-def _plan(adjoint: Backsolve, march: March, mesh: Mesh, c: Const, y0: Tensor) -> _Plan:
+def _plan(adjoint: Backsolve, march: March, mesh: Mesh, c: Const, y0: Tensor, parameters: Sequence[Tensor]) -> _Plan:
     """The backward march; refused where there is none."""
     stepper, controller = adjoint.stepper or march.stepper, adjoint.controller or march.controller
     if isinstance(stepper, Auto):  # a backward pass cannot start again
@@ -190,7 +195,7 @@ def _plan(adjoint: Backsolve, march: March, mesh: Mesh, c: Const, y0: Tensor) ->
         steps = float(controller.thetas(c.t0, c.t1).shape[-1])
     judges = tuple(each for each in (march.controller, controller) if each.adaptive) or (PID(),)
     lane = int(march.lanes == "each")
-    term = _Augmented(march.term, lane, isinstance(stepper, ImplicitStepper))
+    term = _Augmented(march.term, lane, isinstance(stepper, ImplicitStepper), parameters)
     controller = _augmented(controller, lane, y0.ndim)
     back = March(term, stepper.within(controller), controller, march.lanes, march.max_steps)
     return _Plan(back, march, mesh.failed, steps, len(c.args), judges)

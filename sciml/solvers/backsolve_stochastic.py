@@ -22,6 +22,7 @@ from sciml.solvers.stepper import Field, Interval
 from sciml.solvers.stochastic import StratonovichHeun
 from sciml.solvers.stratonovich import StratonovichMidpoint
 from sciml.solvers.term import expand
+from sciml.solvers.undeclared import refuse_read
 
 if TYPE_CHECKING:
     from sciml.solvers.backsolve import Backsolve
@@ -111,7 +112,7 @@ class _Pull:
     """Increments of the state, and the products of an adjoint with their derivatives."""
 
     def __init__(self, field: Field, wanted: Sequence[Tensor]):
-        self.field, self.wanted = field, list(wanted)
+        self.field, self.wanted, self.known = field, list(wanted), {id(x) for x in wanted}
 
     def __call__(
         self, t: Any, scale: Any, y: Tensor, dw: Tensor, a: Tensor, full: bool = True
@@ -123,6 +124,7 @@ class _Pull:
             t = field.clock(t, y)
             rise = scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw)
         inputs = [y, *wanted]
+        refuse_read(field.term, [rise], self.known | {id(y)})
         found = torch.autograd.grad(rise, inputs, a, allow_unused=True) if rise.requires_grad else [None] * len(inputs)
         first, *rest = (torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True))
         return rise.detach(), first, rest

@@ -102,8 +102,8 @@ class Controller(ABC):
 
 
 def _fractions(ts: Tensor | Sequence[float], t0: Tensor, t1: Tensor) -> Tensor:
-    """Constant times (k) or (l, k) as fractions of the span, (l, k) or (k) for joint lanes; 2 where there is none."""
-    times = expect_times("step_ts, jump_ts", ts).detach()
+    """Times (k) or (l, k) as fractions of the span, (l, k) or (k) for joint lanes; 2 where there is none."""
+    times = expect_times("step_ts, jump_ts", ts)
     start, span = t0[..., None], (t1 - t0)[..., None]
     if times.ndim > 1 and times.shape[:-1] != t0.shape:
         kinds, lanes = (f"(k) or ({len(t0)}, k)", "") if t0.ndim else ("(k)", " for joint lanes")
@@ -136,8 +136,8 @@ class PID(Controller):
         factormax: largest change of size.
         step_ts: times that steps must end at: (k), or (b, k) with lanes "each"; those outside the span do not matter.
         jump_ts: times at which the field is discontinuous, likewise. Steps end at them, the last evaluation before
-            and the first after see times a few units in the last place before and after. Gradients of these times are
-            not taken.
+            and the first after see times a few units in the last place before and after. Discrete adjoints give their
+            gradients.
         norm: maps scaled errors (shaped as the state) to (l); None takes the root mean square.
 
     Reference:

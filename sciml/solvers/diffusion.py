@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sciml.solvers.adjoint import graph_leaves
 from sciml.solvers.stepper import Field
 from sciml.solvers.term import Diffusive
+from sciml.solvers.undeclared import graph_leaves
 from sciml.typing import Args
 
 

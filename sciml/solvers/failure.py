@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sciml.errors import CAUSES, SolveError, Status
 from sciml.solvers.control import FLOOR
@@ -75,3 +76,16 @@ def refuse_transforms(cause: RuntimeError) -> None:
             f"{cause}; no transform of torch.func goes through a solve: take torch.autograd.grad or "
             "torch.autograd.functional.jacobian for derivatives, and lanes='each' for vmap"
         ) from cause
+
+
+def refuse_tangents(*times: Tensor) -> None:
+    """Refuse times whose forward-mode derivative a march that reads them as numbers would drop.
+
+    Raises:
+        ValueError: one of them has a tangent.
+    """
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in times):
+        raise ValueError(
+            "t0, t1, ts, jump_ts: joint lanes have no forward-mode derivative by times; expected lanes='each', or "
+            "gradients by torch.autograd.grad"
+        )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sciml.solvers.arguments import save_times, span, stops_at
 from sciml.solvers.control import PID, Controller, Grid
+from sciml.solvers.failure import refuse_tangents
 from sciml.solvers.fold import SaveAt
 from sciml.solvers.stepper import Stepper
 from sciml.typing import Lanes, Time
@@ -80,6 +81,8 @@ class Frame(NamedTuple):
         if at is not None and controller.adaptive and not stepper.dense:
             grid = stops_at(at, solver.lanes, grid, start, end)
         edges = controller.edges(start, end)
+        if solver.lanes == "joint":
+            refuse_tangents(start, end, grid, *edges)
         bare = cls(start, end, grid, edges, stepper.constants(start, y0), None, (), empty)
         return bare if at is None else bare._saving(at, solver.lanes, stepper, y0)
 

@@ -108,6 +108,13 @@ class PackedJump(PackedFunction):
         return self.layout.pack(given[0], "jumps", "state"), given[1]
 
 
+def like(tree: Sequence[Any], parts: list[Any]) -> Any:
+    """Parts as the list, tuple or named tuple that a tree is."""
+    if isinstance(tree, list):
+        return parts
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)  # pyrefly: ignore
+
+
 def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:
     if isinstance(tree, Tensor) or hasattr(tree, "__torch_function__"):  # as a jet has
         leaves.append(tree)
@@ -115,8 +122,7 @@ def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:
     if isinstance(tree, dict):
         return {key: _number(tree[key], leaves, name) for key in sorted(tree)}
     if isinstance(tree, tuple | list):
-        parts = [_number(part, leaves, name) for part in tree]
-        return parts if isinstance(tree, list) else tuple(parts)
+        return like(tree, [_number(part, leaves, name) for part in tree])
     raise TypeError(f"{name}: expected a tensor, or a tuple, list or dict of tensors, got {type(tree).__name__}")
 
 
@@ -125,5 +131,4 @@ def _fill(tree: Any, leaves: Sequence[Tensor]) -> Any:
         return leaves[tree]
     if isinstance(tree, dict):
         return {key: _fill(part, leaves) for key, part in tree.items()}
-    parts = [_fill(part, leaves) for part in tree]
-    return parts if isinstance(tree, list) else tuple(parts)
+    return like(tree, [_fill(part, leaves) for part in tree])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciml.errors import Status
 from sciml.solvers import arguments, control, event, jump
-from sciml.solvers.adjoint import Discrete, refuse_store, refuse_undeclared, replay, still, undeclared
+from sciml.solvers.adjoint import Discrete, refuse_store, replay, still
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
@@ -25,7 +25,7 @@ from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
 from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
-from sciml.solvers.layout import Layout, PackedJump, PackedTerm
+from sciml.solvers.layout import Layout, PackedJump, PackedTerm, like
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
 from sciml.solvers.path import Path
@@ -36,6 +36,7 @@ from sciml.solvers.stepper import Stepper
 from sciml.solvers.stochastic import check_noise
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import as_term, declared_parameters, expand, refuse_changing
+from sciml.solvers.undeclared import refuse_undeclared, undeclared
 from sciml.typing import Lanes, Time
 from sciml.typing import State as Tree
 
@@ -144,8 +145,8 @@ class Solution:
     def __call__(self, t: Time) -> Any:
         """The state at any times t (t) or (b, t) of the span, in any order, by dense output; a number gives one state.
 
-        Nothing but the mesh is stored: its steps are taken again, without the rejected ones. Gradients flow as in
-        `solve`.
+        Nothing but the mesh is stored: its steps are taken again, without the rejected ones, from y0 and with weights
+        as they are now, so ask before an optimiser changes them. Gradients flow as in `solve`.
         """
         times = torch.as_tensor(t, dtype=torch.float64)
         saved = self._again(mesh=self.mesh, save_at=times.reshape(-1) if times.ndim == 0 else times).ys
@@ -345,14 +346,14 @@ class _Task:
             parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
             if not graph:
                 refuse_undeclared(march, c, y0, parameters)
-            gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters)) or (
-                graph and undeclared(march, c, y0, parameters) is not None
-            )
+            gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
         moving = [times for times in (c.stops, *c.edges) if times.requires_grad]
         recorded = gradients and graph and march.lanes == "joint" and not moving and not self.solver.compile
         keep = gradients and adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
             mesh, done, end = self._march(resume, keep, progress) if mesh is None else self._frozen(mesh, keep)
+        if torch.is_grad_enabled() and graph and not recorded and not gradients:
+            gradients = any(undeclared(march, c, t, y, parameters) is not None for t, y in ((c.t0, y0), (c.t1, done.y)))
         if recorded or not gradients or bool(mesh.failed.all()):
             return mesh, done, end
         calm, c, y0 = resting(mesh, c, y0)
@@ -486,7 +487,7 @@ def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(tree)
     if isinstance(tree, dict):
         return {key: _map(part, function) for key, part in tree.items()}
-    return type(tree)(_map(part, function) for part in tree)
+    return like(tree, [_map(part, function) for part in tree])
 
 
 def _solver(given: Solver | str | None) -> Solver:

@@ -12,6 +12,7 @@ from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.state import Const
 from sciml.solvers.stepper import Field, Interval
+from sciml.solvers.undeclared import refuse_read
 
 
 class _Memory:
@@ -154,6 +155,7 @@ def kicked_back(
             the state at its end.
     """
     field, span, later = march.field(c), c.t1 - c.t0, None
+    inputs = {id(x) for x in wanted}
     total: list[Tensor | None] = [None for _ in wanted]
     half, *_, z = last or _ended(march, mesh, c, y0)  # half: y and half of the kick at the start of the later step
     grad_half, grad_z, more = grad, torch.zeros_like(grad), None  # of that, of z at the later node, and by folds
@@ -171,6 +173,7 @@ def kicked_back(
             start, end = (
                 None if step is None else stepper.kick(field, *step, t, z, known) for step in (later, earlier)
             )
+        refuse_read(march.term, [x for x in (start, end) if x is not None], inputs | {id(z)})
         y = half if start is None else half - 0.5 * start.detach()
         grad_y = _added(grad_half + 2 * grad_z, more)
         if end is not None:

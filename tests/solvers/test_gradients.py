@@ -366,7 +366,7 @@ def test_nothing_to_differentiate_costs_nothing(kind: str, adjoint: Discrete):
 
     s = solve(counted, torch.ones(2, 2, dtype=DTYPE), 0.0, 1.0, Solver(adjoint=adjoint, lanes=kind))
     assert not s.ys.requires_grad
-    assert len(calls) <= int(s.stats.nfe.max()) + 1  # one more looks for undeclared tensors
+    assert len(calls) <= int(s.stats.nfe.max()) + 2  # two more look for undeclared tensors, at both ends
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import SolveError, Status
-from sciml.solvers.adjoint import Discrete, graph_leaves
+from sciml.solvers.adjoint import Discrete
 from sciml.solvers.control import Controller, Grid
 from sciml.solvers.event import Event
 from sciml.solvers.fold import SaveAt, Steps
@@ -19,6 +19,7 @@ from sciml.solvers.interop.snap import Snap
 from sciml.solvers.interop.watch import Watch
 from sciml.solvers.solve import Solution, Solver, solve
 from sciml.solvers.term import Term, real_dtype
+from sciml.solvers.undeclared import graph_leaves
 from sciml.typing import Args
 
 State = Tensor | tuple[Tensor, ...]

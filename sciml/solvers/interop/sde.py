@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers.adjoint import Discrete, graph_leaves, graph_nodes
+from sciml.solvers.adjoint import Discrete
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Controller, Grid
 from sciml.solvers.doubled import Doubled
@@ -24,6 +24,7 @@ from sciml.solvers.interop.sde_steps import nodes as nodes_of
 from sciml.solvers.path import Path
 from sciml.solvers.solve import Solver, solve
 from sciml.solvers.stochastic import Stochastic
+from sciml.solvers.undeclared import graph_leaves, graph_nodes
 
 Backend = Literal["sciml", "torchsde"]
 
