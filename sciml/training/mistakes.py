@@ -7,11 +7,13 @@ from sysconfig import get_path
 from textwrap import shorten
 from traceback import extract_tb
 
+import lightning.pytorch.loops
 from jsonargparse import ArgumentParser
 
 from sciml.errors import SolveError
 from sciml.training.config import PACKAGE, hint
 
+LOOPS = Path(lightning.pytorch.loops.__file__).parent
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
 
@@ -61,6 +63,12 @@ def is_own(error: Exception, code_path: str | None) -> bool:
         if inside and not any(file.is_relative_to(folder) for folder in installed):
             return False
     return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*: ", str(error)) is not None
+
+
+def is_trainers(error: Exception) -> bool:
+    """Whether an error is Lightning's word on settings of the trainer that do not fit the data."""
+    files = [Path(summary.filename) for summary in extract_tb(error.__traceback__)]
+    return isinstance(error, ValueError) and bool(files) and files[-1].is_relative_to(LOOPS)
 
 
 def other_weights(error: Exception) -> str | None:

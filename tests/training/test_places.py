@@ -1,0 +1,84 @@
+"""Mistakes that are found behind the configuration: they are told with its keys."""
+
+from pathlib import Path
+
+import pytest
+
+from sciml.data import Trajectories
+from sciml.models import MLP
+from sciml.training.places import keyed, place
+from tests.training.conftest import TINY
+
+CONFIG = {"class_path": "sciml.models.MLP", "init_args": {"in_features": 3}}
+
+
+def test_place_needs_one_key():
+    assert place({"model": CONFIG}, MLP, "in_features", 3) == "model.init_args.in_features"
+    assert place({"model": CONFIG}, MLP, "in_features") == "model.init_args.in_features"
+    assert place({"a": CONFIG, "b": CONFIG}, MLP, "in_features", 3) is None
+    other = CONFIG | {"init_args": {"in_features": 2}}
+    assert place({"a": CONFIG, "b": other}, MLP, "in_features", 3) == "a.init_args.in_features"
+
+
+def raised(call):
+    with pytest.raises(ValueError, match=": expected") as caught:
+        call()
+    return caught.value
+
+
+def test_messages_get_the_key_of_the_object_that_they_are_about():
+    config = {
+        "data": {
+            "class_path": "sciml.data.Trajectories",
+            "init_args": {"path": "my.npz", "val": 0.5, "test": 0.5, "batch_size": 0},
+        }
+    }
+    error = raised(lambda: Trajectories("my.npz", batch_size=0))  # from the constructor of a base
+    assert keyed(error, config) == "data.init_args.batch_size: expected at least 1, got 0"
+    error = raised(lambda: Trajectories("my.npz", val=0.5, test=0.5))
+    assert keyed(error, config).startswith("data.init_args: test, val: expected positive shares")
+    assert keyed(error, {"data": CONFIG}) == str(error)
+
+
+@pytest.fixture
+def mine(sciml, fit):
+    """Trains on trajectories of one's own into the folder `run`; further keys override the configuration's."""
+    text = TINY.with_name("ode.yaml").read_text()
+    own = "sciml.data.Trajectories, init_args: {path: my.csv, id: id, y: [x, v], "
+    Path("my.yaml").write_text(text.replace("tiny.Rotations, init_args: {", own))
+    Path("my.csv").write_text("id,t,x,v\n" + "".join(f"{i},{t},1,2\n" for i in range(4) for t in range(3)))
+    return lambda *keys, code=0: fit("run", *keys, config="my.yaml", code=code)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("path", "no.csv", "path: there is no file 'no.csv'"),
+        ("path", "my.mat", "path: expected a file that ends in .csv, .npz, .h5, .hdf5, got 'my.mat'"),
+        ("t", "time", "t: my.csv: no column 'time'; it has id, t, x, v"),
+        ("y", "[x, w]", "y: my.csv: no column 'w'; it has id, t, x, v"),
+        ("piece", "9", "piece: expected a number of steps from 1 to 2, got 9"),
+        ("batch_size", "0", "batch_size: expected at least 1, got 0"),
+        ("workers", "-1", "workers: expected 0 or more processes, got -1"),
+    ],
+)
+def test_mistake_about_ones_own_data_is_told_with_its_key(mine, key, value, told):
+    error = mine(f"--data.init_args.{key}={value}", code=2)
+    assert error.splitlines()[-1] == f"sciml: data.init_args.{told}"
+    assert "Traceback" not in error
+    assert not Path("run").exists()
+
+
+def test_data_that_went_away_are_told_by_every_command(sciml, mine):
+    mine("--trainer.max_epochs=1")
+    Path("my.csv").unlink()
+    for command in ("test", "predict", "plot", "export"):
+        error = sciml(command, "run", code=2)
+        assert error.splitlines()[-1] == "sciml: data.init_args.path: there is no file 'my.csv'"
+
+
+def test_what_the_trainer_objects_to_is_one_line(mine):
+    error = mine("--trainer.val_check_interval=50", code=2)
+    assert error.splitlines()[-1].startswith("sciml: `val_check_interval` (50) must be less than or equal to")
+    assert "Traceback" not in error
+    assert not Path("run").exists()
