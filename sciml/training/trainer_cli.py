@@ -29,7 +29,7 @@ from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupt
 from sciml.training.config import UsageError
 from sciml.training.load import add_code_path
 from sciml.training.metrics import MetricsLogger
-from sciml.training.mistakes import explain, is_own, is_trainers, other_weights
+from sciml.training.mistakes import explain, is_own, is_trainers, other_weights, slip
 from sciml.training.module import TrainingModule
 from sciml.training.places import keyed, place
 from sciml.training.run_folder import RunFolder
@@ -287,12 +287,16 @@ def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
+        if (found := slip(error, cli.code_path)) is not None:
+            raise found from None
         raise UsageError(explain(str(error), cli.parser)) from error
     except SizeError as error:
         owner = error.owner
         key = place(cli.settings(), type(owner), error.key, getattr(owner, error.key, None))
         raise UsageError(f"{key}: {error.message}" if key else str(error)) from error
     except (MisconfigurationException, FileNotFoundError, DataError, *more) as error:
+        if (found := slip(error, cli.code_path)) is not None and found is not error:
+            raise found from None
         raise UsageError(explain(keyed(error, cli.settings()), cli.parser)) from error
     except (RuntimeError, ValueError, TypeError) as error:
         if (told := other_weights(error)) is not None:
