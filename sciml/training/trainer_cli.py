@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -155,13 +156,19 @@ def train(cli: RunCLI, checkpoint: Path | None = None) -> None:
     try:
         with usage_errors(cli), cli.beginning.undone(), quiet():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException as stop:  # before the first step, when there was nothing to save
-        raise Interrupted(128 + signal.SIGTERM) from stop
+    except SIGTERMException as stop:
+        raise early(signal.SIGTERM) from stop
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # likewise
-            raise Interrupted(128 + signal.SIGINT) from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise early(signal.SIGINT) from stop
         raise
     end(cli)
+
+
+def early(number: signal.Signals) -> Interrupted:
+    """The end of a run by a signal before its first step, when there is nothing to save yet."""
+    print("sciml: stopped before the first step, nothing is saved; the same command starts anew", file=sys.stderr)
+    return Interrupted(128 + number)
 
 
 def validate(run: RunFolder, overrides: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Mistakes that are found behind the configuration: they are told with its keys."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_data_that_went_away_are_told_by_every_command(sciml, mine):
     for command in ("test", "predict", "plot", "export"):
         error = sciml(command, "run", code=2)
         assert error.splitlines()[-1] == "sciml: data.init_args.path: there is no file 'my.csv'"
+
+
+@pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("SIGTERMException", 143)])
+def test_run_that_is_stopped_while_its_data_are_made_says_so(sciml, stop, code, monkeypatch):
+    told = []
+    monkeypatch.setattr("sys.stderr.write", told.append)
+    Path("slow.py").write_text(
+        "from lightning.pytorch.utilities.exceptions import SIGTERMException\nimport tiny\n\n"
+        f"class Data(tiny.Data):\n    def prepare_data(self):\n        raise {stop}\n"
+    )
+    monkeypatch.delitem(sys.modules, "slow", raising=False)
+    sciml("fit", "--config", TINY, "--run", "run", "--data.class_path=slow.Data", code=code)
+    assert "nothing is saved; the same command starts anew" in "".join(told)
+    assert not Path("run").exists()
 
 
 def test_what_the_trainer_objects_to_is_one_line(mine):
