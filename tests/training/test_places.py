@@ -97,3 +97,25 @@ def test_what_the_trainer_objects_to_is_one_line(mine):
     assert error.splitlines()[-1].startswith("sciml: `val_check_interval` (50) must be less than or equal to")
     assert "Traceback" not in error
     assert not Path("run").exists()
+
+
+CYCLE = "{{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {{max_lr: 0.1, total_steps: {}}}}}"
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'. 'epoch'")
+@pytest.mark.parametrize(("interval", "steps"), [("step", 25), ("epoch", 5)])
+def test_scheduler_that_ends_before_the_training_is_told_at_its_start(fit, interval, steps):
+    options = (f"--model.scheduler={CYCLE.format(steps - 1)}", f"--model.scheduler_interval={interval}")
+    error = fit("run", "--trainer.max_epochs=5", *options, code=2)
+    told = f"expected total_steps of {steps} or more, the {interval}s of this training, got {steps - 1}"
+    assert error.splitlines()[-1] == f"sciml: model.init_args.scheduler: {told}"
+    assert not Path("run").exists()
+
+
+def test_run_goes_on_past_its_scheduler_without_one(fit, sciml):
+    fit("run", "--trainer.max_epochs=5", f"--model.scheduler={CYCLE.format(25)}", "--model.scheduler_interval=step")
+    more = ("fit", "--resume", "run", "--trainer.max_epochs=6", "--trainer.enable_progress_bar=false")
+    for total in (25, 30):  # the scheduler's state, its total with it, comes from the checkpoint
+        error = sciml(*more, f"--model.scheduler.init_args.total_steps={total}", code=2)
+        assert "expected total_steps of 30 or more, the steps of this training, got 25; a run that goes on" in error
+    assert "run folder: run" in sciml(*more, "--model.scheduler=null")
