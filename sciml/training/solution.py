@@ -30,7 +30,7 @@ def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, floa
         The problem's `residuals`, and the errors against the exact solution, where the problem knows it.
     """
     ts = problem.times(SAVED)
-    u0 = problem.initial(SAMPLES, generator(seed, "initial conditions"), torch.float64)
+    u0 = problem.start(SAMPLES, generator(seed, "initial conditions"), torch.float64)
     with torch.no_grad():
         fields = problem.evolve(u0, ts, progress=True)  # (b, t, c, *x)
     exact = problem.exact(u0, ts)

@@ -254,7 +254,10 @@ def problem_of(cli: RunCLI) -> Problem:
     """The problem of a configuration's data."""
     problem = getattr(cli.datamodule, "problem", None)
     if problem is None:
-        raise UsageError(f"data: {type(cli.datamodule).__name__} has no problem to solve")
+        raise UsageError(
+            f"data: {type(cli.datamodule).__name__} has no problem to solve, as those of OperatorData and "
+            "TrajectoryData; a model is trained by `sciml fit`"
+        )
     return problem
 
 

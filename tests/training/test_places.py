@@ -119,3 +119,14 @@ def test_run_goes_on_past_its_scheduler_without_one(fit, sciml):
         error = sciml(*more, f"--model.scheduler.init_args.total_steps={total}", code=2)
         assert "expected total_steps of 30 or more, the steps of this training, got 25; a run that goes on" in error
     assert "run folder: run" in sciml(*more, "--model.scheduler=null")
+
+
+def test_solve_of_a_start_in_another_shape_is_one_line_and_leaves_no_folder(sciml, monkeypatch):
+    Path("flat.py").write_text(
+        "from sciml.problems import Burgers\n\n\nclass Flat(Burgers):\n"
+        "    def initial(self, *arguments):\n        return super().initial(*arguments)[:, 0]\n"
+    )
+    monkeypatch.delitem(sys.modules, "flat", raising=False)
+    error = sciml("solve", "burgers_fno", "--data.init_args.problem.class_path=flat.Flat", code=2)
+    assert error.splitlines()[-1].startswith("sciml: problem: expected (4, 1, 256) from Flat.initial")
+    assert not Path("runs").exists()

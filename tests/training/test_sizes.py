@@ -113,7 +113,8 @@ def test_missing_data_leave_no_folder(sciml, fit):
 
 
 def test_solve_without_a_problem_leaves_no_folder(sciml):
-    assert "has no problem to solve" in sciml("solve", TINY.with_name("ode.yaml"), code=2)
+    error = sciml("solve", TINY.with_name("ode.yaml"), code=2)
+    assert "has no problem to solve, as those of OperatorData and TrajectoryData; a model is trained by" in error
     assert not Path("runs").exists()
 
 
