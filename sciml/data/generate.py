@@ -111,7 +111,7 @@ def content(path: Path) -> str:
 def _write(path: Path, problem: Problem, made_by: dict[str, Any], progress: bool) -> None:
     """Solve chunk by chunk; in memory is only one."""
     count, ts = made_by["count"], torch.tensor(made_by["ts"], dtype=torch.float64)
-    u0 = problem.initial(count, generator(made_by["seed"], "initial conditions"))
+    u0 = problem.start(count, generator(made_by["seed"], "initial conditions"))
     with replacing(path) as partial, h5py.File(partial, "w") as file:
         shape = (count, len(ts), *u0.shape[1:])
         fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))

@@ -29,6 +29,8 @@ class SplitData(lightning.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if workers < 0:
+            raise ValueError(f"workers: expected 0 or more processes, got {workers}")
         self.batch_size, self.workers = batch_size, workers
 
     @abstractmethod

@@ -162,7 +162,7 @@ class Trajectories(ObservedData):
     Args:
         path: the file.
         t: name of the times.
-        y: names of the components; None takes all other columns of a csv, or the only other array.
+        y: names of the components; None takes all other columns or arrays.
         id: name of the csv's column that says which trajectory a row belongs to; None takes all for one.
         val: share of the trajectories to validate on.
         test: share of the trajectories to test on.
@@ -199,8 +199,8 @@ class Trajectories(ObservedData):
         val, test = (max(1, round(share * count)) for share in self.shares.values())
         if val + test >= count:
             raise DataError(
-                f"{self.path}: expected at least 3 trajectories, to train, validate and test on, got {count}; a long "
-                "one can be cut into pieces, numbered in a column that `id` names"
+                f"path: {self.path}: expected at least 3 trajectories, to train, validate and test on, got {count}; a "
+                "long one can be cut into pieces, numbered in a column that `id` names"
             )
         order = torch.randperm(count, generator=generator(self.split_seed, "split"))
         parts = order.split([count - val - test, val, test])
@@ -214,7 +214,8 @@ def read_trajectories(
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: the file is not as described; the message names column, row or array.
+        DataError: the file is not as described; the message begins with the argument that is wrong, and names the file
+            and column, row or array in it.
     """
     readers = {".csv": _read_csv, ".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
     if path.suffix not in readers:
@@ -227,11 +228,17 @@ def read_trajectories(
         table = readers[path.suffix](path, t, y, id)
         return table.names, _observed(table)
     except _Mistake as mistake:
-        raise DataError(f"{path}: {mistake}") from None
+        raise DataError(f"{mistake.argument}: {path}: {mistake}") from None
+    except (OSError, ValueError) as error:  # numpy's and h5py's word on bytes that are something else
+        raise DataError(f"path: {path}: expected a {path.suffix} file, got one that cannot be read: {error}") from error
 
 
 class _Mistake(Exception):
-    """What is wrong in a file."""
+    """What is wrong in a file, or in the argument that asks it for something."""
+
+    def __init__(self, message: str, argument: str = "path"):
+        super().__init__(message)
+        self.argument = argument
 
 
 class _Table(NamedTuple):
@@ -252,9 +259,10 @@ def _observed(table: _Table) -> Observed:
         if count < 2 or np.isnan(times[:count]).any():
             raise _Mistake(f"trajectory {label}: expected at least two times, with NaN only behind them")
         if (back := np.flatnonzero(np.diff(times[:count]) <= 0)).size:
+            hint = "; the column that tells trajectories apart is named by `id`" if len(labels) == 1 else ""
             raise _Mistake(
                 f"trajectory {label}: expected increasing times, got {times[back[0]]:g} and then "
-                f"{times[back[0] + 1]:g}; the column that tells trajectories apart is named by `id`"
+                f"{times[back[0] + 1]:g}{hint}"
             )
         if np.isinf(values).any() or np.isinf(times).any():
             raise _Mistake(f"trajectory {label}: expected finite values, got an infinite one")
@@ -274,9 +282,11 @@ def _read_csv(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _T
         header = [name.strip() for name in next(table, [])]
         rows = [(table.line_num, row) for row in table if any(cell.strip() for cell in row)]
     names = [name for name in header if name not in (t, id)] if y is None else list(y)
-    wanted = [t, *names, *([] if id is None else [id])]
-    if absent := [name for name in wanted if name not in header]:
-        raise _Mistake(f"no column {absent[0]!r}; it has {', '.join(header)}")
+    wanted = [("t", t), *(("y", name) for name in names), *([] if id is None else [("id", id)])]
+    if absent := [(argument, name) for argument, name in wanted if name not in header]:
+        argument, name = absent[0]
+        there = f"it has {', '.join(header)}" if header else "the file is empty"
+        raise _Mistake(f"no column {name!r}; {there}", argument if header else "path")
     if not names or not rows:
         raise _Mistake("expected at least one component and one row")
     groups: dict[str | int, list[list[float]]] = {}
@@ -313,22 +323,29 @@ def _read_h5(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _Ta
 
 def _arrays(arrays: dict[str, np.ndarray], t: str, y: Sequence[str] | None) -> _Table:
     names = [name for name in arrays if name != t] if y is None else list(y)
-    if absent := [name for name in (t, *names) if name not in arrays]:
-        raise _Mistake(f"no array {absent[0]!r}; it has {', '.join(arrays)}")
+    if absent := [pair for pair in [("t", t), *(("y", name) for name in names)] if pair[1] not in arrays]:
+        argument, name = absent[0]
+        raise _Mistake(f"no array {name!r}; it has {', '.join(arrays)}", argument)
     if not names:
         raise _Mistake(f"expected an array beside {t!r}")
     parts = []
     for name in names:
-        part = np.asarray(arrays[name], dtype=float)
+        part = _numbers(arrays[name], name)
         if part.ndim != 2 and (part.ndim != 3 or len(names) > 1):
             raise _Mistake(f"array {name!r}: expected shape (n, t), or (n, t, c) as the only one, got {part.shape}")
         parts.append(part if part.ndim == 3 else part[..., None])
         if part.shape[:2] != parts[0].shape[:2]:
             raise _Mistake(f"array {name!r}: expected {parts[0].shape[:2]} as {names[0]!r} has, got {part.shape[:2]}")
     ys = np.concatenate(parts, -1)
-    ts = np.asarray(arrays[t], dtype=float)
+    ts = _numbers(arrays[t], t)
     if ts.shape not in (ys.shape[:2], ys.shape[1:2]):
         raise _Mistake(f"array {t!r}: expected shape {ys.shape[1:2]} or {ys.shape[:2]}, got {ts.shape}")
     if len(names) == 1 and ys.shape[-1] > 1:
         names = [f"{names[0]}{i}" for i in range(ys.shape[-1])]
     return _Table(tuple(names), range(len(ys)), np.broadcast_to(ts, ys.shape[:2]).copy(), ys)
+
+
+def _numbers(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise _Mistake(f"array {name!r}: expected real numbers, got {array.dtype}")
+    return array.astype(float)

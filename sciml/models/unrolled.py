@@ -30,7 +30,10 @@ def unrolled(term: Any, y0: Tensor, t0: Tensor, t1: Tensor, solver: Solver, ts: 
     grid, stepper, each = solver.controller, solver.stepper or Tsit5(), solver.lanes == "each"
     if not isinstance(grid, Grid) or grid.n is None:
         found = f"Grid({'ts' if grid.dt is None else 'dt'}=...)" if isinstance(grid, Grid) else "adaptive steps"
-        raise ValueError(f"solver: an export needs a fixed number of steps, expected Grid(n=...), got {found}")
+        raise ValueError(
+            f"solver: an export needs a fixed number of steps, expected Grid(n=...), got {found}; a key given to "
+            "`sciml export` overrides the run's"
+        )
     march = March(as_term(term), stepper, grid, solver.lanes)
     const = Const(t0, t1, grid.thetas(t0, t1), stepper=stepper.constants(t0, y0))
     y, carry, saved = y0, None, y0.unsqueeze(int(each))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -52,7 +52,7 @@ class Equation(nn.Module, ABC):
     """A partial differential equation, residual = 0 in a domain of points (b, d).
 
     Its parts of the boundary are named in ``boundary``. Each of them has to be met: by the output (`hard`), or by a
-    condition among the losses (`conditions`).
+    condition among the losses (`conditions`). Further equations of a system are conditions too, at points of `sample`.
 
     Attributes:
         boundary: names of the boundary's parts.
@@ -133,7 +133,8 @@ class Ansatz(nn.Module):
         hard: let the equation's `output` meet the conditions that it can meet.
 
     Raises:
-        ValueError: if a part of the boundary is met neither by the output nor by a condition.
+        ValueError: if a part of the boundary is met neither by the output nor by a condition, or what the equation
+            gives is no expression or no condition.
     """
 
     def __init__(self, equation: Equation, net: nn.Module, hard: bool = True):
@@ -141,6 +142,7 @@ class Ansatz(nn.Module):
         self.equation, self.net, self.hard = equation, net, hard
         met = set(equation.hard() if hard else ())
         self.soft = {name: each for name, each in equation.conditions().items() if name not in met}
+        _check(equation, self.soft)
         missing = [name for name in equation.boundary if name not in met and name not in self.soft]
         if missing:
             remedy = " or hard=True" if not hard and set(missing) <= set(equation.hard()) else ""
@@ -153,6 +155,20 @@ class Ansatz(nn.Module):
         """The solution (b, c) at points (b, d)."""
         raw = self.net(x)
         return self.equation.output(x, raw) if self.hard else raw
+
+
+def _check(equation: Equation, conditions: dict[str, Condition]) -> None:
+    """Refuse a residual that is no expression, and a condition that is none."""
+    wanted, kind = "an expression, as dt(u) - dxx(u)", type(equation).__name__
+    given: dict[str, Any] = {f"{wanted} from {kind}.residual()": equation.residual()}
+    wanted = "Condition(residual, sample) with an expression"
+    for name, each in conditions.items():
+        found = each.residual if isinstance(each, Condition) else each
+        given[f"{wanted} from {kind}.conditions()[{name!r}]"] = found
+    for expected, value in given.items():
+        if not isinstance(value, Expression):
+            remedy = "; the further ones of a system are conditions" if isinstance(value, list | tuple) else ""
+            raise ValueError(f"equation: expected {expected}, got a {type(value).__name__}{remedy}")
 
 
 def uniform_ball(count: int, dim: int, generator: Generator, radial: bool) -> Tensor:

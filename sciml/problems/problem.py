@@ -51,6 +51,22 @@ class Problem(ABC):
     def initial(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """So many random initial conditions (count, c, *x), on the CPU."""
 
+    def start(self, count: int, generator: Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The initial conditions of `initial`, whose shape is checked.
+
+        Raises:
+            ValueError: if it is not (count, c, *x) with a component for each of ``channels`` and the axes of space.
+        """
+        u0, points = self.initial(count, generator, dtype), self.mesh_points()
+        space = tuple(len(x) for x in self.coordinates()) if points is None else (len(points),)
+        wanted = (count, len(self.channels), *space)
+        if tuple(u0.shape) != wanted:
+            raise ValueError(
+                f"problem: expected {wanted} from {type(self).__name__}.initial, as its channels {self.channels} and "
+                f"coordinates say, got {tuple(u0.shape)}"
+            )
+        return u0
+
     @property
     def chunk(self) -> int:
         """How many samples to solve together where many are wanted; no result depends on it."""

@@ -7,11 +7,13 @@ from sysconfig import get_path
 from textwrap import shorten
 from traceback import extract_tb
 
-from jsonargparse import ArgumentParser
+import lightning.pytorch.loops
+from jsonargparse import ArgumentError, ArgumentParser
 
 from sciml.errors import SolveError
 from sciml.training.config import PACKAGE, hint
 
+LOOPS = Path(lightning.pytorch.loops.__file__).parent
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
 
@@ -34,10 +36,16 @@ def explain(message: str, parser: ArgumentParser) -> str:
         if found[1] in EXTRAS:
             return f'{where}{found[1]} is not installed: pip install "sciml-torch[{EXTRAS[found[1]]}]" brings it'
         return f"{where}no module {found[1]!r}; own modules are found in the configuration's folder and in this one"
+    if found := re.search(r"instantiatable class, but ([\w.]+) is abstract", inner):
+        module, _, name = found[1].rpartition(".")
+        missing = sorted(getattr(getattr(import_module(module), name), "__abstractmethods__", ()))
+        return f"{where}{name} cannot be made: it has to define {', '.join(missing) or 'what its base leaves open'}"
     if found := re.search(r"arguments are required: ([\w., ]+)", inner):
         return f"{where}missing {found[1]}"
     if found := re.search(r"^ *- (?!Does not validate|Expected a|Problem with)(.+)", inner, re.MULTILINE):
         return where + found[1]  # what a class itself says
+    if found := re.search(r"Problem with given class_path '[\w.]+':\s+(?!Parser key)(.+)", inner):
+        return where + found[1]  # likewise
     if found := re.search(r"(Expected a .*?)(?:Got|Given) value(?: type)?: (.*)", inner, re.DOTALL):
         types = [name.removesuffix("Type") for name in re.findall(r"<class '(\w+)'>", found[1])]
         value = re.search(r"(?:Got|Given) value: (.*)", inner)
@@ -51,16 +59,43 @@ def is_own(error: Exception, code_path: str | None) -> bool:
 
     Where it went through code of the user's own, which may be what is wrong, its traceback is wanted.
     """
-    files = [Path(summary.filename) for summary in extract_tb(error.__traceback__)]
-    if not files or not files[-1].is_relative_to(PACKAGE):
+    files = traced(error)
+    if not files or not files[-1].is_relative_to(PACKAGE) or is_users(files, code_path):
         return False
+    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*: ", str(error)) is not None
+
+
+def slip(error: BaseException, code_path: str | None) -> BaseException | None:
+    """What went wrong in the user's own code when jsonargparse called it; None where that is not why it gave up.
+
+    A ValueError is what a class says of its arguments, and no slip.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    found = not isinstance(error, ValueError | ArgumentError | ImportError) and is_users(traced(error), code_path)
+    return error if found else None
+
+
+def traced(error: BaseException) -> list[Path]:
+    """The files that an error passed through, that of its origin last."""
+    return [Path(summary.filename) for summary in extract_tb(error.__traceback__)]
+
+
+def is_users(files: list[Path], code_path: str | None) -> bool:
+    """Whether any of some files is the user's own."""
     users = [Path.cwd(), *([Path(code_path).resolve()] if code_path else [])]
     installed = [PACKAGE, *(Path(get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
-    for file in files:
-        inside = any(file.is_relative_to(folder) for folder in users)
-        if inside and not any(file.is_relative_to(folder) for folder in installed):
-            return False
-    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*: ", str(error)) is not None
+    return any(
+        any(file.is_relative_to(folder) for folder in users)
+        and not any(file.is_relative_to(folder) for folder in installed)
+        for file in files
+    )
+
+
+def is_trainers(error: Exception) -> bool:
+    """Whether an error is Lightning's word on settings of the trainer that do not fit the data."""
+    files = traced(error)
+    return isinstance(error, ValueError) and bool(files) and files[-1].is_relative_to(LOOPS)
 
 
 def other_weights(error: Exception) -> str | None:

@@ -68,6 +68,22 @@ class TrainingModule(lightning.LightningModule):
         }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def _check_schedulers(self) -> None:
+        """Refuse a scheduler that ends before the training, where torch would raise after all of its steps.
+
+        Raises:
+            ValueError: naming the number of steps there are.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            found = self.trainer.max_epochs if config.interval == "epoch" else self.trainer.estimated_stepping_batches
+            total = getattr(config.scheduler, "total_steps", None)
+            if total is not None and found is not None and total < found < float("inf"):
+                rest = "; a run that goes on keeps its checkpoint's, or with scheduler: null goes on without"
+                raise ValueError(
+                    f"scheduler: expected total_steps of {found} or more, the {config.interval}s of this training, "
+                    f"got {total}{rest if self.trainer.global_step else ''}"
+                )
+
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's; keeps the graph for optimisers that estimate curvature, as AdaHessian and Sophia."""
         if not any("hessian" in signature(optimizer.step).parameters for optimizer in self.trainer.optimizers):
@@ -77,7 +93,8 @@ class TrainingModule(lightning.LightningModule):
             return super().backward(loss, *args, create_graph=True, **kwargs)
 
     def on_train_start(self) -> None:
-        """Put optimisers that have modes, as schedule-free ones, into that of training."""
+        """Put optimisers that have modes, as schedule-free ones, into that of training; check the schedulers."""
+        self._check_schedulers()
         self.switch_optimizers("train")
 
     def on_validation_model_eval(self) -> None:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from functools import wraps
-from importlib import import_module
 from types import FrameType
 from typing import Any
 
@@ -126,31 +125,3 @@ def wrong_output(message: str, root: nn.Module) -> SizeError | None:
             told = f"expected {expected[axis]} for an output {tuple(expected)}, got {got[axis]}"
             return SizeError(module, name, key, told)
     return None
-
-
-def place(config: Any, error: SizeError) -> str | None:
-    """The key of a configuration that gave a wrong argument; None where there is no such key, or more than one."""
-    found = [key for key, value in placed(config, error) if value == getattr(error.owner, error.key, None)]
-    if not found:
-        found = [key for key, _ in placed(config, error)]
-    return found[0] if len(found) == 1 else None
-
-
-def placed(config: Any, error: SizeError, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a configuration that are arguments of the owner's class by that name, and their values."""
-    if not isinstance(config, dict):
-        return
-    arguments = config.get("init_args")
-    if isinstance(arguments, dict) and error.key in arguments and is_class(config.get("class_path"), error.owner):
-        value = arguments[error.key]
-        yield f"{at}init_args.{error.key}", tuple(value) if isinstance(value, list) else value
-    for key, value in config.items():
-        yield from placed(value, error, f"{at}{key}.")
-
-
-def is_class(path: Any, module: nn.Module) -> bool:
-    """Whether a class path is that of a module."""
-    if not isinstance(path, str) or "." not in path:
-        return False
-    package, _, name = path.rpartition(".")
-    return getattr(import_module(package), name, None) is type(module)

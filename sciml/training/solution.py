@@ -30,7 +30,7 @@ def solve_problem(problem: Problem, run: RunFolder, seed: int) -> dict[str, floa
         The problem's `residuals`, and the errors against the exact solution, where the problem knows it.
     """
     ts = problem.times(SAVED)
-    u0 = problem.initial(SAMPLES, generator(seed, "initial conditions"), torch.float64)
+    u0 = problem.start(SAMPLES, generator(seed, "initial conditions"), torch.float64)
     with torch.no_grad():
         fields = problem.evolve(u0, ts, progress=True)  # (b, t, c, *x)
     exact = problem.exact(u0, ts)
@@ -107,7 +107,7 @@ def _draw_plane(axes: Any, problem: Problem, field: Tensor, limit: float) -> Any
         return _draw_mesh(axes, points, field, limit)
     x, y, *_ = problem.coordinates()
     field = field if field.ndim == 2 else field[..., field.shape[2] // 2]
-    extent = (0.0, ((x[1] - x[0]) * len(x)).item(), 0.0, ((y[1] - y[0]) * len(y)).item())
+    extent = tuple(end for a in (x, y) for end in (a[0].item(), (a[0] + (a[1] - a[0]) * len(a)).item()))
     return axes.imshow(field.T.numpy(), origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,10 +30,11 @@ from sciml.training.checkpoint import AtomicCheckpointIO, Checkpoints, Interrupt
 from sciml.training.config import UsageError
 from sciml.training.load import add_code_path
 from sciml.training.metrics import MetricsLogger
-from sciml.training.mistakes import explain, is_own, other_weights
+from sciml.training.mistakes import explain, is_own, is_trainers, other_weights, slip
 from sciml.training.module import TrainingModule
+from sciml.training.places import keyed, place
 from sciml.training.run_folder import RunFolder
-from sciml.training.sizes import SizeError, place
+from sciml.training.sizes import SizeError
 from sciml.training.solution import solve_problem
 
 
@@ -95,7 +97,7 @@ class RunCLI(LightningCLI):
             callbacks.append(Figures())
             self.beginning = Beginning(self.run, self.resolved(), self.resumed)
             callbacks.append(self.beginning)
-            self.config_init["checkpoint"].config = yaml.safe_load(self.resolved())
+            self.config_init["checkpoint"].config = self.settings()
             kwargs["logger"] = [MetricsLogger(self.run.metrics), *(x for x in loggers if isinstance(x, Logger))]
         else:
             device = settings.devices[:1] if isinstance(settings.devices, list) else 1
@@ -110,6 +112,10 @@ class RunCLI(LightningCLI):
     def resolved(self) -> str:
         """The whole configuration as YAML, with the overrides and all defaults."""
         return self.parser.dump(self.config, skip_unset=False)
+
+    def settings(self) -> dict[str, Any]:
+        """The whole configuration as plain data; empty before it was read."""
+        return yaml.safe_load(self.resolved()) if hasattr(self, "config") else {}
 
 
 def print_help() -> NoReturn:
@@ -150,13 +156,19 @@ def train(cli: RunCLI, checkpoint: Path | None = None) -> None:
     try:
         with usage_errors(cli), cli.beginning.undone(), quiet():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException as stop:  # before the first step, when there was nothing to save
-        raise Interrupted(128 + signal.SIGTERM) from stop
+    except SIGTERMException as stop:
+        raise early(signal.SIGTERM) from stop
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # likewise
-            raise Interrupted(128 + signal.SIGINT) from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise early(signal.SIGINT) from stop
         raise
     end(cli)
+
+
+def early(number: signal.Signals) -> Interrupted:
+    """The end of a run by a signal before its first step, when there is nothing to save yet."""
+    print("sciml: stopped before the first step, nothing is saved; the same command starts anew", file=sys.stderr)
+    return Interrupted(128 + number)
 
 
 def validate(run: RunFolder, overrides: Sequence[str]) -> None:
@@ -221,8 +233,10 @@ def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
     """Integrate the problem that the data come from, and write its solution."""
     cli = RunCLI(config, overrides, run)
     problem = problem_of(cli)
+    with usage_errors(cli):
+        found = solve_problem(problem, run, run_seed())
     run.write_config(cli.resolved())
-    for name, value in solve_problem(problem, run, run_seed()).items():
+    for name, value in found.items():
         print(f"{name}: {value:.3g}")
     print(f"solution: {run.path}")
 
@@ -232,14 +246,18 @@ def generate(config: Path, overrides: Sequence[str]) -> None:
     cli = RunCLI(config, overrides, RunFolder("."))
     if not hasattr(cli.datamodule, "file"):
         raise UsageError(f"data: {type(cli.datamodule).__name__} generates nothing")
-    print(cli.datamodule.file())
+    with usage_errors(cli):
+        print(cli.datamodule.file())
 
 
 def problem_of(cli: RunCLI) -> Problem:
     """The problem of a configuration's data."""
     problem = getattr(cli.datamodule, "problem", None)
     if problem is None:
-        raise UsageError(f"data: {type(cli.datamodule).__name__} has no problem to solve")
+        raise UsageError(
+            f"data: {type(cli.datamodule).__name__} has no problem to solve, as those of OperatorData and "
+            "TrajectoryData; a model is trained by `sciml fit`"
+        )
     return problem
 
 
@@ -251,8 +269,9 @@ def restored(run: RunFolder, overrides: Sequence[str]) -> RunCLI:
     if not isinstance(cli.model, TrainingModule):
         raise UsageError(f"model: expected a TrainingModule, got {type(cli.model).__name__}")
     if cli.datamodule is not None:
-        cli.datamodule.prepare_data()
-        cli.datamodule.setup("test")
+        with usage_errors(cli):
+            cli.datamodule.prepare_data()
+            cli.datamodule.setup("test")
     return cli
 
 
@@ -278,18 +297,23 @@ def usage_errors(cli: RunCLI, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
+        if (found := slip(error, cli.code_path)) is not None:
+            raise found from None
         raise UsageError(explain(str(error), cli.parser)) from error
     except SizeError as error:
-        key = place(yaml.safe_load(cli.resolved()), error)
+        owner = error.owner
+        key = place(cli.settings(), type(owner), error.key, getattr(owner, error.key, None))
         raise UsageError(f"{key}: {error.message}" if key else str(error)) from error
     except (MisconfigurationException, FileNotFoundError, DataError, *more) as error:
-        raise UsageError(explain(str(error), cli.parser)) from error
+        if (found := slip(error, cli.code_path)) is not None and found is not error:
+            raise found from None
+        raise UsageError(explain(keyed(error, cli.settings()), cli.parser)) from error
     except (RuntimeError, ValueError, TypeError) as error:
         if (told := other_weights(error)) is not None:
             raise OtherWeights(told) from error
-        if not is_own(error, cli.code_path):
+        if not is_own(error, cli.code_path) and not is_trainers(error):
             raise
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(" ".join(keyed(error, cli.settings()).split())) from error
 
 
 @contextmanager

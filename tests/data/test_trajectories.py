@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from sciml.data import Observed, Trajectories, TrajectoryData
 from sciml.data.generate import content
 from sciml.data.trajectories import read_trajectories
+from sciml.errors import DataError
 from sciml.problems import Spiral
 
 CSV = """run,t,x,y
@@ -44,9 +45,10 @@ def test_csv_without_ids_is_one_trajectory_with_shared_times(write):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (CSV, {"t": "time"}, "my.csv: no column 'time'; it has run, t, x, y"),
-        (CSV, {"y": ["z"], "id": "run"}, "my.csv: no column 'z'"),
-        (CSV, {}, "my.csv: row 2, column 'run': expected a number, got 'a'"),
+        (CSV, {"t": "time"}, "^t: .*my.csv: no column 'time'; it has run, t, x, y"),
+        (CSV, {"y": ["z"], "id": "run"}, "^y: .*my.csv: no column 'z'"),
+        (CSV, {"id": "lane"}, "^id: .*my.csv: no column 'lane'"),
+        (CSV, {}, "^path: .*my.csv: row 2, column 'run': expected a number, got 'a'"),
         (CSV.replace("9,10", "9,ten"), {"id": "run"}, "my.csv: row 6, column 'y': expected a number, got 'ten'"),
         (CSV.replace("9,10", "9"), {"id": "run"}, "my.csv: row 6: expected 4 cells, got 3"),
         (CSV.replace("b,1", "b,"), {"id": "run"}, "my.csv: row 6, column 't': expected a time"),
@@ -54,7 +56,8 @@ def test_csv_without_ids_is_one_trajectory_with_shared_times(write):
         (CSV.replace("9,10", "inf,10"), {"id": "run"}, "my.csv: trajectory b: expected finite values"),
         (CSV, {"y": ["x"]}, "my.csv: trajectory 0: expected increasing times, got 2 and then 0; .*`id`"),
         ("t,x\n0,1\n", {}, "my.csv: trajectory 0: expected at least two times"),
-        ("", {}, "my.csv: no column 't'"),
+        ("", {}, "^path: .*my.csv: no column 't'; the file is empty"),
+        (CSV.replace("0.5", "0"), {"id": "run"}, "trajectory a: expected increasing times, got 0 and then 0$"),
     ],
 )
 def test_mistakes_in_a_csv_are_located(write, text, options, message):
@@ -88,6 +91,26 @@ def test_arrays_of_components_or_of_all(tmp_path, suffix):
         read_trajectories(save("bad", t=t, x=x, y=x.T))
     with pytest.raises(ValueError, match=rf"worse.{suffix}: array 't': expected shape"):
         read_trajectories(save("worse", t=t[:2], x=x))
+    with pytest.raises(DataError, match=rf"^y: .*absent.{suffix}: no array 'v'; it has t, x"):
+        read_trajectories(save("absent", t=t, x=x), y=["x", "v"])
+    with pytest.raises(DataError, match=rf"text.{suffix}: array 'x': expected real numbers"):
+        read_trajectories(save("text", t=t, x=x.astype("S")))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5", "csv"])
+def test_file_of_something_else_is_told(tmp_path, suffix):
+    path = tmp_path / f"my.{suffix}"
+    path.write_bytes(b"\xff\xfe not what it says")
+    with pytest.raises(
+        DataError, match=rf"^path: .*my.{suffix}: expected a .{suffix} file, got one that cannot be read"
+    ):
+        read_trajectories(path)
+
+
+def test_arrays_of_objects_are_told(tmp_path):
+    np.savez(tmp_path / "my.npz", t=np.arange(3.0), x=np.full((2, 3), None))
+    with pytest.raises(DataError, match=r"my.npz: expected a .npz file, got one that cannot be read: Object arrays"):
+        read_trajectories(tmp_path / "my.npz")
 
 
 def test_unknown_endings_and_missing_files_are_named(tmp_path):

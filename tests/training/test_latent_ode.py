@@ -47,7 +47,9 @@ def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
     assert {"posterior", "samples", "learning_curve"} <= figures
     smoother = library.load(tmp_path / "run")
     assert smoother(torch.linspace(0, 2, 9).double(), torch.randn(3, 9, 2)).shape == (3, 9, 2)
-    assert "an export needs a fixed number of steps" in sciml("export", "run", code=2)
+    error = sciml("export", "run", code=2)
+    assert "an export needs a fixed number of steps" in error
+    assert "a key given to `sciml export` overrides the run's" in error
 
 
 def test_resumed_run_is_the_uninterrupted_one(fit, sciml, tmp_path):

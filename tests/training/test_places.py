@@ -1,0 +1,132 @@
+"""Mistakes that are found behind the configuration: they are told with its keys."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from sciml.data import Trajectories
+from sciml.models import MLP
+from sciml.training.places import keyed, place
+from tests.training.conftest import TINY
+
+CONFIG = {"class_path": "sciml.models.MLP", "init_args": {"in_features": 3}}
+
+
+def test_place_needs_one_key():
+    assert place({"model": CONFIG}, MLP, "in_features", 3) == "model.init_args.in_features"
+    assert place({"model": CONFIG}, MLP, "in_features") == "model.init_args.in_features"
+    assert place({"a": CONFIG, "b": CONFIG}, MLP, "in_features", 3) is None
+    other = CONFIG | {"init_args": {"in_features": 2}}
+    assert place({"a": CONFIG, "b": other}, MLP, "in_features", 3) == "a.init_args.in_features"
+
+
+def raised(call):
+    with pytest.raises(ValueError, match=": expected") as caught:
+        call()
+    return caught.value
+
+
+def test_messages_get_the_key_of_the_object_that_they_are_about():
+    config = {
+        "data": {
+            "class_path": "sciml.data.Trajectories",
+            "init_args": {"path": "my.npz", "val": 0.5, "test": 0.5, "batch_size": 0},
+        }
+    }
+    error = raised(lambda: Trajectories("my.npz", batch_size=0))  # from the constructor of a base
+    assert keyed(error, config) == "data.init_args.batch_size: expected at least 1, got 0"
+    error = raised(lambda: Trajectories("my.npz", val=0.5, test=0.5))
+    assert keyed(error, config).startswith("data.init_args: test, val: expected positive shares")
+    assert keyed(error, {"data": CONFIG}) == str(error)
+
+
+@pytest.fixture
+def mine(sciml, fit):
+    """Trains on trajectories of one's own into the folder `run`; further keys override the configuration's."""
+    text = TINY.with_name("ode.yaml").read_text()
+    own = "sciml.data.Trajectories, init_args: {path: my.csv, id: id, y: [x, v], "
+    Path("my.yaml").write_text(text.replace("tiny.Rotations, init_args: {", own))
+    Path("my.csv").write_text("id,t,x,v\n" + "".join(f"{i},{t},1,2\n" for i in range(4) for t in range(3)))
+    return lambda *keys, code=0: fit("run", *keys, config="my.yaml", code=code)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("path", "no.csv", "path: there is no file 'no.csv'"),
+        ("path", "my.mat", "path: expected a file that ends in .csv, .npz, .h5, .hdf5, got 'my.mat'"),
+        ("t", "time", "t: my.csv: no column 'time'; it has id, t, x, v"),
+        ("y", "[x, w]", "y: my.csv: no column 'w'; it has id, t, x, v"),
+        ("piece", "9", "piece: expected a number of steps from 1 to 2, got 9"),
+        ("batch_size", "0", "batch_size: expected at least 1, got 0"),
+        ("workers", "-1", "workers: expected 0 or more processes, got -1"),
+    ],
+)
+def test_mistake_about_ones_own_data_is_told_with_its_key(mine, key, value, told):
+    error = mine(f"--data.init_args.{key}={value}", code=2)
+    assert error.splitlines()[-1] == f"sciml: data.init_args.{told}"
+    assert "Traceback" not in error
+    assert not Path("run").exists()
+
+
+def test_data_that_went_away_are_told_by_every_command(sciml, mine):
+    mine("--trainer.max_epochs=1")
+    Path("my.csv").unlink()
+    for command in ("test", "predict", "plot", "export"):
+        error = sciml(command, "run", code=2)
+        assert error.splitlines()[-1] == "sciml: data.init_args.path: there is no file 'my.csv'"
+
+
+@pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("SIGTERMException", 143)])
+def test_run_that_is_stopped_while_its_data_are_made_says_so(sciml, stop, code, monkeypatch):
+    told = []
+    monkeypatch.setattr("sys.stderr.write", told.append)
+    Path("slow.py").write_text(
+        "from lightning.pytorch.utilities.exceptions import SIGTERMException\nimport tiny\n\n"
+        f"class Data(tiny.Data):\n    def prepare_data(self):\n        raise {stop}\n"
+    )
+    monkeypatch.delitem(sys.modules, "slow", raising=False)
+    sciml("fit", "--config", TINY, "--run", "run", "--data.class_path=slow.Data", code=code)
+    assert "nothing is saved; the same command starts anew" in "".join(told)
+    assert not Path("run").exists()
+
+
+def test_what_the_trainer_objects_to_is_one_line(mine):
+    error = mine("--trainer.val_check_interval=50", code=2)
+    assert error.splitlines()[-1].startswith("sciml: `val_check_interval` (50) must be less than or equal to")
+    assert "Traceback" not in error
+    assert not Path("run").exists()
+
+
+CYCLE = "{{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {{max_lr: 0.1, total_steps: {}}}}}"
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'. 'epoch'")
+@pytest.mark.parametrize(("interval", "steps"), [("step", 25), ("epoch", 5)])
+def test_scheduler_that_ends_before_the_training_is_told_at_its_start(fit, interval, steps):
+    options = (f"--model.scheduler={CYCLE.format(steps - 1)}", f"--model.scheduler_interval={interval}")
+    error = fit("run", "--trainer.max_epochs=5", *options, code=2)
+    told = f"expected total_steps of {steps} or more, the {interval}s of this training, got {steps - 1}"
+    assert error.splitlines()[-1] == f"sciml: model.init_args.scheduler: {told}"
+    assert not Path("run").exists()
+
+
+def test_run_goes_on_past_its_scheduler_without_one(fit, sciml):
+    fit("run", "--trainer.max_epochs=5", f"--model.scheduler={CYCLE.format(25)}", "--model.scheduler_interval=step")
+    more = ("fit", "--resume", "run", "--trainer.max_epochs=6", "--trainer.enable_progress_bar=false")
+    for total in (25, 30):  # the scheduler's state, its total with it, comes from the checkpoint
+        error = sciml(*more, f"--model.scheduler.init_args.total_steps={total}", code=2)
+        assert "expected total_steps of 30 or more, the steps of this training, got 25; a run that goes on" in error
+    assert "run folder: run" in sciml(*more, "--model.scheduler=null")
+
+
+def test_solve_of_a_start_in_another_shape_is_one_line_and_leaves_no_folder(sciml, monkeypatch):
+    Path("flat.py").write_text(
+        "from sciml.problems import Burgers\n\n\nclass Flat(Burgers):\n"
+        "    def initial(self, *arguments):\n        return super().initial(*arguments)[:, 0]\n"
+    )
+    monkeypatch.delitem(sys.modules, "flat", raising=False)
+    error = sciml("solve", "burgers_fno", "--data.init_args.problem.class_path=flat.Flat", code=2)
+    assert error.splitlines()[-1].startswith("sciml: problem: expected (4, 1, 256) from Flat.initial")
+    assert not Path("runs").exists()
