@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,6 +57,9 @@ class Elsewhere(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"Elsewhere({self.detach().inner!r})"
 
+    def untyped_storage(self) -> Any:
+        return self.detach().inner.untyped_storage()
+
     def _read(self, what: str) -> Tensor:
         reads.append(what)
         return self.detach().inner
@@ -93,6 +97,10 @@ def run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return False
     leaves = pytree.tree_leaves((args, kwargs))
     there = any(isinstance(x, Elsewhere) for x in leaves)
+    if there and (fakes := [x for x in leaves if isinstance(x, FakeTensor)]):
+        fake = fakes[0].fake_mode.from_tensor
+        args, kwargs = pytree.tree_map_only(Elsewhere, lambda x: fake(x.detach()), (args, kwargs))
+        return op(*args, **kwargs)
     if op not in MOVES:
         refuse_mixed(op, leaves)
     device = kwargs.get("device")

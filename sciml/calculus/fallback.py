@@ -16,6 +16,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from sciml.calculus.algebra import Index, plus
 from sciml.calculus.dispatch import FALLBACK, RULES, Jet, jets_of, like, name_of
 
+# Of which torch's jvp of a jvp is not the second derivative: a test says whether it still is not.
+WRONG = {"det", "linalg_det", "logdet", "slogdet", "linalg_slogdet", "linalg_solve", "instance_norm"}
+
 Point = tuple[Tensor, ...]
 Derivatives = dict[Index, Any]
 
@@ -43,6 +46,8 @@ def fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
         a, k = tree_unflatten(given, spec)
         return func(*a, **k)
 
+    if name.rpartition(".")[2] in WRONG and max(map(sum, jets[0].algebra.indices)) > 1:
+        raise NotImplementedError(f"{name}: no Taylor rule, and torch's forward mode within itself gives wrong numbers")
     try:
         return _propagate(of_jets, jets)
     except (RuntimeError, NotImplementedError) as error:

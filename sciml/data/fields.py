@@ -11,7 +11,8 @@ class FieldData(SplitData):
     """Pairs of fields in memory, the first ones for training, the next for validation, the last for the test.
 
     A derived class says in `fields` where they come from, and may fill a cache in `prepare_data`, which runs in one
-    process only. The split is by position, so that it is the same for every seed and every `train`.
+    process only. The split is by position, so that it is the same for every seed; where samples are made
+    on demand, another `train` moves the others.
 
     Args:
         train: number of samples to train on.

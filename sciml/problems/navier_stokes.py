@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
 from scipy.interpolate import CubicSpline
 from torch import Generator, Tensor
 
+from sciml.problems.constant import constant
 from sciml.problems.periodic import PeriodicPDE, wavenumbers
 from sciml.problems.problem import Curves
 from sciml.problems.random_field import banded_coefficients
@@ -26,7 +26,7 @@ class Budget(NamedTuple):
     injection: Tensor
 
 
-@lru_cache
+@constant
 def multipliers(modes: int, length: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """What makes velocities (2, ..) of a vorticity, and the vorticity's tendency of the two products of them."""
     kx, ky = k = wavenumbers(modes, length, 2, device)
@@ -256,7 +256,7 @@ class NavierStokes(PeriodicPDE):
         return torch.where(torch.arange(self.modes, device=like.device) > 0, 2.0, 1.0).to(torch.float64)
 
 
-@lru_cache
+@constant
 def _kolmogorov(
     modes: int, length: float, amplitude: float, wavenumber: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from sciml.problems.constant import constant
 from sciml.problems.problem import Problem
 from sciml.problems.random_field import gaussian_coefficients
 from sciml.solvers.control import Grid
@@ -17,7 +17,7 @@ from sciml.solvers.term import Semilinear, Term
 from sciml.typing import Args
 
 
-@lru_cache
+@constant
 def wavenumbers(modes: int, length: float, space: int, device: torch.device) -> Tensor:
     """The wavenumbers of truncated coefficients, float64: (m + 1) of an interval, (2, 2 m + 1, m + 1) of a square.
 

@@ -8,6 +8,7 @@ from itertools import product
 import torch
 from torch import Generator, Tensor
 
+from sciml.problems.constant import constant
 from sciml.problems.periodic import PeriodicPDE
 from sciml.problems.stochastic import StochasticProblem
 from sciml.solvers.brownian import Brownian
@@ -132,7 +133,7 @@ def _band(space: int, low: int, high: int) -> tuple[tuple[int, ...], ...]:
     return tuple(k for k in half if low**2 <= sum(n * n for n in k) <= high**2)
 
 
-@lru_cache
+@constant
 def _waves(modes: int, space: int, low: int, high: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What increments of the motions are multiplied with, (m, *k, 2), real and imaginary part."""
     band = _band(space, low, high)

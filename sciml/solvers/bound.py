@@ -174,8 +174,9 @@ class Bound(NamedTuple):
         if bool((s.accepted == before).all()):
             return s, run
         tape.before.append(before)
-        theta0 = torch.as_tensor(tape.segment.theta0, dtype=torch.float64).expand(before.shape)
+        theta0 = torch.as_tensor(tape.segment.theta0, dtype=torch.float64, device=before.device).expand(before.shape)
         row = Row(theta0, s.accepted > before, tape.segment.y0, self.march.emit(tape.segment, 1))
+        row = moved(row, before.device)  # what an eager step of joint lanes reads of its books lies on the host
         totals = keep(self.march, torch.zeros_like(before.amax()), row, before, before, run.totals, rows)
         return s, run.grown(totals, before, rows.kept, self.written(s, rows, 1))
 
@@ -221,6 +222,11 @@ class Bound(NamedTuple):
 
         done = close(self.outer, self.const, s, tape, compact if each else None)
         return mesh, done._replace(states=rows(lambda kept: kept.y[0], s.y) if self.keep else None), s
+
+
+def moved(tree: Any, device: torch.device) -> Any:
+    """The same tensors on a device."""
+    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, tree)
 
 
 def _kind(fold: Fold) -> tuple[Any, ...]:

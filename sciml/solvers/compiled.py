@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from sciml.solvers import loops, recall
-from sciml.solvers.bound import Bound, Met, Run, with_tensor_tolerances
+from sciml.solvers.bound import Bound, Met, Run, moved, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
 from sciml.solvers.direct import Direct
 from sciml.solvers.explicit import RungeKutta
@@ -95,19 +95,23 @@ class Program:
             grad_y: that of the last state.
             grad_values: those of the folds' results.
         """
-        leaves = len(c.leaves())
-        owner = self._owner(march)
+        leaves, owner = c.leaves(), self._owner(march)
+        if mesh.theta.device != states.device:
+            mesh, c = moved((mesh, c), states.device)
         given, spec = tree_flatten((mesh, c, states, best, grad_y, tuple(grad_values)))
         mesh, c, states, best, grad_y, grads = tree_unflatten(_apart(given), spec)
         values = tuple(p.detach() for p in parameters)
-        pull = Pull(owner, values, c, tuple(needs[:leaves]), self.fast_math, mesh, states, best, grad_y, grads)
-        steps = torch.scalar_tensor(len(mesh.theta) - 2, dtype=torch.int64)
+        pull = Pull(owner, values, c, tuple(needs[: len(leaves)]), self.fast_math, mesh, states, best, grad_y, grads)
+        steps = torch.full((), len(mesh.theta) - 2, dtype=torch.int64, device=states.device)
         pull = _varying(pull, self._sizes("backward", states[0], march, len(mesh.theta)))
         with torch.no_grad():
             inner = with_tensor_tolerances(march, states, march.folds)
             grads = iter(self.backward(inner, pull, steps, _most_saves(march, mesh, c)))
-        parts = [next(grads), *(next(grads) if need else None for need in needs[:leaves])]
-        return [*parts, *(grad if need else None for grad, need in zip(grads, needs[leaves:], strict=True))]
+        parts = [
+            next(grads),
+            *(next(grads).to(x.device) if need else None for x, need in zip(leaves, needs, strict=False)),
+        ]
+        return [*parts, *(grad if need else None for grad, need in zip(grads, needs[len(leaves) :], strict=True))]
 
     def _owner(self, march: March) -> Owner:
         """Of the march's parameters; the last one is kept, since it takes as long to make as several steps."""
@@ -187,6 +191,17 @@ def _apart(tensors: Sequence[Any]) -> list[Any]:
         return x
 
     return [own(x) for x in tensors]
+
+
+def _beside(march: March, c: Const, device: torch.device) -> Const:
+    """Constants on the device of the state; those that come again are known."""
+    if c.t0.device == device:
+        return c
+    given, found = march.kept.get("beside", (None, c))
+    if given is not c:
+        found = moved(c, device)
+        march.kept["beside"] = c, found
+    return found
 
 
 def _separate(march: March, y0: Tensor, c: Const) -> tuple[Tensor, Const]:
@@ -324,13 +339,21 @@ def through(
     keep: bool,
     tick: Callable[[State], None],
 ) -> tuple[Mesh, Pass, State] | None:
-    """An eager march's results from a compiled one; None where it cannot be compiled."""
+    """An eager march's results from a compiled one; None where it cannot be compiled.
+
+    The books of joint lanes go where the state is, so that a program waits for nothing, and come back in the end.
+    """
+    host, c = c.t0.device, _beside(march, c, y0.device)
     y0, c = _separate(march, y0, c)
+    first = first if host == y0.device else moved(first, y0.device)
     for kind in ("loop", "chunks") if mode == "loop" else ("chunks",):
         made = program(kind, march, fast_math)
         while made is not None:
             try:
-                return made.march(march, c, y0, first, keep, tick)
+                mesh, done, end = made.march(march, c, y0, first, keep, tick)
+                if host != y0.device:
+                    mesh, end = moved(mesh, host), moved(end, host)._replace(y=end.y, carry=end.carry)
+                return mesh, done, end
             except torch._dynamo.exc.FailOnRecompileLimitHit:
                 made = _programs[_key(kind, march, fast_math)] = Program(kind, march, fast_math)
                 march.kept[kind, fast_math] = made

@@ -365,7 +365,7 @@ class _Task:
         if isinstance(adjoint, Backsolve):
             return mesh, attach(adjoint, march, calm, c, y0, done, parameters), end
         if done.states is not None and calm is not mesh:
-            done = done._replace(states=torch.where(expand(mesh.failed, y0), y0.detach(), done.states))
+            done = done._replace(states=torch.where(expand(mesh.failed.to(y0.device), y0), y0.detach(), done.states))
         known = march.lanes == "joint" and march.stepper.history and bool(end.carry)
         last = (end.y, *end.carry) if known else ()
         return mesh, replay(adjoint, march, calm, c, y0, done, parameters, self._pull(), last), end

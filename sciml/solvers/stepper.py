@@ -108,7 +108,7 @@ class Field(NamedTuple):
         """The times t + c h of all nodes c (s), float64, at once, each as from `clock`."""
         t, h, _ = interval
         if isinstance(h, float):
-            times = torch.from_numpy(t + h * nodes.numpy())
+            times = torch.from_numpy(t + h * nodes.cpu().numpy())
             return times.to(device=y.device, dtype=real_dtype(y)).unbind()
         nodes = nodes.reshape(-1, *(1,) * h.ndim)
         times = (t + nodes * h).to(device=y.device, dtype=real_dtype(y))  # (s, l)

@@ -153,7 +153,7 @@ class LatentModule(RegularizedModule):
     def training_step(self, batch: Observed, batch_idx: int) -> Tensor:
         """The loss of a batch of trajectories, on new paths."""
         weight = min(1.0, (self.current_epoch + 1) / self.warm_up) if self.warm_up else 1.0
-        return self._step("train", batch, int(torch.randint(2**62, ())), weight)
+        return self._step("train", batch, self.noise_seed(batch_idx), weight)
 
     def validation_step(self, batch: Observed, batch_idx: int) -> None:
         """Log the loss, always on the same paths, and the error of what is hidden."""

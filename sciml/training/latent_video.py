@@ -70,7 +70,7 @@ class LatentVideoModule(TrainingModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch of videos, on new paths."""
         weight = min(1.0, (self.current_epoch + 1) / self.warm_up) if self.warm_up else 1.0
-        return self._step("train", batch[0], int(torch.randint(2**62, ())), weight)
+        return self._step("train", batch[0], self.noise_seed(batch_idx), weight)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the loss, always on the same paths."""
@@ -94,7 +94,9 @@ class LatentVideoModule(TrainingModule):
         if isinstance(data, SplitData):
             blank = data.part("train")[0].mean((0, 1)).to(frames)
             metrics["blank_mse"] = squares(blank.expand_as(future), future).mean()
-        self.log_dict({f"test_{name}": value for name, value in metrics.items()}, batch_size=len(frames))
+        self.log_dict(
+            {f"test_{name}": value for name, value in metrics.items()}, batch_size=len(frames), sync_dist=True
+        )
 
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Videos (b, t, c, h, w), as a path of the posterior gives them, and one forecast of each."""

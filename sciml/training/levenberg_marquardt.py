@@ -80,7 +80,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         if self.residuals is None:
             raise ValueError("residuals: LevenbergMarquardt needs them, not a loss alone; expected a PINNModule")
         (group,) = self.param_groups
-        params = group["params"]
+        params = [p for p in group["params"] if p.requires_grad]
         r, jacobian = self.residuals.jacobian()
         loss, gradient, normal = r @ r, jacobian.T @ r, jacobian.T @ jacobian
         size = normal.diagonal().mean()

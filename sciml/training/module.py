@@ -51,6 +51,7 @@ class TrainingModule(lightning.LightningModule):
         super().__init__()
         self.make_optimizer, self.make_scheduler = optimizer or torch.optim.Adam, scheduler
         self.scheduler_interval = scheduler_interval
+        self._drawn: tuple[tuple[int, int], int] | None = None
 
     def configure_model(self) -> None:
         """Take the trainer's precision before Lightning does: it reads a checkpoint into the module before that."""
@@ -67,6 +68,13 @@ class TrainingModule(lightning.LightningModule):
             "monitor": self.monitor,
         }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def noise_seed(self, batch_idx: int) -> int:
+        """A seed drawn for a training step, the same for every evaluation of an optimiser's closure in it."""
+        step = (self.current_epoch, batch_idx)
+        if self._drawn is None or self._drawn[0] != step:
+            self._drawn = step, int(torch.randint(2**62, ()))
+        return self._drawn[1]
 
     def _check_schedulers(self) -> None:
         """Refuse a scheduler that ends before the training, where torch would raise after all of its steps.

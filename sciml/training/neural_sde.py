@@ -69,7 +69,7 @@ class NeuralSDEModule(RegularizedModule):
 
     def training_step(self, batch: Observed, batch_idx: int) -> Tensor:
         """The loss of a batch of paths, against new ones."""
-        return self._step("train", batch, int(torch.randint(2**62, ())))
+        return self._step("train", batch, self.noise_seed(batch_idx))
 
     def validation_step(self, batch: Observed, batch_idx: int) -> None:
         """Log loss and errors, always of the same paths."""

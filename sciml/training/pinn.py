@@ -293,7 +293,8 @@ class PINNModule(TrainingModule):
         def one(parameters: Mapping[str, Tensor], point: Tensor, residual: Expression) -> Tensor:
             return residual(lambda x: functional_call(self.solution, dict(parameters), (x,)), point[None])[0]
 
-        parameters, rows, values = dict(self.solution.named_parameters()), [], []
+        parameters = {name: p for name, p in self.solution.named_parameters() if p.requires_grad}
+        rows, values = [], []
         for part in self._parts:
             slopes, value = vmap(grad_and_value(one), (None, 0, None))(parameters, part.x, part.residual)
             rows.append(part.scale * torch.cat([slopes[name].flatten(1) for name in parameters], 1))

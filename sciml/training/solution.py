@@ -1,5 +1,6 @@
 """Solving a configuration's problem: its solution as a file, pictures and, where it is known, the error."""
 
+import math
 from typing import Any
 
 import h5py
@@ -101,13 +102,20 @@ def _draw_line(figure: Any, problem: Problem, ts: Tensor, field: Tensor) -> None
     right.legend()
 
 
+def _around(points: Tensor) -> tuple[float, float]:
+    """The ends of cells: around points in the middle of those from 0 on, else from points at their beginning on."""
+    first, width = points[0].item(), (points[1] - points[0]).item()
+    start = 0.0 if math.isclose(first, width / 2, rel_tol=1e-5) else first
+    return start, start + width * len(points)
+
+
 def _draw_plane(axes: Any, problem: Problem, field: Tensor, limit: float) -> Any:
     """A field (x, y), of (x, y, z) the middle plane, or (n) on a mesh, with colours from -limit to limit."""
     if (points := problem.mesh_points()) is not None:
         return _draw_mesh(axes, points, field, limit)
     x, y, *_ = problem.coordinates()
     field = field if field.ndim == 2 else field[..., field.shape[2] // 2]
-    extent = tuple(end for a in (x, y) for end in (a[0].item(), (a[0] + (a[1] - a[0]) * len(a)).item()))
+    extent = tuple(end for a in (x, y) for end in _around(a))
     return axes.imshow(field.T.numpy(), origin="lower", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 

@@ -55,3 +55,29 @@ def test_gradients_pass_through():
 def test_function_without_derivatives_is_refused_by_name():
     with pytest.raises(NotImplementedError, match=r"bitwise_not: no Taylor rule, and nested forward-mode autograd"):
         jet(torch.bitwise_not, X, V, 2)
+
+
+def test_torchs_forward_mode_within_itself_is_wrong_of_a_determinant():
+    """det(1 + x x^T) = 1 + |x|^2; once this fails, the function may leave the list of those that are refused."""
+    matrix = lambda x: torch.eye(3, dtype=x.dtype) + torch.outer(x, x)  # noqa: E731
+    x, v = X[0, :3], torch.ones(3, dtype=X.dtype)
+    slope = lambda x: torch.func.jvp(lambda x: torch.linalg.det(matrix(x)), (x,), (v,))[1]  # noqa: E731
+    assert abs(torch.func.jvp(slope, (x,), (v,))[1] - 6) > 0.1
+
+
+@pytest.mark.filterwarnings("ignore::sciml.calculus.fallback.FallbackWarning")
+@pytest.mark.parametrize("name", ["det", "slogdet", "logdet", "solve", "instance_norm"])
+def test_functions_with_wrong_second_derivatives_are_refused(name: str):
+    x = torch.tensor([[0.5, 1.0, -0.3]], dtype=torch.float64)
+    functions = {
+        "det": lambda x: torch.linalg.det(torch.diag_embed(1 + x * x)),
+        "slogdet": lambda x: torch.linalg.slogdet(torch.diag_embed(1 + x * x))[1],
+        "logdet": lambda x: torch.logdet(torch.diag_embed(1 + x * x)),
+        "solve": lambda x: torch.linalg.solve(torch.diag_embed(1 + x * x), x[..., None])[..., 0],
+        "instance_norm": lambda x: torch.nn.functional.instance_norm(x[:, None])[:, 0] ** 3,
+    }
+    v = torch.ones_like(x)
+    expected = torch.func.jvp(functions[name], (x,), (v,))[1]
+    assert torch.allclose(jet(functions[name], x, v[None], 1).derivative(1)[0], expected)
+    with pytest.raises(NotImplementedError, match="gives wrong numbers"):
+        jet(functions[name], x, v[None], 2)

@@ -117,3 +117,13 @@ def test_what_changes_gradients_is_refused(tmp_path, options, message):
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_frozen_parameters_stay(tmp_path):
+    module = PINNModule(BurgersDirichlet(), MLP(2, 1, width=4, depth=2).double(), optimizer=LevenbergMarquardt)
+    first, *_, last = module.parameters()
+    first.requires_grad_(False)
+    before, moving = first.clone(), last.detach().clone()
+    fit(module, tmp_path, Collocation(points=50, boundary=20, steps=2, val=50, test=50))
+    assert torch.equal(first, before)
+    assert not torch.equal(last, moving)

@@ -17,3 +17,11 @@ def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
     flow = library.load(tmp_path / "run")
     ts = torch.linspace(0, 1, 5, dtype=torch.float64)
     assert flow(torch.ones(3, 2), ts, 1).shape == (3, 5, 2)
+
+
+def test_noise_is_that_of_the_step_in_every_evaluation_of_a_closure():
+    module = library.training.TrainingModule()
+    seeds = [module.noise_seed(batch) for batch in (0, 0, 1, 1, 0)]
+    assert seeds[0] == seeds[1]
+    assert seeds[2] == seeds[3]
+    assert len(set(seeds)) == 3

@@ -1,0 +1,28 @@
+"""Tensors that depend on numbers alone, made once."""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def constant(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """The same function, which keeps what it made: tensors that every later call may use.
+
+    Those of inference mode could not be saved for a backward pass; those of an export are fakes, and are not kept.
+    """
+
+    @lru_cache
+    def kept(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        with torch.inference_mode(False):
+            return make(*args, **kwargs)
+
+    @wraps(make)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        return make(*args, **kwargs) if torch.compiler.is_compiling() else kept(*args, **kwargs)
+
+    return call
