@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from sciml.calculus.algebra import Index, plus
 from sciml.calculus.dispatch import FALLBACK, RULES, Jet, jets_of, like, name_of
 
-# Of which torch's jvp of a jvp is not the second derivative: a test says whether it still is not.
+# Of which torch's jvp of a jvp is not the second derivative; a test shows it of a determinant.
 WRONG = {"det", "linalg_det", "logdet", "slogdet", "linalg_slogdet", "linalg_solve", "instance_norm"}
 
 Point = tuple[Tensor, ...]

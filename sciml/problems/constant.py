@@ -5,6 +5,7 @@ from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -13,7 +14,8 @@ Made = TypeVar("Made")
 def constant(make: Callable[Given, Made]) -> Callable[Given, Made]:
     """The same function, which keeps what it made: tensors that every later call may use.
 
-    Those of inference mode could not be saved for a backward pass; those of an export are fakes, and are not kept.
+    Those of inference mode could not be saved for a backward pass; those of an export, or of shapes that are found out
+    for a compiled solve, are fakes, and are not kept.
     """
 
     @lru_cache
@@ -23,6 +25,7 @@ def constant(make: Callable[Given, Made]) -> Callable[Given, Made]:
 
     @wraps(make)
     def call(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-        return make(*args, **kwargs) if torch.compiler.is_compiling() else kept(*args, **kwargs)
+        strange = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+        return make(*args, **kwargs) if strange else kept(*args, **kwargs)
 
     return call

@@ -239,6 +239,8 @@ class _Integrals(Tape):
                 dy = forward(forward.clock(t + place * h, y), y)
             if not dy.requires_grad:
                 return
+            if isinstance(march.stepper, ImplicitStepper):  # else the drift has looked
+                refuse_read(self.plan.forward.term, [dy], {id(x) for x in self.wanted})
             parts = torch.autograd.grad(dy, self.wanted, scale * a, allow_unused=True)
             self.sums = [b if a is None else a if b is None else a + b for a, b in zip(self.sums, parts, strict=True)]
 

@@ -70,9 +70,9 @@ class TrainingModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def noise_seed(self, batch_idx: int) -> int:
-        """A seed drawn for a training step, the same for every evaluation of an optimiser's closure in it."""
+        """A seed drawn for a trainer's step, the same for every evaluation of an optimiser's closure in it."""
         step = (self.current_epoch, batch_idx)
-        if self._drawn is None or self._drawn[0] != step:
+        if self._trainer is None or self._drawn is None or self._drawn[0] != step:
             self._drawn = step, int(torch.randint(2**62, ()))
         return self._drawn[1]
 

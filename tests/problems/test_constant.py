@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sciml.problems import Burgers, NavierStokes
 from sciml.problems.constant import constant
@@ -43,6 +44,13 @@ def test_an_export_leaves_nothing_behind(problem: Burgers | NavierStokes):
     u = fields(problem)
     exported = torch.export.export(Tendency(problem), (u,)).module()
     assert torch.allclose(exported(u), Tendency(problem)(u), atol=1e-5)
+
+
+def test_fakes_are_not_kept():
+    line = constant(torch.ones)
+    with FakeTensorMode():
+        assert isinstance(line(3), FakeTensor)
+    assert line(3).tolist() == [1.0] * 3
 
 
 def test_what_numbers_give_is_made_once():

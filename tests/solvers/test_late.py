@@ -15,6 +15,7 @@ from sciml.solvers import (
     Brownian,
     Diffusive,
     Grid,
+    Kvaerno5,
     ReversibleHeun,
     StratonovichHeun,
     Tsit5,
@@ -53,6 +54,15 @@ def test_other_adjoints_refuse_it_by_name(adjoint: Any, kind: Any):
     y0 = torch.ones(2, 1, dtype=DTYPE, requires_grad=True)
     stepper = ReversibleHeun() if name(adjoint) == "invert" else Tsit5()
     solution = solve(late(rate), y0, 0.0, END, Solver(stepper, PID(), adjoint, lanes=kind))
+    with pytest.raises(ValueError, match="which needs a gradient but is not declared"):
+        solution.ys.sum().backward()
+
+
+def test_backsolve_by_an_implicit_method_refuses_it():
+    rate, known = (torch.tensor(x, dtype=DTYPE, requires_grad=True) for x in (0.7, 1.0))
+    field = lambda t, y, args: -rate * y if t > 0.5 else -args[0] * y  # noqa: E731
+    solver = Solver(Kvaerno5(), PID(), Backsolve())
+    solution = solve(field, torch.ones(2, dtype=DTYPE), 0.0, END, solver, args=(known,))
     with pytest.raises(ValueError, match="which needs a gradient but is not declared"):
         solution.ys.sum().backward()
 

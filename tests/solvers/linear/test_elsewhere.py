@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from sciml.models import LearnedFactor, LearnedTwoLevel
@@ -26,13 +25,9 @@ from sciml.solvers.linear import (
 )
 from sciml.solvers.linear.arguments import as_operator
 from tests.elsewhere import agree, elsewhere, reads
+from tests.solvers.linear.spd import diffusion
 
 SIDE = 12
-
-
-def poisson() -> sparse.csr_matrix:
-    line = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(SIDE, SIDE))
-    return sparse.csr_matrix(sparse.kron(line, sparse.eye_array(SIDE)) + sparse.kron(sparse.eye_array(SIDE), line))
 
 
 def right(device: torch.device) -> Tensor:
@@ -61,7 +56,7 @@ def test_conjugate_gradients_elsewhere(preconditioner: Preconditioner | None):
         preconditioner = preconditioner.double()
 
     def make(device: torch.device) -> tuple[Any, ...]:
-        a, b = SparseOperator.from_scipy(poisson(), device=device), right(device)
+        a, b = SparseOperator.from_scipy(diffusion(SIDE), device=device), right(device)
         m = preconditioner.to(device) if isinstance(preconditioner, torch.nn.Module) else preconditioner
         solution = pcg(a, b, m, rtol=1e-10)
         assert bool(solution.converged.all())
@@ -75,27 +70,27 @@ def test_conjugate_gradients_elsewhere(preconditioner: Preconditioner | None):
 def test_other_operators_and_solvers_elsewhere():
     def make(device: torch.device) -> tuple[Any, ...]:
         b = right(device).detach()
-        matrix = torch.from_numpy(poisson().toarray()).to(device).requires_grad_()
+        matrix = torch.from_numpy(diffusion(SIDE).toarray()).to(device).requires_grad_()
         dense = pcg(matrix, b, Jacobi(), rtol=1e-10).x
         (slope,) = torch.autograd.grad(dense.square().sum(), matrix)
         offsets, line = [(-1,), (0,), (1,)], torch.tensor([[-1.0], [2.0], [-1.0]], dtype=b.dtype, device=device)
         stencil = pcg(StencilOperator(offsets, line, grid=(SIDE**2,)), b, Chebyshev(2), rtol=1e-10).x
         krylov, _ = GMRES(rtol=1e-10, restart=60).inverse(as_operator(matrix.detach()))(b)
-        relaxed = sor(SparseOperator.from_scipy(poisson(), device=device), b, 1.6, rtol=1e-8).x
+        relaxed = sor(SparseOperator.from_scipy(diffusion(SIDE), device=device), b, 1.6, rtol=1e-8).x
         return dense, slope, stencil, krylov, relaxed
 
     agree(make)
 
 
 def test_right_hand_side_on_another_device_is_refused():
-    a, b = SparseOperator.from_scipy(poisson()), right(torch.device("cpu")).detach()
+    a, b = SparseOperator.from_scipy(diffusion(SIDE)), right(torch.device("cpu")).detach()
     with pytest.raises(ValueError, match=r"b: expected a tensor on A's device cpu, got one on meta"):
         pcg(a, b.to("meta"))
 
 
 def test_residuals_are_looked_at_every_ten_iterations():
     with elsewhere() as device:
-        a, b = SparseOperator.from_scipy(poisson(), device=device), right(device).detach()
+        a, b = SparseOperator.from_scipy(diffusion(SIDE), device=device), right(device).detach()
         pcg(a, b, Jacobi(), rtol=1e-10)
         counts = []
         for rtol in (1e-2, 1e-10):
