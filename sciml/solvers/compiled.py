@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from sciml.solvers import loops, recall
+from sciml.solvers.block import Blocks
 from sciml.solvers.bound import Bound, Met, Run, moved, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
 from sciml.solvers.direct import Direct
@@ -50,10 +51,12 @@ class Program:
         self.mode = mode
         small = isinstance(march.stepper, RungeKutta | Rosenbrock)
         forward = _options(BY_COLUMN if fast_math else None, small)
-        self.forward = _compiled(loop if mode == "loop" else chunk, f"the march of {method}", forward)
+        whole = mode == "loop"
+        self.forward = _compiled(loop if whole else chunk, f"the march of {method}", forward, captured=not whole)
         self.save = _compiled(saved, f"the saved states of {method}", {**OPTIONS, "assert_indirect_indexing": False})
         self.backward = _compiled(backward, f"the backward pass of {method}", _options(BY_ROW if fast_math else None))
         self.known: dict[Any, Any] = {}
+        self.blocks = Blocks()
         self.owned: tuple[tuple[Any, ...], Owner] | None = None
 
     def march(
@@ -163,13 +166,14 @@ class Program:
         run, running, waiting, done, n = Run(bound.totals(), [], Met(bound.outer.folds)), True, False, 0, 0
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.shape.rows + 1)
         while running:
-            rows, base, totals, trials = bound.places(), s.accepted, run.totals, 0
+            block, trials = self.blocks.take(bound, s, run.totals), 0
             while running and trials + CHUNK <= bound.shape.rows:
-                i = torch.full((), trials, dtype=torch.int64, device=base.device)
-                s, totals, state = self.forward(bound.march, *_varying((i, s, totals, base, bound.c, rows), sizes))
+                state = self.forward(bound.march, *_varying(block, sizes))
                 running, waiting, done, trials, n = state.tolist()
-                tick(s)
-            run = run.grown(totals, base, rows.kept, bound.written(s, rows, trials))
+                tick(block.place.held[0])
+            block = self.blocks.give(bound, block)
+            s, totals = block.place.held
+            run = run.grown(totals, block.base, block.rows.kept, bound.written(s, block.rows, trials))
             if waiting and not running:
                 s, run = bound.met(s, run)
                 running, waiting, done, _, n = progress(s, torch.zeros_like(state[0])).tolist()
@@ -247,11 +251,14 @@ def _options(rewrites: dict[Any, Any] | None, small: bool = False) -> dict[str, 
     return options | ({"post_grad_custom_post_pass": Passes(passes)} if passes else {})
 
 
-def _compiled(function: FunctionType, what: str, options: dict[str, Any]) -> Callable[..., Any]:
-    """A function compiled by itself, since recompilations are counted by code object; it says when that happens."""
+def _compiled(function: FunctionType, what: str, options: dict[str, Any], captured: bool = False) -> Callable[..., Any]:
+    """A function compiled by itself, since recompilations are counted by code object; it says when that happens.
+
+    ``captured`` is whether its kernels may be replayed as a graph.
+    """
     name = f"{function.__name__}_{next(_numbers)}"
     own = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
-    call = Direct(own, options, _guards)
+    call = Direct(own, options, _guards, captured)
 
     def announced(*args: Any) -> Any:
         if _say not in callback_handler.start_callbacks:  # `torch._dynamo.reset` drops it
@@ -285,7 +292,6 @@ OURS = (
 )
 OPTIONS = {
     "force_pointwise_cat": True,
-    "cpp_wrapper": True,
     "cpp.enable_floating_point_contract_flag": "fast",
 }
 COMPONENTS = {  # not for Newton's iterations, which are too many operations to take apart

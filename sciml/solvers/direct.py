@@ -16,6 +16,10 @@ from torch import Tensor, fx
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._guards import CompileContext
 
+from sciml.solvers.captured import Captured, capturable
+
+HOST = {"cpp_wrapper": True}  # elsewhere it needs the device's headers, and a replayed graph has no wrapper
+
 
 class Graph(NamedTuple):
     """A graph that was compiled."""
@@ -41,9 +45,18 @@ class Direct:
         function: what to compile.
         options: of the compiler.
         guards: says which guards to check.
+        captured: whether its kernels may be replayed as a graph, where the device has such: it reads no number from
+            the device, and its outputs are read before the next call.
     """
 
-    def __init__(self, function: FunctionType, options: dict[str, Any], guards: Callable[[Sequence[Any]], list[bool]]):
+    def __init__(
+        self,
+        function: FunctionType,
+        options: dict[str, Any],
+        guards: Callable[[Sequence[Any]], list[bool]],
+        captured: bool = False,
+    ):
+        self.captured = captured
         self.function, self.options, self.names = function, options, tuple(signature(function).parameters)
         self.entries: list[Entry] = []
         self.ran: tuple[Graph, Sequence[Any]] | None = None
@@ -73,13 +86,17 @@ class Direct:
             made.append(compile_fx_inner(*args, **kwargs))
             return made[-1]
 
-        run: Any = compile_fx(module, list(examples), inner, config_patches=self.options)
+        tensors = [x for x in examples if isinstance(x, Tensor)]
+        options = self.options | (HOST if all(x.device.type == "cpu" for x in tensors) else {})
+        run: Any = compile_fx(module, list(examples), inner, config_patches=options)
         places = [node.meta.get("grapharg") for node in module.graph.find_nodes(op="placeholder")]
         sources = [None if place is None or place.source is None else place.source.name for place in places]
         identity = CompileContext.current_compile_id()
 
         def noted(*inputs: Any) -> Any:
             outputs, quick = _watched(run, made, inputs)
+            if self.captured and capturable(inputs):
+                quick = Captured(quick)
             self.ran = Graph(identity, quick, sources), outputs
             return outputs
 

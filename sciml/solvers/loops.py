@@ -218,14 +218,49 @@ def progress(s: State, i: Tensor) -> Tensor:
     return torch.stack([*(flag.long() for flag in flags), i, s.accepted.max()])
 
 
-def chunk(
-    march: March, i: Tensor, s: State, totals: Any, base: Tensor, c: Const, rows: Rows
-) -> tuple[State, Any, Tensor]:
-    """A few trials from number i on, whether lanes run or not."""
+class Place(NamedTuple):
+    """Memory for a state and totals that are overwritten.
+
+    It is of packs, since a compiled function forgets what it writes to a 0-d float64 input (torch 2.13).
+    """
+
+    packing: Packing
+    spec: Any
+    packs: list[Tensor]
+
+    @property
+    def held(self) -> tuple[State, tuple[Any, ...]]:
+        """Views of what is there."""
+        return tree_unflatten(self.packing.unpack(self.packs), self.spec)
+
+    def put(self, s: State, totals: Any) -> None:
+        """Overwrite it."""
+        for pack, new in zip(self.packs, self.packing.pack(tree_leaves((s, totals))), strict=True):
+            pack.copy_(new)
+
+
+def chunk(march: March, i: Tensor, place: Place, base: Tensor, c: Const, rows: Rows) -> Tensor:
+    """A few trials whether lanes run or not, in place, so that its kernels can be replayed.
+
+    Args:
+        march: its folds that write replaced by a record.
+        i: number of the first trial, 0-d int64, which becomes that of the next one.
+        place: of state and totals.
+        base: steps before the first row (l).
+        c: constants.
+        rows: where to keep the steps.
+
+    Returns:
+        how far the march is (`progress`).
+    """
+    number, (s, totals) = i, place.held
     for _ in range(CHUNK):
         new, row = march.advance(s, c, 1)
-        s, totals, i = new, keep(march, i, row, s.accepted, base, totals, rows), i + 1
-    return s, totals, progress(s, i)
+        totals = keep(march, number, row, s.accepted, base, totals, rows)
+        number, s = number + 1, new
+    place.put(s, totals)
+    i.copy_(number)
+    return progress(s, number)
 
 
 class Found(NamedTuple):

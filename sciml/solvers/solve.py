@@ -56,8 +56,9 @@ class Solver:
         max_steps: how many steps may be tried, rejected ones included.
         lanes: ``"joint"``: the state is one system with one sequence of steps; ``"each"``: its first axis is a batch
             and every sample has its own.
-        compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time; None:
-            eagerly. The first call takes seconds to compile. A field that cannot be traced falls back, with a warning.
+        compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time, on a
+            GPU as CUDA graphs; None: eagerly. The first call takes seconds to compile. A field that cannot be traced
+            falls back, with a warning.
             The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in eager marches of lanes "each", leave samples that have arrived out of the batch, whenever half of

@@ -41,7 +41,7 @@ def plain_loop(running: Any, body: Any, carry: tuple[Tensor, ...]) -> tuple[Tens
 def _uncompiled(monkeypatch: pytest.MonkeyPatch):
     """Programs that are the functions themselves."""
     compiled.forget()
-    monkeypatch.setattr(compiled, "_compiled", lambda function, what, options: function)
+    monkeypatch.setattr(compiled, "_compiled", lambda function, what, options, captured=False: function)
     monkeypatch.setattr(loops, "while_loop", plain_loop)
     yield
     compiled.forget()

@@ -210,3 +210,20 @@ def test_torchs_factors_read_on_the_host_whether_they_exist():
     with pytest.raises(RuntimeError, match="zero"):  # whoever raises has waited for the values
         torch.linalg.lu_factor(singular)
     assert torch.linalg.lu_factor_ex(singular).info.tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_functions_forget_what_they_write_to_a_0d_float64_input():
+    for dtype, size, written in ((DTYPE, (), 0.0), (torch.float32, (), 1.0), (DTYPE, (1,), 1.0)):
+        x = torch.zeros(size, dtype=dtype)
+        torch.compile(lambda x: (x.copy_(x + 1), 2 * x)[1])(x)
+        assert x.item() == written
+
+
+@pytest.mark.usefixtures("traced")
+def test_chunks_which_work_in_place_carry_no_0d_tensor():
+    solutions = [
+        solve(Net(), torch.ones(3, 2, dtype=DTYPE), 0.0, 1.0, Solver(Bosh3(), compile=m)) for m in ("chunks", None)
+    ]
+    assert torch.allclose(*(solution.ys for solution in solutions), ROUND_OFF, ROUND_OFF)
+    assert solutions[0].stats == solutions[1].stats
