@@ -4,7 +4,8 @@
 of 2.5 and the others of .25: SRIW1 with steps per sample ("each", and samples that arrived left out) and joint, beside
 torchsde's adaptive "srk", which judges the whole batch by halving steps; "hard samples, 16384" is the same with 16,384
 samples, where the work of a step exceeds its overhead. "fixed" is the same motion, all volatilities .5, on grids: SRIW1
-beside torchsde's "srk". "neural" is a drift of our own making (a perceptron of width 64) with diagonal noise on grids,
+beside torchsde's "srk". "compiled" are marches as one compiled loop, compilation apart. "neural" is a drift of our own
+making (a perceptron of width 64) with diagonal noise on grids,
 forward and with backward. The error is the mean of |y - exact| / (1 + |exact|) on the path that was used; of "neural"
 exact is the same method with 16 times as many steps on that path. Every solver runs at several tolerances, or numbers
 of steps; evaluations of the drift, summed over samples, and seconds of CPU time are read off at the error in the row by
@@ -18,7 +19,7 @@ the process takes beyond what it had, in MiB. torchsde's BrownianInterval raises
 import resource
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from sciml import Solver, solve
 from sciml.solvers import PID, SRIW1, Brownian, Diffusive, EulerMaruyama, Grid
 
 SHAPE, LARGE, REPEATS = (512, 4), (16384, 4), 5
+OURS = {"ours": None, "ours compiled": "loop"}
 TARGETS = {"hard samples": 1e-3, "hard samples, 16384": 1e-3, "fixed": 3e-4, "neural": 3e-4, "neural backward": 3e-4}
 
 
@@ -78,13 +80,13 @@ class Neural(torch.nn.Module, Diffusive):
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
-        return 3 * self.net(y) - y
+        return self.drift(t, y, ())
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (y + 1).sin()
 
     def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return self.f(t, y)
+        return 3 * self.net(y) - y
 
     def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
         return self.g(t, y) * dw
@@ -111,15 +113,18 @@ def run(case: str, seed: int) -> dict[str, float | str]:
     hard = torch.rand(samples, 1, generator=generator) < 0.1
     process = Growth(rates, torch.where(hard, 2.5, 0.25) if case.startswith("hard") else torch.full_like(rates, 0.5))
     if case == "fixed":
-        ours = {"ours": lambda n, k: fixed(process, int(n), k)}
+        ours = {name: (lambda n, k, mode=mode: fixed(process, int(n), k, mode)) for name, mode in OURS.items()}
         theirs, levels = lambda n, k: peer(process, k, n=int(n)), [4, 8, 16, 32]
     elif case.startswith("neural"):
         torch.manual_seed(seed)
         net, backward = Neural(SHAPE[1]), case == "neural backward"
-        ours = {"ours": lambda n, k: neural(net, int(n), k, backward)}
+        ours = {name: (lambda n, k, mode=mode: neural(net, int(n), k, backward, mode)) for name, mode in OURS.items()}
         theirs, levels = lambda n, k: neural_peer(net, int(n), k, backward), [4, 8, 16, 32]
     else:
-        ours = {kind: (lambda tol, k, kind=kind: adaptive(process, tol, k, kind)) for kind in ("each", "joint")}
+        ours = {
+            kind: (lambda tol, k, kind=kind: adaptive(process, tol, k, kind))
+            for kind in ("each", "each compiled", "joint")
+        }
         theirs, levels = lambda tol, k: peer(process, k, tolerance=tol), [1e-1, 3e-2, 1e-2, 3e-3, 1e-3]
     found = {name: at(target, solver, levels, seed) for name, solver in {**ours, "torchsde": theirs}.items()}
     row: dict[str, float | str] = {"error": target}
@@ -150,11 +155,10 @@ def missed(y: Tensor, right: Tensor) -> float:
 
 
 @torch.no_grad()
-def adaptive(process: Growth, tolerance: float, seed: int, lanes: str) -> Outcome:
-    solver, shape = (
-        Solver(SRIW1(), PID(tolerance, tolerance), lanes=lanes, compact=(0, 1) if lanes == "each" else None),
-        process.shape,
-    )
+def adaptive(process: Growth, tolerance: float, seed: int, kind: str) -> Outcome:
+    lanes, shape = kind.split()[0], process.shape
+    options = {"compile": "loop" if "compiled" in kind else None, "compact": (0, 1) if lanes == "each" else None}
+    solver = Solver(SRIW1(), PID(tolerance, tolerance), lanes=lanes, **options)
     start = time.process_time()
     solution = solve(process, torch.ones(shape), 0.0, 1.0, solver, args=process.args, path=Brownian(seed=seed))
     seconds = time.process_time() - start
@@ -164,9 +168,9 @@ def adaptive(process: Growth, tolerance: float, seed: int, lanes: str) -> Outcom
 
 
 @torch.no_grad()
-def fixed(process: Growth, n: int, seed: int) -> Outcome:
+def fixed(process: Growth, n: int, seed: int, mode: Any) -> Outcome:
     start = time.process_time()
-    solver = Solver(SRIW1(), Grid(n=n))
+    solver = Solver(SRIW1(), Grid(n=n), compile=mode)
     y = solve(process, torch.ones(SHAPE), 0.0, 1.0, solver, args=process.args, path=Brownian(seed=seed)).ys
     seconds = time.process_time() - start
     right = process.exact(Brownian(SHAPE, seed, cells=n, areas=True)(0.0, 1.0).w)
@@ -195,12 +199,12 @@ def peer(process: Growth, seed: int, tolerance: float | None = None, n: int = 16
     return Outcome(missed(ys[-1], process.exact(path(0.0, 1.0))), float(process.calls * process.shape[0]), seconds)
 
 
-def neural(net: Neural, n: int, seed: int, backward: bool) -> Outcome:
+def neural(net: Neural, n: int, seed: int, backward: bool, mode: Any) -> Outcome:
     def end(n: int) -> Tensor:
         path = Brownian(seed=seed, cells=512)
-        return solve(net, torch.ones(SHAPE), 0.0, 1.0, Solver(SRIW1(), Grid(n=n)), path=path).ys
+        return solve(net, torch.ones(SHAPE), 0.0, 1.0, Solver(SRIW1(), Grid(n=n), compile=mode), path=path).ys
 
-    return timed(net, end, n, backward)
+    return timed(net, end, n, backward)._replace(evaluations=2 * n * SHAPE[0])
 
 
 def neural_peer(net: Neural, n: int, seed: int, backward: bool) -> Outcome:

@@ -48,9 +48,13 @@ class Blocks:
     def __init__(self):
         self.free: dict[Any, list[Block]] = {}
 
+    def stay(self, bound: Bound) -> bool:
+        """Whether they do, so that a batch may not shrink."""
+        return bound.y0.device.type in DEVICES
+
     def take(self, bound: Bound, s: State, totals: tuple[Any, ...]) -> Block:
         """A block at this state."""
-        if s.y.device.type not in DEVICES:
+        if not self.stay(bound):
             return Block.of(bound, s, totals)
         free = self.free.get(_kind(bound))
         if not free:
@@ -61,7 +65,7 @@ class Blocks:
 
     def give(self, bound: Bound, block: Block) -> Block:
         """The block as it is, to stay so; its memory is free for others."""
-        if block.i.device.type not in DEVICES:
+        if not self.stay(bound):
             return block
         kind = _kind(bound)
         if kind not in self.free and len(self.free) == KINDS:

@@ -44,11 +44,24 @@ class Met(Tape):
         self.theta.append(segment.theta0)
 
 
+class Part(NamedTuple):
+    """What was kept until a loop stopped."""
+
+    base: Tensor  # accepted steps before it (l)
+    kept: Kept
+    written: list[Found]
+    lanes: Tensor | None = None  # which of all they are
+
+    def of(self, lanes: Tensor) -> "Part":
+        """The same part of a march of some lanes."""
+        return self._replace(lanes=lanes if self.lanes is None else lanes[self.lanes])
+
+
 class Run(NamedTuple):
     """What marching has given so far."""
 
     totals: tuple[Any, ...]
-    parts: list[tuple[Tensor, Kept, Any]]  # base, rows and what was written, whenever the loop stopped
+    parts: list[Part]
     tape: Met
     s: Any = None  # the last state
     n: int = 0  # accepted steps of the lane that took most
@@ -56,7 +69,14 @@ class Run(NamedTuple):
 
     def grown(self, totals: tuple[Any, ...], base: Tensor, kept: Kept, written: Any) -> "Run":
         """The same with more rows."""
-        return self._replace(totals=totals, parts=[*self.parts, (base, kept, written)])
+        return self._replace(totals=totals, parts=[*self.parts, Part(base, kept, written)])
+
+    def completed(self, rest: "Run", lanes: Tensor) -> "Run":
+        """The same after some lanes went on alone."""
+        put = lambda x, y: x.index_copy(0, lanes, y)  # noqa: E731
+        s, totals = tree_map(put, (self.s, self.totals), (rest.s, rest.totals))
+        parts = [*self.parts, *(part.of(lanes) for part in rest.parts)]
+        return Run(totals, parts, self.tape, s, int(s.accepted.max()), bool((s.status == 1).all()))
 
 
 class Shape(NamedTuple):
@@ -94,6 +114,15 @@ class Shape(NamedTuple):
         rows = max(8, min(ROWS, BYTES // memory))
         return cls(emits, packing, rows, row, spec, int(keep), tuple(sizes), trial, size, tuple(c.t0.shape))
 
+    def among(self, count: int) -> "Shape":
+        """That of marches of some of the lanes."""
+        where = -1 if self.trial is not None and any(self.trial.turned) else 1
+        size = list(self.size)
+        if size:
+            size[where] = count
+        sizes = tuple(((count, *size[1:]), dtype) for size, dtype in self.sizes)
+        return self._replace(sizes=sizes, size=tuple(size), lanes=(count,))
+
     def places(self, count: int, like: Tensor) -> Rows:
         """Places for some steps of lanes of a state (l, ...)."""
         packs = [like.new_empty(count + 1, *size, dtype=dtype) for size, dtype in self.sizes]
@@ -119,16 +148,10 @@ class Bound(NamedTuple):
     @classmethod
     def of(cls, march: March, c: Const, y0: Tensor, keep: bool, known: dict[Any, Any], fast_math: bool) -> "Bound":
         """A march and its arguments; ``known`` keeps what is found out about shapes."""
-        writing, rest, inputs = [], [], []
-        for fold, given in zip(march.folds, c.folds, strict=True):
-            if fold.reduce == "write":
-                writing.append(given)
-            else:
-                rest.append(fold)
-                inputs.append(given)
+        writing, inputs = _parted(march.folds, c.folds)
+        rest = [fold for fold in march.folds if fold.reduce != "write"]
         if writing:
             rest.append(Record())
-            inputs.append(())
         inner = with_tensor_tolerances(
             march, y0, tuple(rest), Turned(march.term) if _by_component(march, y0, fast_math) else None
         )
@@ -137,6 +160,21 @@ class Bound(NamedTuple):
         if kind not in known:
             known[kind] = Shape.of(inner, bound, y0, keep)
         return cls(march, c, inner, bound, writing, keep, y0, known[kind])
+
+    def among(self, s: State, totals: tuple[Any, ...], lanes: Tensor) -> tuple["Bound", State, tuple[Any, ...]]:
+        """The march of some of the lanes, and where they stand."""
+
+        def pick(x: Tensor) -> Tensor:
+            """Laid out in memory as it was, so that it need not be compiled for."""
+            turned = x.ndim == 2 and x.shape[1] > 1 and x.stride(0) == 1
+            return x.mT.index_select(1, lanes).mT if turned else x.index_select(0, lanes)
+
+        s, totals = tree_map(pick, (s, totals))
+        const = self.outer.const_among(self.const, lanes)
+        writing, inputs = _parted(self.outer.folds, const.folds)
+        shape = self.shape.among(len(lanes))
+        few = self._replace(const=const, c=const._replace(folds=inputs), writing=writing, y0=s.y, shape=shape)
+        return few, s, totals
 
     def totals(self) -> tuple[Any, ...]:
         """Of no steps."""
@@ -196,7 +234,7 @@ class Bound(NamedTuple):
 
         def rows(pick: Callable[[Kept], Tensor], end: Tensor) -> Tensor:
             """All rows of the march and one more, with ``end`` where a lane took fewer steps."""
-            out = _gathered([(base, pick(kept)) for base, kept, _ in parts], n + 1)
+            out = _gathered(parts, pick, n + 1)
             if each:
                 return torch.where(expand(torch.arange(n + 1, device=out.device)[:, None] < s.accepted, out), out, end)
             out[n] = end
@@ -208,10 +246,10 @@ class Bound(NamedTuple):
         for i, fold in enumerate(self.outer.folds):
             if fold.reduce == "write":
                 j = next(writes)
-                tape.values[i] = _merged([written[j] for _, _, written in parts])
+                tape.values[i] = _merged([(part.written[j], part.lanes) for part in parts])
             elif fold.reduce == "stack":
                 j = next(stacks)
-                stacked = _gathered([(base, kept.emits[j]) for base, kept, _ in parts], n)
+                stacked = _gathered(parts, lambda kept, j=j: kept.emits[j], n)
                 tape.values[i] = list(stacked.unbind())
             else:
                 tape.values[i] = next(reduced)
@@ -244,23 +282,36 @@ def _by_component(march: March, y: Tensor, fast_math: bool) -> bool:
     return isinstance(march.stepper, (RungeKutta, Rosenbrock) if march.lanes == "each" else RungeKutta)
 
 
-def _gathered(parts: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor:
-    """Rows (n, ...) of parts that start at a row of each lane (l)."""
-    (_, first), *more = parts
-    if not more and first.shape[0] >= n:
+def _parted(folds: Sequence[Fold], inputs: Sequence[tuple[Tensor, ...]]) -> tuple[list[Any], tuple[Any, ...]]:
+    """What the folds that write have prepared, and what the others have, with a record in the place of the former."""
+    writing = [given for fold, given in zip(folds, inputs, strict=True) if fold.reduce == "write"]
+    rest = [given for fold, given in zip(folds, inputs, strict=True) if fold.reduce != "write"]
+    return writing, (*rest, ()) if writing else tuple(rest)
+
+
+def _gathered(parts: Sequence[Part], pick: Callable[[Kept], Tensor], n: int) -> Tensor:
+    """Rows (n, ...) of what is picked of parts that start at a row of each lane (l)."""
+    first = pick(parts[0].kept)
+    if len(parts) == 1 and first.shape[0] >= n:
         return first[:n]
     out = first.new_empty(n + 1, *first.shape[1:])  # the last row takes what is not wanted
-    for base, part in parts:
-        index = base + torch.arange(part.shape[0], device=base.device).reshape(-1, *(1,) * base.ndim)
-        out.scatter_(0, expand(index.clamp_max(n), part).expand(part.shape), part)
+    for part in parts:
+        rows, base = pick(part.kept), part.base
+        index = base + torch.arange(rows.shape[0], device=base.device).reshape(-1, *(1,) * base.ndim)
+        if part.lanes is None:
+            out.scatter_(0, expand(index.clamp_max(n), rows).expand(rows.shape), rows)
+        else:
+            out[index.clamp_max(n), part.lanes] = rows
     return out[:n]
 
 
-def _merged(written: Sequence[Found]) -> Tensor:
-    """One output of several, each of which holds some places."""
-    out, *more = (found.values.contiguous() for found in written)
-    for values, found in zip(more, written[1:], strict=True):
-        out = torch.where(expand(found.hit, values), values, out)
+def _merged(written: Sequence[tuple[Found, Tensor | None]]) -> Tensor:
+    """One output of several, each of which holds some places, of some lanes."""
+    out = written[0][0].values.contiguous()
+    for found, lanes in written[1:]:
+        before = out if lanes is None else out[lanes]
+        new = torch.where(expand(found.hit, found.values), found.values, before)
+        out = new if lanes is None else out.index_copy(0, lanes, new)
     return out
 
 

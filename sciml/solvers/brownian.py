@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.solvers import areas
+from sciml.solvers import areas, hosted
 from sciml.solvers.control import Controller, Grid
 from sciml.solvers.dyadic import BITS, SECOND, Values, descend
 from sciml.solvers.expect import expect
 from sciml.solvers.hashed import GAMMA, halved_normals, mixed, signed
+from sciml.solvers.linear.kernels import available
 from sciml.solvers.nodes import Nodes, Steps
 from sciml.solvers.path import DyadicPath, Levy, Path
 from sciml.solvers.term import expand, real_dtype
-from sciml.solvers.ways import Ways
+from sciml.solvers.ways import QuickWays, Ways
 from sciml.typing import Lanes, Number
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Brownian(DyadicPath):
     number, so that the law is exact for any times of which no two lie within one cell; solves refuse others. The same
     ends give the same increment, whatever was tried and rejected between, and a sample's path does not depend on its
     batch. Of every level those nodes are kept that were drawn last: both halves of one; of grids' joint lanes, at least
-    8 at once. On a CPU lanes "each" keep them too. Compiled marches keep nothing: on a CPU they are slower with
-    adaptive steps.
+    8 at once. On a CPU lanes "each" keep them too, and compiled marches, those of lanes "each" by faster loops where
+    numba is installed. On other devices nothing is kept.
 
     Under a controller of step sizes steps are nodes of the tree, so that the ends of rejected trials are always ends of
     steps: passed over, they would bias the noise.
@@ -200,6 +201,7 @@ class Brownian(DyadicPath):
         """Work out what follows from the arguments, as far as they are known."""
         self._nodes: Nodes | None = None  # what joint lanes asked for last
         self._ways: Ways | None = None  # and lanes that step by themselves
+        self._quick: QuickWays | None = None  # those of compiled marches
         self._of: Tensor | None = None  # the streams that they were drawn from
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
@@ -232,6 +234,25 @@ class Brownian(DyadicPath):
         streams, *rest = tensors
         return streams.index_select(0, rows.to(streams.device)), *rest
 
+    def hosted(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """On a CPU its ticket in the place of lengths: a way from the root takes longer."""
+        streams, shifts, lengths = tensors
+        if streams.device.type != "cpu" or lengths.ndim == 0:
+            return tensors
+        self._levels = shifts, lengths
+        return streams, shifts, hosted.ticket(self)
+
+    def remembered(self, streams: Tensor, theta0: Tensor, theta1: Tensor) -> Tensor:
+        """The values (1 or 2, *shape) between fractions of the span on the host, over a span of length 1."""
+        tensors = streams, *self._levels
+        if theta0.ndim == 0:
+            return torch.stack(list(self._on_host(tensors, theta0.item(), theta1.item())))
+        if self.by == "step" or not len(streams):
+            return torch.stack(self._between(tensors, self._tick(theta0), self._tick(theta1)))
+        if available():
+            return self._quickly(tensors, theta0, theta1)
+        return torch.stack(self._in_lanes(tensors, theta0, theta1))
+
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
         theta0, theta1 = torch.broadcast_tensors(
@@ -248,11 +269,14 @@ class Brownian(DyadicPath):
         """W(theta1) - W(theta0), of the path's shape, times the root of the span; `Levy` where areas are asked for."""
         ends = theta0, theta1
         if isinstance(theta0, float):
-            values = self._on_host(tensors, theta0, theta1)
+            values = self._on_host((tensors[0], *self._levels) if tensors[-1].ndim == 0 else tensors, theta0, theta1)
             root: Any = _root(span).to(self._dtype) if span.requires_grad else sqrt(span.item())
         else:
             streams = tensors[0]
-            if theta0.ndim and self.by == "tree" and _reads(theta0) and _reads(streams) and streams.numel():
+            if tensors[-1].ndim == 0:
+                size = (1 + self.areas, *(streams.shape[:1] if self.shape else ()), *(self.shape or ())[1:])
+                values = hosted.increment(streams, tensors[-1], theta0, theta1, size, self._dtype).unbind()
+            elif theta0.ndim and self.by == "tree" and _reads(theta0) and _reads(streams) and streams.numel():
                 values = self._in_lanes(tensors, theta0, theta1)
             else:
                 values = self._between(tensors, *(self._tick(theta).to(streams.device) for theta in ends))
@@ -303,6 +327,21 @@ class Brownian(DyadicPath):
                 x.index_copy_(0, few, y)
         return found
 
+    def _quickly(self, tensors: tuple[Tensor, ...], theta0: Tensor, theta1: Tensor) -> Tensor:
+        """The same by compiled loops: (1 or 2, *shape)."""
+        self._keep_for(tensors[0])
+        if self._quick is None:
+            streams = tensors[0].numpy()
+            draw = partial(_lane_numbers, streams, self._dtype, 1 + self.areas)
+            self._quick = QuickWays(draw, streams, self._root, self._ticks, self._width)
+        values, others = self._quick.over(torch.stack([theta0, theta1]).numpy())
+        found = _shaped(torch.from_numpy(values), self.shape or ())
+        if len(others):
+            few = torch.from_numpy(others)
+            ticks = (self._tick(theta.index_select(0, few)) for theta in (theta0, theta1))
+            found[:, few] = torch.stack(self._between(self.among(tensors, few), *ticks))
+        return found
+
     def _ways_of(self, streams: Tensor) -> Ways:
         """What is kept of the lanes' ways."""
         self._keep_for(streams)
@@ -314,7 +353,7 @@ class Brownian(DyadicPath):
     def _keep_for(self, streams: Tensor) -> None:
         """Forget what was kept of other streams."""
         if self._of is None or self._of.data_ptr() != streams.data_ptr() or self._of.shape != streams.shape:
-            self._nodes, self._ways, self._of = None, None, streams
+            self._nodes, self._ways, self._quick, self._of = None, None, None, streams
 
     def _products(self, streams: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
         """What is to be added up, some rows (rows, 1 or 2, b, 2 p) after others."""

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from sciml.solvers import loops, recall
+from sciml.solvers import hosted, loops, recall
 from sciml.solvers.block import Blocks
 from sciml.solvers.bound import Bound, Met, Run, moved, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
@@ -101,6 +101,7 @@ class Program:
         leaves, owner = c.leaves(), self._owner(march)
         if mesh.theta.device != states.device:
             mesh, c = moved((mesh, c), states.device)
+        c = _hosted(march, c)
         given, spec = tree_flatten((mesh, c, states, best, grad_y, tuple(grad_values)))
         mesh, c, states, best, grad_y, grads = tree_unflatten(_apart(given), spec)
         values = tuple(p.detach() for p in parameters)
@@ -134,14 +135,16 @@ class Program:
         places = (fold.places for fold in march.folds if fold.reduce == "write")
         return tuple(size for size in (*batch, *places, *more) if size > 1)
 
-    def _loop(self, bound: Bound, first: State | None, tick: Callable[[State], None]) -> Run:
+    def _loop(self, bound: Bound, first: State | None, tick: Callable[[State], None], totals: Any = None) -> Run:
         base = torch.zeros_like(bound.c.t0, dtype=torch.int64) if first is None else first.accepted
-        s, run, shape = first, Run(bound.totals(), [], Met(bound.outer.folds)), bound.shape
+        s, shape = first, bound.shape
+        run = Run(bound.totals() if totals is None else totals, [], Met(bound.outer.folds))
         sizes = self._sizes(self.mode, bound.y0, bound.outer, shape.rows + 1)
+        few = torch.tensor(max(0, bound.outer.sparse(base)), device=base.device)
         while True:
             rows = bound.places()
             s, totals, state = self.forward(
-                bound.march, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows), sizes)
+                bound.march, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows, few), sizes)
             )
             running, waiting, done, trials, n = state.tolist()
             run = run.grown(totals, base, rows.kept, bound.written(s, rows, trials, partial(self._saved, bound)))
@@ -151,7 +154,17 @@ class Program:
                 running, _, done, _, n = progress(s, torch.zeros_like(state[0])).tolist()
             if not running:
                 return run._replace(s=s, n=n, done=bool(done))
+            if running <= bound.outer.sparse(base):
+                return self._rest(self._loop, bound, run._replace(s=s), tick)
             base = s.accepted
+
+    def _rest(self, go: Callable[..., Run], bound: Bound, run: Run, tick: Callable[[State], None]) -> Run:
+        """What comes of the lanes that are running alone, the others left out."""
+        lanes = (run.s.status == 0).nonzero()[:, 0]
+        if len(lanes) == 1:  # one would be compiled for by itself
+            lanes = torch.cat([lanes, (lanes + 1) % len(run.s.status)])
+        few, s, totals = bound.among(run.s, run.totals, lanes)
+        return run.completed(go(few, s, tick, totals), lanes)
 
     def _saved(self, bound: Bound, writing: Sequence[Any], trials: Trials, each: bool) -> list[Found]:
         """`saved`, compiled."""
@@ -161,13 +174,17 @@ class Program:
         )
         return self.save(writing, trials, each)
 
-    def _chunks(self, bound: Bound, s: State | None, tick: Callable[[State], None]) -> Run:
+    def _chunks(self, bound: Bound, s: State | None, tick: Callable[[State], None], totals: Any = None) -> Run:
         s = s or bound.march.start(bound.c, bound.y0)
-        run, running, waiting, done, n = Run(bound.totals(), [], Met(bound.outer.folds)), True, False, 0, 0
+        run = Run(bound.totals() if totals is None else totals, [], Met(bound.outer.folds))
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.shape.rows + 1)
+        few = 0 if self.blocks.stay(bound) else max(0, bound.outer.sparse(s.accepted))
+        running, waiting, done, n = few + 1, 0, 0, 0
         while running:
+            if running <= few:
+                return self._rest(self._chunks, bound, run._replace(s=s), tick)
             block, trials = self.blocks.take(bound, s, run.totals), 0
-            while running and trials + CHUNK <= bound.shape.rows:
+            while running > few and trials + CHUNK <= bound.shape.rows:
                 state = self.forward(bound.march, *_varying(block, sizes))
                 running, waiting, done, trials, n = state.tolist()
                 tick(block.place.held[0])
@@ -198,14 +215,16 @@ def _apart(tensors: Sequence[Any]) -> list[Any]:
 
 
 def _beside(march: March, c: Const, device: torch.device) -> Const:
-    """Constants on the device of the state; those that come again are known."""
-    if c.t0.device == device:
-        return c
+    """Constants on the device of the state, as compiled marches take them; those that come again are known."""
     given, found = march.kept.get("beside", (None, c))
     if given is not c:
-        found = moved(c, device)
+        found = _hosted(march, c if c.t0.device == device else moved(c, device))
         march.kept["beside"] = c, found
     return found
+
+
+def _hosted(march: March, c: Const) -> Const:
+    return c if march.path is None else c._replace(path=march.path.hosted(c.path))
 
 
 def _separate(march: March, y0: Tensor, c: Const) -> tuple[Tensor, Const]:
@@ -265,7 +284,8 @@ def _compiled(function: FunctionType, what: str, options: dict[str, Any], captur
             callback_handler.register_start_callback(_say)
         _speech.append(what)
         try:
-            return call(*args)
+            with hosted.telling():
+                return call(*args)
         finally:
             _speech.pop()
 

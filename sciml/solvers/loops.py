@@ -173,8 +173,9 @@ def loop(
     c: Const,
     packing: Packing,
     rows: Rows,
+    few: Tensor,
 ) -> tuple[State, Any, Tensor]:
-    """March until no lane runs or the rows are full.
+    """March until no lane runs, or few do, or the rows are full.
 
     Args:
         march: its folds that write replaced by a record.
@@ -184,6 +185,7 @@ def loop(
         c: constants.
         packing: of the leaves of state and totals.
         rows: where to keep the steps.
+        few: how many running lanes to stop at, 0-d int64.
 
     Returns:
         the last state, the totals, and how far the march is (`progress`).
@@ -194,7 +196,7 @@ def loop(
 
     def running(i: Tensor, *packs: Tensor) -> Tensor:
         s, _ = tree_unflatten(packing.unpack(packs), spec)
-        return (s.status == 0).any() & (i < most)
+        return ((s.status == 0).sum() > few) & (i < most)
 
     def body(i: Tensor, *packs: Tensor) -> tuple[Tensor, ...]:
         s, totals = tree_unflatten(packing.unpack(packs), spec)
@@ -211,11 +213,11 @@ def loop(
 def progress(s: State, i: Tensor) -> Tensor:
     """What the host waits for (5).
 
-    Whether a lane runs, whether one waits for an event, whether all are done; trials i, accepted steps of the lane that
+    How many lanes run, whether one waits for an event, whether all are done; trials i, accepted steps of the lane that
     took most.
     """
-    flags = [(s.status == 0).any(), (s.status < 0).any(), (s.status == 1).all()]
-    return torch.stack([*(flag.long() for flag in flags), i, s.accepted.max()])
+    flags = [(s.status < 0).any(), (s.status == 1).all()]
+    return torch.stack([(s.status == 0).sum(), *(flag.long() for flag in flags), i, s.accepted.max()])
 
 
 class Place(NamedTuple):

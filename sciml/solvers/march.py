@@ -229,7 +229,7 @@ class March:
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
                 s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
                 continue
-            if self.compact is not None and self._sparse(s):
+            if np.count_nonzero(s.status == RUNNING) <= self.sparse(s.status):
                 return self._among(s, c, tape, tick)
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
@@ -263,20 +263,19 @@ class March:
             tick(s)
         return s
 
-    def _sparse(self, s: State) -> bool:
-        """Whether it pays to go on with the lanes that are running alone."""
-        lanes = len(s.status)
-        return lanes > FEW and 2 * int(np.count_nonzero(s.status == RUNNING)) <= lanes
+    def sparse(self, lanes: Any) -> int:
+        """How many running ones of these lanes it pays to go on with alone; -1 where none are left out."""
+        return -1 if self.compact is None or len(lanes) <= FEW else len(lanes) // 2
 
     def _among(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
         """The last state from a march of the lanes that are running, the others left out of the batch."""
         running = (s.status == RUNNING).nonzero()[0]
         rows = torch.from_numpy(running).to(s.y.device)
         with tape.among(rows, len(s.status)):
-            few = self._run(lanes_of(s, running, rows), self._const_among(c, rows.to(c.t0.device)), tape, tick)
+            few = self._run(lanes_of(s, running, rows), self.const_among(c, rows.to(c.t0.device)), tape, tick)
         return with_lanes(s, few, running, rows)
 
-    def _const_among(self, c: Const, rows: Tensor) -> Const:
+    def const_among(self, c: Const, rows: Tensor) -> Const:
         """The constants of some of the lanes."""
         pick = lambda x: x.index_select(0, rows)  # noqa: E731
         each = lambda x: pick(x) if x.ndim > 1 else x  # noqa: E731

@@ -50,6 +50,10 @@ class Path(ABC):
         """The tensors for some of the samples, by their numbers; a path that knows them has a method of its own."""
         raise TypeError(f"{type(self).__name__} knows all samples together only")
 
+    def hosted(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """As many tensors for compiled marches, where the path answers better than what can be compiled."""
+        return tensors
+
     @property
     def finest(self) -> float:
         """The shortest step that it knows under a controller of step sizes, as a fraction of the span."""

@@ -84,7 +84,7 @@ TANH = f"""
             x = x * {_polynomial(P)} / {_polynomial(Q)};
 """
 
-_library = torch.library.Library("sciml", "DEF")
+_library = torch.library.Library("sciml", "FRAGMENT")
 _library.define("product(Tensor a, Tensor b, bool tanh) -> Tensor")
 _library.impl("product", lambda a, b, tanh: torch.mm(a, b.tanh() if tanh else b), "CompositeExplicitAutograd")
 

@@ -61,10 +61,10 @@ class Solver:
             falls back, with a warning.
             The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
-        compact: in eager marches of lanes "each", leave samples that have arrived out of the batch, whenever half of
-            them have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in.
-            The term then sees some of the samples and their rows of these args. It may keep no tensor of the whole
-            batch, and a sample must not depend on others.
+        compact: in marches of lanes "each", leave samples that have arrived out of the batch, whenever half of them
+            have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in, and so
+            do chunks on a GPU. The term then sees some of the samples and their rows of these args. It may keep no
+            tensor of the whole batch, and a sample must not depend on others.
     """
 
     stepper: Stepper | None = None
@@ -90,9 +90,8 @@ class Solver:
             raise ValueError(f"compile: expected None, 'loop' or 'chunks', got {self.compile!r}")
         if self.fast_math and self.compile is None:
             raise ValueError("fast_math: expected compile='loop' or 'chunks' with it, got None")
-        if self.compact is not None and (self.lanes != "each" or self.compile is not None):
-            expected = "lanes='each' and compile=None with it"
-            raise ValueError(f"compact: expected {expected}, got {self.lanes!r} and {self.compile!r}")
+        if self.compact is not None and self.lanes != "each":
+            raise ValueError(f"compact: expected lanes='each' with it, got {self.lanes!r}")
         control.check(self.stepper or Tsit5(), self.controller or PID())
         refuse_store(self.gradient.store, self.stepper or Tsit5())
 

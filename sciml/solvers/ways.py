@@ -3,8 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from sciml.solvers.dyadic import BITS, Values, halved, scales, whole
+from sciml.solvers.hashed import halved_normals
+from sciml.solvers.linear.kernels import call
+from sciml.solvers.ways_kernels import BETWEEN, draw, plan, walk
 
 MORE = 4  # levels that room is made for before they are met
 
@@ -83,3 +87,61 @@ class Ways:
         self.kept = [np.empty(2 * (1 + len(lengths)) * len(self.every), kept.dtype) for kept in before]
         for new, old in zip(self.kept, before, strict=True):
             new[: len(old)] = old
+
+
+class QuickWays:
+    """The same by loops that numba compiles, which takes seconds the first time.
+
+    Args:
+        draw: as of `Ways`.
+        streams: the hashes (l, p) that it draws from.
+        root: length of the root.
+        ticks: how many the span has.
+        width: how many a cell has.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[np.ndarray, np.ndarray], Values],
+        streams: np.ndarray,
+        root: float,
+        ticks: float,
+        width: int,
+    ):
+        lanes = len(streams)
+        self.streams, self.root, self.ticks, self.width = streams, root, ticks, width
+        self.start, self.level, self.known = np.zeros((3, lanes), np.int64)
+        values = np.stack(whole(draw(self.start, np.arange(lanes)), root), 1)
+        self.kept = np.repeat(values[:, None], 2, 1)  # (l, 2 levels, 1 or 2, q), the root twice
+        self.scales = np.empty((0, values.shape[1]), values.dtype)
+        self.constants = np.array([0.5, 1.5, 0.25], values.dtype)
+        self.dtype = torch.from_numpy(self.constants).dtype
+
+    def over(self, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The values (1 or 2, l, q) over steps between fractions (2, l) of the span, and the lanes whose are no nodes.
+
+        Their values are to be found elsewhere, those of lanes at rest are 0.
+        """
+        kinds = np.empty(len(self.start), np.int8)
+        at = self.start, self.level, self.known, kinds
+        missing, others, deepest = call(plan, ends, self.ticks, self.width, *at)
+        self._deepen(deepest)
+        bits = np.empty((missing, self.kept.shape[2], self.streams.shape[1]), np.int64)
+        numbers = self.kept[0]
+        if missing:
+            call(draw, bits, self.streams, *at)
+            numbers = halved_normals(torch.from_numpy(bits), self.dtype).numpy()
+        found = np.empty((self.kept.shape[2], len(kinds), self.kept.shape[3]), self.kept.dtype)
+        call(walk, found, self.kept, numbers, self.scales, self.constants, *at)
+        return found, (kinds == BETWEEN).nonzero()[0] if others else kinds[:0]
+
+    def _deepen(self, level: int) -> None:
+        """Make room for the levels down to one, and for some more."""
+        if level <= len(self.scales):
+            return
+        lanes, before, count, entries = self.kept.shape
+        lengths = [self.root * 2.0**-k for k in range(level + MORE)]
+        self.scales = np.array([scales(length, count) for length in lengths], self.kept.dtype)
+        kept = np.empty((lanes, 2 * (1 + len(lengths)), count, entries), self.kept.dtype)
+        kept[:, :before] = self.kept
+        self.kept = kept

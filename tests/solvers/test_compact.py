@@ -1,10 +1,12 @@
 """Batches from which samples that arrived are left out: the same steps and states, bit by bit."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from sciml import PID, Solver, Tsit5, solve
 from sciml.errors import Status
@@ -22,7 +24,10 @@ from sciml.solvers import (
     Quadrature,
     Stats,
     Steps,
+    bound,
+    compiled,
 )
+from sciml.solvers.bound import Bound
 
 DTYPE = torch.float64
 SAMPLES = 2500  # of which half, with two entries each, are more than a kernel's launch costs
@@ -57,9 +62,31 @@ class Clock(Path):
 
 
 def van_der_pol(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-    x, v = y.unbind(1)
     widths.append(len(y))
+    return oscillators(t, y, args)
+
+
+def oscillators(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+    x, v = y.unbind(1)
     return torch.stack([v, args[0] * (1 - x * x) * v - x], 1)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything but the last stage of compilation, which takes most of the time: graphs run as they are."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
+    yield
+    compiled.forget()
+
+
+@pytest.fixture
+def lanes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of the batches that compiled marches go on with."""
+    found: list[int] = []
+    real = Bound.among
+    monkeypatch.setattr(Bound, "among", lambda self, s, t, rows: (found.append(len(rows)), real(self, s, t, rows))[1])
+    return found
 
 
 def both(field: Any, stepper: Any, y0: Tensor, t1: Any, which: Any = None, **options: Any) -> list[Any]:
@@ -117,8 +144,6 @@ def test_what_does_not_go_with_it_is_named():
     solver = Solver(lanes="each", compact=())
     with pytest.raises(ValueError, match="compact: expected lanes='each'"):
         Solver(compact=())
-    with pytest.raises(ValueError, match="compact: expected lanes='each' and compile=None"):
-        Solver(lanes="each", compile="loop", compact=())
     for what in ({"events": Event(lambda t, y, args: y[:, 0])}, {"jumps": [lambda t, y, key, args: (y, key > 0)]}):
         with pytest.raises(ValueError, match=f"{next(iter(what))}: expected none with compact"):
             solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, **what)
@@ -151,3 +176,49 @@ def test_args_that_are_not_named_stay_whole_whatever_their_length():
 
         whole, few = both(field, Tsit5(), Y0, ends, args=(table, STIFFNESS), which=(1,))
         assert torch.equal(whole.ys, few.ys)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("mode", [pytest.param("loop", marks=pytest.mark.slow), "chunks"])
+def test_compiled_marches_leave_samples_out(mode: str, lanes: list[int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bound, "ROWS", 16)
+    folds = {"a": Stats(), "b": Steps(), "c": Final(), "d": Quadrature(lambda t, y, args: y)}
+    y0, stiffness, found = Y0[:300].clone().requires_grad_(), STIFFNESS[:300].clone().requires_grad_(), []
+    ends = torch.where(torch.arange(300) == 7, 1.5, torch.linspace(0.1, 0.5, 300)).to(DTYPE)
+    times = torch.linspace(0, 1, 4, dtype=DTYPE) * ends[:, None]
+    for compile, compact in ((None, None), (mode, None), (mode, (0,))):
+        solver = Solver(Tsit5(), PID(1e-3, 1e-5), Discrete("all"), lanes="each", compile=compile, compact=compact)
+        solution = solve(oscillators, y0, 0.0, ends, solver, args=(stiffness,), save_at=times, folds=folds)
+        grads = torch.autograd.grad(solution.ys.square().sum(), [y0, stiffness]) if mode == "chunks" else ()
+        found.append([solution.ys, solution.mesh.theta, *(solution.folds[name] for name in "abcd"), *grads])
+    eager, whole, few = (tree_leaves(tree) for tree in found)
+    assert all(torch.allclose(a, b, 1e-7, 1e-9) for a, b in zip(eager, few, strict=True))
+    assert all(torch.allclose(a, b, 1e-9, 1e-11) for a, b in zip(whole, few, strict=True))
+    assert len(lanes) >= 2
+    assert lanes[0] <= 150
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("mode", ["loop", "chunks"])
+def test_one_sample_that_is_left_over_takes_another_with_it(mode: str, lanes: list[int]):
+    y0 = Y0[:100].clone()
+    y0[7] *= 1e3
+    ys = []
+    for compile, compact in ((None, None), (mode, ())):
+        solver = Solver(Tsit5(), PID(1e-4, 1e-1), lanes="each", compile=compile, compact=compact)
+        solution = solve(lambda t, y: -y * y.abs(), y0, 0.0, 0.05, solver)
+        ys.append(solution.ys)
+    assert lanes == [2]
+    assert torch.allclose(*ys, 1e-9, 1e-11)
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_marches_on_paths_leave_samples_out(lanes: list[int]):
+    volatility = torch.where(torch.arange(SAMPLES) % 10 == 0, 1.5, 0.1).to(DTYPE)[:, None]
+    ys = []
+    for compile, compact in ((None, None), ("loop", (0,))):
+        solver = Solver(SRIW1(), PID(1e-3, 1e-5), lanes="each", compile=compile, compact=compact)
+        with torch.no_grad():
+            ys.append(solve(Growth(), Y0, 0.0, 1.0, solver, args=(volatility,), path=Brownian(seed=3)).ys)
+    assert len(lanes) >= 2
+    assert torch.allclose(*ys, 1e-9, 1e-11)
