@@ -1,7 +1,7 @@
 """Learning a probability density from points of it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -96,10 +96,9 @@ class DensityModule(TrainingModule):
         super().__init__(optimizer, scheduler, scheduler_interval)
         self.density, self.gaussian = NormalizedFlow(flow), NormalFit(flow.dim)
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit normaliser and normal distribution to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage != "fit" or not isinstance(data, SplitData):
+        if not isinstance(data, SplitData):
             return
         x = data.part("train")[0]
         dim = self.density.flow.dim

@@ -1,7 +1,7 @@
 """Learning a latent equation from trajectories by the evidence lower bound, and what it makes of hidden values."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -136,10 +136,9 @@ class LatentModule(RegularizedModule):
         self.latent, self.warm_up = NormalizedLatent(model), warm_up
         self.task, self.share = task, share
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit the normalisers to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage == "fit" and isinstance(data, ObservedData):
+        if isinstance(data, ObservedData):
             self.latent.fit(data.part("train"))
 
     def forward(self, ts: Tensor, ys: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -101,10 +101,9 @@ class NeuralODEModule(RegularizedModule):
         self.flow = NormalizedODE(ode)
         self.loss = loss or nn.MSELoss()
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit the normalisers to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage != "fit" or not isinstance(data, ObservedData):
+        if not isinstance(data, ObservedData):
             return
         ts, ys, mask = data.part("train")
         self.flow.time.fit(ts.reshape(-1, 1).float())
