@@ -241,5 +241,7 @@ class LatentModule(RegularizedModule):
         stats = self.latent.model.stats
         if stats is not None:
             metrics |= {f"{stage}_{name}": count.float().mean() for name, count in stats._asdict().items()}
-        self.log_dict(metrics, prog_bar=stage != "train", batch_size=len(batch.ys), sync_dist=stage != "train")
+        for name, value in metrics.items():
+            size = int(values) if name == f"{stage}_loss" else len(batch.ys)  # what it is the mean of
+            self.log(name, value, prog_bar=stage != "train", batch_size=size, sync_dist=stage != "train")
         return total

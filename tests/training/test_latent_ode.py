@@ -103,6 +103,19 @@ def test_lines_are_those_of_numpy_and_constant_beyond():
             assert_close(lines[n, :, c], torch.from_numpy(np.asarray(right)).float(), rtol=1e-5, atol=1e-5)
 
 
+def test_losses_are_means_over_the_values_of_all_batches(tmp_path):
+    """Against the bounds one by one, with a last batch that is smaller, and emptier."""
+    data, model = Rotations(batch_size=3), module(share=1, solver=Solver(RK4(), Grid(n=4)))
+    data.setup("fit")
+    data.part("test").mask[3:, 1:] = False
+    metrics, _ = train(model, data, tmp_path)
+    with torch.no_grad():
+        fits = [model.latent.posterior(batch, i) for i, batch in enumerate(data.test_dataloader())]
+    total = sum(fit.elbo.sum() for fit in fits) / data.part("test").mask.sum()
+    assert_close(metrics["test_loss"], -float(total), rtol=1e-5, atol=0)  # sums in another order
+    assert_close(metrics["test_kl"], float(torch.cat([fit.kl for fit in fits]).mean()), rtol=1e-5, atol=0)
+
+
 def test_errors_are_of_hidden_values_in_their_units(tmp_path):
     """Against predictions one by one, with a last batch that is smaller."""
     data, model = Rotations(holes=True, batch_size=3), module(solver=Solver(RK4(), Grid(n=4)))

@@ -56,7 +56,7 @@ def test_resumed_run_is_the_uninterrupted_one(fit, sciml, tmp_path):
 def test_loss_in_training_weighs_the_divergence_by_the_epoch():
     torch.manual_seed(0)
     module = LatentSDEModule(LatentSDE(1, latent=1, context=2, width=4), warm_up=4)
-    module.log_dict = lambda *args, **kwargs: None
+    module.log = lambda *args, **kwargs: None
     ys = torch.randn(3, 4, 1)
     batch = Observed(torch.linspace(0, 1, 4), ys, torch.ones_like(ys, dtype=torch.bool))
     fit = module.latent.posterior(batch, 7)
