@@ -23,16 +23,19 @@ PATHS = 1000  # of the prior, whose moments are compared with the data's
 def shown(observed: Observed, task: Task, share: float, seed: int) -> Tensor:
     """What an encoder may see of trajectories, (b, t, c), bool.
 
-    Of each trajectory a share of the times at random, or all up to a share of its span; of either at least one time.
+    Of each trajectory a share of the times that have values at random, or all times up to a share of its span; of
+    either at least one.
     """
     ts, _, mask = observed
     if task == "extrapolation":
         ts = ts.expand(mask.shape[:2])
         early = ts <= ts[:, :1] + share * (ts[:, -1:] - ts[:, :1])
     else:
-        draw = torch.rand(mask.shape[:2], generator=generator(seed, "shown"))
-        early = draw.argsort(1).argsort(1) < max(1, round(share * mask.shape[1]))
-    return mask & early.to(mask.device)[..., None]
+        there = mask.any(-1)
+        draw = torch.rand(there.shape, generator=generator(seed, "shown")).to(mask.device).where(there, torch.inf)
+        count = (share * there.sum(1, keepdim=True).double()).round().clamp_min(1)
+        early = draw.argsort(1).argsort(1) < count
+    return mask & early[..., None]
 
 
 def interpolated(observed: Observed, seen: Tensor) -> Tensor:

@@ -92,6 +92,18 @@ def test_share_of_the_times_is_shown():
     assert torch.equal(shown(own, "extrapolation", 0.5, 1), early)
 
 
+def test_share_is_of_the_times_that_have_values():
+    """Not of those that fill up a shorter trajectory, nor of any at which nothing was observed."""
+    whole = observed()
+    counts = torch.randint(1, 21, (40, 1), generator=torch.Generator().manual_seed(1))
+    ends = whole.ts[counts - 1]
+    ts, mask = whole.ts.expand(40, 20).minimum(ends), (torch.arange(20) < counts)[..., None].expand(40, 20, 2)
+    right = (0.3 * counts[:, 0].double()).round().clamp_min(1)
+    for seed in range(3):
+        seen = shown(whole._replace(ts=ts, mask=mask), "interpolation", 0.3, seed)
+        assert torch.equal(seen[..., 0].sum(1).double(), right)
+
+
 def test_lines_are_those_of_numpy_and_constant_beyond():
     batch = observed()
     seen = shown(batch, "interpolation", 0.3, 0)
