@@ -162,7 +162,10 @@ class TrainingModule(lightning.LightningModule):
 
     def example_inputs(self, data: Any) -> tuple[Tensor, ...]:
         """Arguments of `predictor` to trace it with, at least two samples in the first axis."""
-        raise NotImplementedError(f"{type(self).__name__} has no `example_inputs`: define it to export the model")
+        raise NotImplementedError(
+            f"there is no export of {type(self).__name__}; `sciml.load` gives the trained map in Python, and a module "
+            "of your own is exported if it defines `example_inputs`"
+        )
 
     def pictures(self, data: Any) -> Iterator[tuple[str, "Figure"]]:
         """Pictures of what the model does on test data, with their names."""

@@ -31,6 +31,8 @@ def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
     with h5py.File(tmp_path / "run" / "predictions.h5") as file:
         assert file["predictions"].shape == (4, 6, 1)
     sciml("plot", "run")
+    error = sciml("export", "run", code=2)
+    assert error.splitlines()[-1].startswith("sciml: there is no export of LatentSDEModule; `sciml.load` gives the")
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"posterior", "samples", "learning_curve"} <= figures
     smoother = library.load(tmp_path / "run")
