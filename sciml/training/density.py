@@ -158,7 +158,8 @@ class DensityModule(TrainingModule):
             samples = self.density.sample(len(x), generator).cpu()
             cells = torch.cartesian_prod(*axes).to(self.device, x.dtype)
             log_prob = torch.cat([self(part) for part in cells.split(CHUNK)]).cpu()
-        yield "density", draw_density(x, samples, axes, log_prob.reshape(CELLS, CELLS).exp())
+        names = getattr(data, "names", ("x", "y"))
+        yield "density", draw_density(x, samples, axes, log_prob.reshape(CELLS, CELLS).exp(), names)
 
     def _evaluate(self, stage: Stage, x: Tensor, batch_idx: int) -> None:
         self._log(stage, x, -self(x).mean())
