@@ -27,6 +27,7 @@ from sciml.data.atomic import replacing
 from sciml.data.fields import FieldData
 from sciml.data.seeding import generator
 from sciml.problems import Problem
+from sciml.problems.problem import final_time
 
 
 class Solved(NamedTuple):
@@ -235,7 +236,7 @@ class OperatorData(GeneratedData, FieldData):
     ):
         super().__init__(train, val, test, batch_size, workers)
         self.problem, self.data_seed = problem, data_seed
-        self.start, self.t = start, problem.t1 if t is None else t
+        self.start, self.t = start, final_time(problem) if t is None else t
         if not 0 <= self.start < self.t:
             raise ValueError(f"start: expected a time from 0 on and before the targets' {self.t}, got {start}")
 

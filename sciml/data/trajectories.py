@@ -152,10 +152,11 @@ class TrajectoryData(GeneratedData, ObservedData):
 class Trajectories(ObservedData):
     """Your own trajectories, from a file.
 
-    ``.csv``: a row for each time; columns for the time, the components and, where there are several trajectories, a
-    number or name of the trajectory. ``.npz``, ``.h5``: an array of times (t) or (n, t), and for each component an
-    array (n, t), or one array (n, t, c) for all. An empty cell or NaN is a missing value; a NaN at the end of the times
-    fills up a shorter trajectory. The values at a trajectory's first time are its initial state and must be there.
+    ``.csv``: a row for each time; columns, set apart by commas, semicolons or tabs, for the time, the components and,
+    where there are several trajectories, a number or name of the trajectory. ``.npz``, ``.h5``: an array of times (t)
+    or (n, t), and for each component an array (n, t), or one array (n, t, c) for all. An empty cell or NaN is a missing
+    value; a NaN at the end of the times fills up a shorter trajectory. The values at a trajectory's first time are its
+    initial state and must be there.
 
     Trajectories of different times need a solver with ``lanes="each"``.
 
@@ -278,7 +279,9 @@ def _observed(table: _Table) -> Observed:
 
 def _read_csv(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _Table:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.reader(file)
+        mark = _separator(file.readline())
+        file.seek(0)
+        table = csv.reader(file, delimiter=mark)
         header = [name.strip() for name in next(table, [])]
         rows = [(table.line_num, row) for row in table if any(cell.strip() for cell in row)]
     names = [name for name in header if name not in (t, id)] if y is None else list(y)
@@ -302,6 +305,11 @@ def _read_csv(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _T
     for n, group in enumerate(groups.values()):
         padded[n, : len(group)] = group
     return _Table(tuple(names), list(groups), padded[..., 0], padded[..., 1:])
+
+
+def _separator(header: str) -> str:
+    """The mark that makes the most columns of a header."""
+    return max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
 
 
 def _number(cell: str, column: str, line: int) -> float:

@@ -7,6 +7,7 @@ from torch.nn import functional
 from sciml.models.encoders import BackwardGRU
 from sciml.models.latent import StartedModel
 from sciml.models.mlp import MLP
+from sciml.models.neural_ode import check_times
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID
 from sciml.solvers.solve import Solver, solve
@@ -99,8 +100,7 @@ class LatentSDE(StartedModel):
 
     def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """A path of the posterior, and its divergence from the prior."""
-        if ts.ndim != 1 and self.solver.lanes != "each":
-            raise ValueError(f'ts: expected times (t), got shape {tuple(ts.shape)}; (b, t) needs lanes="each"')
+        check_times(ts, self.solver)
         states = self._solved(Posterior(self), torch.cat([z0, torch.zeros_like(z0[:, :1])], -1), ts, seed, contexts)
         return states[..., :-1], states[:, -1, -1]
 

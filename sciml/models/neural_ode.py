@@ -43,6 +43,18 @@ class TimeDependent(nn.Module):
         return self.net(torch.cat([y, t.expand(*y.shape[:-1], 1)], -1))
 
 
+def check_times(ts: Tensor, solver: Solver) -> None:
+    """Refuse what is neither times (t) nor, with lanes "each", times (b, t).
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if ts.ndim == 2 and solver.lanes != "each":
+        raise ValueError(f"solver: expected lanes='each' for times {tuple(ts.shape)} of each sample's own, got 'joint'")
+    if ts.ndim not in (1, 2):
+        raise ValueError(f"ts: expected times (t) or (b, t), got shape {tuple(ts.shape)}")
+
+
 class Flow(nn.Module):
     """What solves an equation with weights, and in train mode may be kept easy to solve by a regulariser.
 
@@ -64,12 +76,8 @@ class Flow(nn.Module):
 
     def solved(self, y0: Tensor, ts: Tensor | None, path: Path | None = None) -> Tensor:
         """The states at t1, (b, ..), or at times from the first on, (b, t, ..); notes stats and penalty."""
-        each = self.solver.lanes == "each"
-        if ts is not None and ts.ndim != 1 and not (each and ts.ndim == 2):
-            raise ValueError(
-                f"ts: expected times (t){' or (b, t)' if each else ''} with lanes={self.solver.lanes!r}, got shape "
-                f"{tuple(ts.shape)}" + ("" if each else "; times of its own for each sample need lanes='each'")
-            )
+        if ts is not None:
+            check_times(ts, self.solver)
         used = self.regularizer if self.training else None
         end = self.t1 if used is None else used.end(self.t1, ts)
         t0, t1 = (0.0, end) if ts is None else (ts[..., 0], ts[..., -1])
@@ -79,7 +87,7 @@ class Flow(nn.Module):
         self.stats, self.penalty = solution.stats, None
         if used is not None and reading is not None:
             self.penalty = used.weight_at(self.progress) * reading.penalty(solution)
-        return solution.ys if ts is None or each else solution.ys.transpose(0, 1)
+        return solution.ys if ts is None or self.solver.lanes == "each" else solution.ys.transpose(0, 1)
 
     def take_penalty(self) -> Tensor | None:
         """The penalty of the last solve, once: its graph is kept no longer than that of the loss."""

@@ -90,7 +90,7 @@ class Problem(ABC):
 
     def times(self, count: int) -> Tensor:
         """At most ``count + 1`` times from 0 to ``t1``, about evenly spread, at which `evolve` can save; float64."""
-        return torch.linspace(0, self.t1, count + 1, dtype=torch.float64)
+        return torch.linspace(0, final_time(self), count + 1, dtype=torch.float64)
 
     def exact(self, u0: Tensor, ts: Tensor) -> Tensor | None:
         """The solution (b, t, c, *x) that started from u0 (b, c, *x), where it is known."""
@@ -115,5 +115,18 @@ class Problem(ABC):
         Returns:
             Fields (b, t, c, *x).
         """
-        saved = solve(self.term(), self.encode(u0), 0.0, self.t1, self.solver(), save_at=ts, progress=progress).ys
+        t1 = final_time(self)
+        saved = solve(self.term(), self.encode(u0), 0.0, t1, self.solver(), save_at=ts, progress=progress).ys
         return self.decode(saved.transpose(0, 1) if self.solver().lanes == "joint" else saved)
+
+
+def final_time(problem: Problem) -> float:
+    """The final time of a problem, which may be one of the user's own.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not hasattr(problem, "t1"):
+        name = type(problem).__name__
+        raise ValueError(f"problem: expected {name} to have a final time, got none; give it a field or attribute `t1`")
+    return problem.t1

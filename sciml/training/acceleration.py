@@ -66,10 +66,9 @@ class AccelerationModule(TrainingModule):
         self.tolerance, self.max_iter = tolerance, max_iter
         self.register_buffer("tuned", torch.ones((), dtype=torch.float64))
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Look for the best single omega."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage == "fit" and isinstance(data, RandomSystems):
+        if isinstance(data, RandomSystems):
             self.tuned.fill_(best_omega(BlockSystems.join(data.part("train")[:TUNED]), self.method, self.tolerance))
 
     def forward(self, systems: BlockSystems) -> Start:

@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from sciml.data.atomic import replacing
 from sciml.training.metrics import MetricsLogger
-from sciml.training.module import TrainingModule
+from sciml.training.module import TrainingModule, averages
 from sciml.training.run_folder import RunFolder
 
 
@@ -69,6 +69,9 @@ class Checkpoints(Checkpoint):
         self._finished = False
         self._signal: int | None = None
         self._saved_at = (0, 0.0)  # step and time
+        self._trained: dict[str, torch.Tensor] | None = (
+            None  # weights between epochs, where others may take their place
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -104,6 +107,7 @@ class Checkpoints(Checkpoint):
         """Save what is due, between two steps."""
         # Lightning clears this flag only at the end of the resumed epoch, and leaves out a step of ReduceLROnPlateau.
         trainer.fit_loop._restarting = False
+        self._trained = None
         self._save_best(trainer, pl_module)
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return  # gradients are not part of a checkpoint
@@ -122,6 +126,11 @@ class Checkpoints(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(better):
             self.best, self._improved = value.item(), True
 
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the weights to go on from, where their average takes their place at the end of training."""
+        if averages(trainer):
+            self._trained = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the end of the run."""
         self._save_best(trainer, pl_module)
@@ -133,6 +142,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Add the configuration, and state the position so that Lightning resumes exactly there."""
         checkpoint["sciml"] = {"config": self.config, "finished": self._finished}
+        if self._trained is not None:
+            checkpoint["current_model_state"] = self._trained
         state_position(trainer, checkpoint["loops"]["fit_loop"])
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """Learning a probability density from points of it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -96,10 +96,9 @@ class DensityModule(TrainingModule):
         super().__init__(optimizer, scheduler, scheduler_interval)
         self.density, self.gaussian = NormalizedFlow(flow), NormalFit(flow.dim)
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit normaliser and normal distribution to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage != "fit" or not isinstance(data, SplitData):
+        if not isinstance(data, SplitData):
             return
         x = data.part("train")[0]
         dim = self.density.flow.dim
@@ -159,7 +158,8 @@ class DensityModule(TrainingModule):
             samples = self.density.sample(len(x), generator).cpu()
             cells = torch.cartesian_prod(*axes).to(self.device, x.dtype)
             log_prob = torch.cat([self(part) for part in cells.split(CHUNK)]).cpu()
-        yield "density", draw_density(x, samples, axes, log_prob.reshape(CELLS, CELLS).exp())
+        names = getattr(data, "names", ("x", "y"))
+        yield "density", draw_density(x, samples, axes, log_prob.reshape(CELLS, CELLS).exp(), names)
 
     def _evaluate(self, stage: Stage, x: Tensor, batch_idx: int) -> None:
         self._log(stage, x, -self(x).mean())

@@ -88,7 +88,7 @@ def draw_fields(inputs: Tensor, target: Tensor, prediction: Tensor, coordinates:
     for axes, (title, field) in zip(figure.subplots(1, 4), panels.items(), strict=True):
         limits = {"vmin": target[0].min(), "vmax": target[0].max()} if title in ("target", "prediction") else {}
         image = axes.pcolormesh(*(x.numpy() for x in grid), field[0].T.numpy(), shading="nearest", **limits)
-        axes.set(title=title, aspect="equal")
+        axes.set(title=title, aspect="equal", xlabel="x", ylabel="y")
         figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
 
@@ -176,8 +176,8 @@ def draw_confusion(confusion: Tensor) -> Figure:
     return figure
 
 
-def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Tensor) -> Figure:
-    """Points (n, 2) of the data, samples (m, 2) of the model, and its density (i, j) on a grid of the plane."""
+def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Tensor, names: Sequence[str]) -> Figure:
+    """Points (n, 2) of the data, samples (m, 2) of the model, and its density (i, j) on a grid of the named plane."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
     for panel, title, points in zip(panels, ("data", "samples"), (x, samples), strict=False):
@@ -186,6 +186,9 @@ def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Te
     image = panels[2].pcolormesh(*(a.numpy() for a in axes), density.T.numpy(), shading="nearest")
     limits = [(float(a[0]), float(a[-1])) for a in axes]
     panels[2].set(title="density", aspect="equal", xlim=limits[0], ylim=limits[1])
+    panels[0].set_ylabel(names[1])
+    for panel in panels:
+        panel.set_xlabel(names[0])
     figure.colorbar(image, ax=panels[2], shrink=0.8)
     return figure
 
@@ -313,7 +316,7 @@ def draw_forecasts(state: Tensor, later: Tensor, forecasts: Tensor, coordinates:
     for axes, (title, field) in zip(figure.subplots(2, -(-len(panels) // 2)).flat, panels.items(), strict=False):
         limits = {"vmin": 0} if field is std else {"vmin": -limit, "vmax": limit, "cmap": "RdBu_r"}
         image = axes.pcolormesh(*(x.numpy() for x in grid), field.T.numpy(), shading="nearest", **limits)
-        axes.set(title=title, aspect="equal")
+        axes.set(title=title, aspect="equal", xlabel="x", ylabel="y")
         figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
 

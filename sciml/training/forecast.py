@@ -1,7 +1,7 @@
 """Learning to forecast with probabilities, from pairs of states."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -73,18 +73,16 @@ class ForecastModule(TrainingModule):
         self.forecaster, self.members = Forecaster(interpolant), members
 
     def setup(self, stage: str) -> None:
-        """Fit the normaliser to the training part, and see to it that states and later ones are of one kind."""
+        """See to it that states and later ones are of one kind, and fit the normaliser."""
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if not isinstance(data, FieldData):
-            return
-        states, later = data.part("train")
-        if states.shape != later.shape:
-            raise ValueError(
-                f"data: expected later states of the states' shape {tuple(states.shape[1:])}, "
-                f"got {tuple(later.shape[1:])}"
-            )
-        if stage == "fit":
-            self.forecaster.states.fit(torch.cat([states, later]))
+        if isinstance(data, FieldData):
+            _pairs(data)
+        super().setup(stage)
+
+    def fit_to(self, data: Any) -> None:
+        """Fit the normaliser to the training part."""
+        if isinstance(data, FieldData):
+            self.forecaster.states.fit(torch.cat(_pairs(data)))
 
     def forward(self, state: Tensor) -> Tensor:
         """One forecast (b, c, ..) of each state (b, c, ..)."""
@@ -164,3 +162,13 @@ class ForecastModule(TrainingModule):
 
     def _seed(self, stage: str, batch_idx: int) -> int:
         return derive_seed(run_seed(), f"forecast {stage}", batch_idx, self.global_rank)
+
+
+def _pairs(data: FieldData) -> Pair:
+    """States and later ones to train on, which have to be of one kind."""
+    states, later = data.part("train")
+    if states.shape != later.shape:
+        raise ValueError(
+            f"data: expected later states of the states' shape {tuple(states.shape[1:])}, got {tuple(later.shape[1:])}"
+        )
+    return states, later

@@ -1,7 +1,7 @@
 """Learning a latent equation from trajectories by the evidence lower bound, and what it makes of hidden values."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -23,16 +23,19 @@ PATHS = 1000  # of the prior, whose moments are compared with the data's
 def shown(observed: Observed, task: Task, share: float, seed: int) -> Tensor:
     """What an encoder may see of trajectories, (b, t, c), bool.
 
-    Of each trajectory a share of the times at random, or all up to a share of its span; of either at least one time.
+    Of each trajectory a share of the times that have values at random, or all times up to a share of its span; of
+    either at least one.
     """
     ts, _, mask = observed
     if task == "extrapolation":
         ts = ts.expand(mask.shape[:2])
         early = ts <= ts[:, :1] + share * (ts[:, -1:] - ts[:, :1])
     else:
-        draw = torch.rand(mask.shape[:2], generator=generator(seed, "shown"))
-        early = draw.argsort(1).argsort(1) < max(1, round(share * mask.shape[1]))
-    return mask & early.to(mask.device)[..., None]
+        there = mask.any(-1)
+        draw = torch.rand(there.shape, generator=generator(seed, "shown")).to(mask.device).where(there, torch.inf)
+        count = (share * there.sum(1, keepdim=True).double()).round().clamp_min(1)
+        early = draw.argsort(1).argsort(1) < count
+    return mask & early[..., None]
 
 
 def interpolated(observed: Observed, seen: Tensor) -> Tensor:
@@ -136,10 +139,9 @@ class LatentModule(RegularizedModule):
         self.latent, self.warm_up = NormalizedLatent(model), warm_up
         self.task, self.share = task, share
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit the normalisers to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage == "fit" and isinstance(data, ObservedData):
+        if isinstance(data, ObservedData):
             self.latent.fit(data.part("train"))
 
     def forward(self, ts: Tensor, ys: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -242,5 +244,7 @@ class LatentModule(RegularizedModule):
         stats = self.latent.model.stats
         if stats is not None:
             metrics |= {f"{stage}_{name}": count.float().mean() for name, count in stats._asdict().items()}
-        self.log_dict(metrics, prog_bar=stage != "train", batch_size=len(batch.ys), sync_dist=stage != "train")
+        for name, value in metrics.items():
+            size = int(values) if name == f"{stage}_loss" else len(batch.ys)  # what it is the mean of
+            self.log(name, value, prog_bar=stage != "train", batch_size=size, sync_dist=stage != "train")
         return total

@@ -57,6 +57,7 @@ class LatentVideoModule(TrainingModule):
 
     def setup(self, stage: str) -> None:
         """See to it that there is something to forecast."""
+        super().setup(stage)
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if isinstance(data, SplitData):
             total = data.part("train")[0].shape[1]

@@ -7,13 +7,17 @@ from sysconfig import get_path
 from textwrap import shorten
 from traceback import extract_tb
 
+import lightning.pytorch.callbacks
 import lightning.pytorch.loops
 from jsonargparse import ArgumentError, ArgumentParser
 
 from sciml.errors import SolveError
 from sciml.training.config import PACKAGE, hint
 
-LOOPS = Path(lightning.pytorch.loops.__file__).parent
+TRAINER = [Path(package.__file__).parent for package in (lightning.pytorch.loops, lightning.pytorch.callbacks)]
+OTHER_FORMS = re.compile(
+    r"- Not a valid subclass of \w+\n\s*Subclass types expect one of:(?:\n\s*- a (?:class|dict).*)+"
+)
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
 
@@ -26,7 +30,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     """
     place = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     where = f"{place}: " if place else ""
-    inner = message.rpartition("Parser key ")[2]
+    inner = OTHER_FORMS.sub("", message.rpartition("Parser key ")[2])
     if found := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", inner):
         return unknown_key(found[1], inner, place, parser)
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", inner):
@@ -42,12 +46,17 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{where}{name} cannot be made: it has to define {', '.join(missing) or 'what its base leaves open'}"
     if found := re.search(r"arguments are required: ([\w., ]+)", inner):
         return f"{where}missing {found[1]}"
+    if found := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", inner):
+        return f"{where}expected a {found[2]}, got {found[1]}"
+    if found := re.search(r"Expected a dot import path string: (.+)", inner):
+        return f"{where}expected a class with its module, as torch.nn.Tanh, got {found[1]!r}"
     if found := re.search(r"^ *- (?!Does not validate|Expected a|Problem with)(.+)", inner, re.MULTILINE):
         return where + found[1]  # what a class itself says
     if found := re.search(r"Problem with given class_path '[\w.]+':\s+(?!Parser key)(.+)", inner):
         return where + found[1]  # likewise
     if found := re.search(r"(Expected a .*?)(?:Got|Given) value(?: type)?: (.*)", inner, re.DOTALL):
-        types = [name.removesuffix("Type") for name in re.findall(r"<class '(\w+)'>", found[1])]
+        choices = re.findall(r"<class '(\w+)'>|Literal\[(.+?)\]", found[1])
+        types = [name.removesuffix("Type") or words.replace(", ", " or ") for name, words in choices]
         value = re.search(r"(?:Got|Given) value: (.*)", inner)
         if types and value:
             return f"{where}expected {' or '.join(types)}, got {value[1]!r}"
@@ -93,9 +102,10 @@ def is_users(files: list[Path], code_path: str | None) -> bool:
 
 
 def is_trainers(error: Exception) -> bool:
-    """Whether an error is Lightning's word on settings of the trainer that do not fit the data."""
+    """Whether an error is Lightning's word on settings of the trainer, or of a callback, that do not fit the rest."""
     files = traced(error)
-    return isinstance(error, ValueError) and bool(files) and files[-1].is_relative_to(LOOPS)
+    plain = isinstance(error, ValueError | RuntimeError)
+    return plain and bool(files) and any(files[-1].is_relative_to(folder) for folder in TRAINER)
 
 
 def other_weights(error: Exception) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -15,6 +16,11 @@ from sciml.training.sizes import STEPS, told
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def averages(trainer: lightning.Trainer) -> bool:
+    """Whether one of its callbacks averages the weights."""
+    return any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # pyrefly: ignore
 
 
 class TrainingModule(lightning.LightningModule):
@@ -52,9 +58,27 @@ class TrainingModule(lightning.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer or torch.optim.Adam, scheduler
         self.scheduler_interval = scheduler_interval
         self._drawn: tuple[tuple[int, int], int] | None = None
+        self._fitted = False
+
+    def fit_to(self, data: Any) -> None:
+        """Take from the trainer's data module, if it has one, what is to be known before training, as scales are."""
+
+    def setup(self, stage: str) -> None:
+        """Before training fit the module to the data."""
+        if stage == "fit" and self._trainer is not None:
+            self.fit_to(self.trainer.datamodule)  # pyrefly: ignore[missing-attribute]
+            self._fitted = True
 
     def configure_model(self) -> None:
-        """Take the trainer's precision before Lightning does: it reads a checkpoint into the module before that."""
+        """Take the trainer's precision before Lightning does: it reads a checkpoint into the module before that.
+
+        Callbacks that average weights call this before `setup` and then copy the module, so that it is fitted here.
+        """
+        if self._trainer is None:  # in `load_from_checkpoint`
+            return
+        if self.trainer.state.fn == "fit" and averages(self.trainer) and not self._fitted:
+            self.fit_to(self.trainer.datamodule)  # pyrefly: ignore[missing-attribute]
+        self._fitted = False
         self.trainer.precision_plugin.convert_module(self)
 
     def configure_optimizers(self) -> Any:
@@ -138,7 +162,10 @@ class TrainingModule(lightning.LightningModule):
 
     def example_inputs(self, data: Any) -> tuple[Tensor, ...]:
         """Arguments of `predictor` to trace it with, at least two samples in the first axis."""
-        raise NotImplementedError(f"{type(self).__name__} has no `example_inputs`: define it to export the model")
+        raise NotImplementedError(
+            f"there is no export of {type(self).__name__}; `sciml.load` gives the trained map in Python, and a module "
+            "of your own is exported if it defines `example_inputs`"
+        )
 
     def pictures(self, data: Any) -> Iterator[tuple[str, "Figure"]]:
         """Pictures of what the model does on test data, with their names."""

@@ -101,10 +101,9 @@ class NeuralODEModule(RegularizedModule):
         self.flow = NormalizedODE(ode)
         self.loss = loss or nn.MSELoss()
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit the normalisers to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage != "fit" or not isinstance(data, ObservedData):
+        if not isinstance(data, ObservedData):
             return
         ts, ys, mask = data.part("train")
         self.flow.time.fit(ts.reshape(-1, 1).float())
@@ -161,7 +160,9 @@ class NeuralODEModule(RegularizedModule):
         total, metrics = regularized(stage, loss, self.flow.ode)
         if stage != "train":
             metrics[f"{stage}_relative_l2"] = relative_l2(prediction.where(mask, 0), ys).mean()
-        self.log_dict(metrics, prog_bar=True, batch_size=len(ys), sync_dist=stage != "train")
+        for name, value in metrics.items():
+            size = int(mask.sum()) if name == f"{stage}_loss" else len(ys)  # what it is the mean of
+            self.log(name, value, prog_bar=True, batch_size=size, sync_dist=stage != "train")
         self.log_dict(work(stage, self.flow.ode), batch_size=len(ys), sync_dist=stage != "train")
         return total
 

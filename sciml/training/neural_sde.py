@@ -1,7 +1,7 @@
 """Learning a stochastic equation from an ensemble of its paths, by their moments."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -54,10 +54,9 @@ class NeuralSDEModule(RegularizedModule):
         super().__init__(optimizer, scheduler, scheduler_interval)
         self.flow = NormalizedSDE(sde)
 
-    def setup(self, stage: str) -> None:
+    def fit_to(self, data: Any) -> None:
         """Fit the normalisers to the training part."""
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        if stage != "fit" or not isinstance(data, ObservedData):
+        if not isinstance(data, ObservedData):
             return
         ts, ys, mask = data.part("train")
         self.flow.time.fit(ts.reshape(-1, 1).float())

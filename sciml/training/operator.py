@@ -98,12 +98,13 @@ class OperatorModule(TrainingModule):
         self.compile_net = compile
 
     def setup(self, stage: str) -> None:
-        """Fit the normalisers to the training part, and compile."""
-        if stage != "fit":
-            return
-        if self.compile_net:
+        """Fit the normalisers, and compile."""
+        super().setup(stage)
+        if stage == "fit" and self.compile_net:
             self.operator.net.compile()  # in place, so that the names in checkpoints stay as they are
-        data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
+
+    def fit_to(self, data: Any) -> None:
+        """Fit the normalisers to the training part."""
         if isinstance(data, FieldData):
             inputs, targets = data.part("train")
             self.operator.input.fit(inputs)

@@ -161,6 +161,7 @@ class PINNModule(TrainingModule):
         Raises:
             ValueError: if they do not fit together.
         """
+        super().setup(stage)
         generator = torch.Generator(next(self.solution.net.parameters()).device).manual_seed(0)
         samples = {"sample": self.equation.sample, **{name: c.sample for name, c in self.solution.soft.items()}}
         for sample in samples.values():

@@ -64,6 +64,7 @@ class PreconditionerModule(TrainingModule):
 
     def setup(self, stage: str) -> None:
         """Forget the systems of other data."""
+        super().setup(stage)
         self._seen.clear()
         self._known.clear()
 

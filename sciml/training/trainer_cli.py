@@ -329,6 +329,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=category, module=r"lightning\.|jsonargparse\.")
         # Steps are counted across epochs, so that short epochs are logged as well.
         warnings.filterwarnings("ignore", r"The number of training batches \(\d+\) is smaller than the logging")
+        # Its averages are not for sharded modules, and take no part in tests.
+        warnings.filterwarnings("ignore", "You're using the WeightAveraging callback")
         try:
             yield
         finally:

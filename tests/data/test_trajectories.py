@@ -37,6 +37,19 @@ def test_csv_with_irregular_times_and_missing_values(write):
     assert mask.tolist() == [[[True, True], [True, False], [True, True]], [[True, True], [True, True], [False, False]]]
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_columns_may_be_set_apart_by_other_marks(write, mark):
+    names, expected = read_trajectories(write(CSV), id="run")
+    other = CSV.replace(",", mark)
+    got = read_trajectories(write(other, "other.csv"), id="run")
+    assert got[0] == names
+    assert all(torch.equal(a, b) for a, b in zip(got[1], expected, strict=True))
+    quoted = other.replace(f"x{mark}y", f'"x, m"{mark}"y, m"')
+    assert read_trajectories(write(quoted, "quoted.csv"), id="run")[0] == ("x, m", "y, m")
+    with pytest.raises(DataError, match="row 3, column 'x': expected a number, got '3,5'"):
+        read_trajectories(write(other.replace(f"{mark}3{mark}", f"{mark}3,5{mark}")), id="run")
+
+
 def test_csv_without_ids_is_one_trajectory_with_shared_times(write):
     _, (ts, ys, mask) = read_trajectories(write("day,fish\n1,4\n2,5\n4,6\n"), t="day")
     assert (ts.tolist(), ys.tolist(), mask.all().item()) == ([1, 2, 4], [[[4], [5], [6]]], True)

@@ -138,7 +138,7 @@ def test_gradients_reach_all_parameters(lanes: str):
 def test_times_of_their_own_need_lanes_of_their_own():
     ys, mask = data()
     own = TS * torch.linspace(0.5, 1, 5)[:, None]
-    with pytest.raises(ValueError, match=r'ts: expected times \(t\), got shape \(5, 6\); \(b, t\) needs lanes="each"'):
+    with pytest.raises(ValueError, match=r"solver: expected lanes='each' for times \(5, 6\) of each sample's own"):
         model().posterior(own, ys, mask)
     each = model(solver=Solver(SRIW1(), PID(rtol=1e-1, atol=1e-1), lanes="each"))
     together = each.posterior(TS.expand(5, 6), ys, mask).elbo

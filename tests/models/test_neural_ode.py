@@ -43,8 +43,10 @@ def test_each_sample_has_its_own_times():
 
 
 def test_times_of_a_batch_in_joint_lanes_are_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"ts: expected times \(t\) .*lanes='each'"):
+    with pytest.raises(ValueError, match=r"solver: expected lanes='each' for times \(2, 3\) of each sample's own"):
         NeuralODE(autonomous())(torch.zeros(2, 2), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"ts: expected times \(t\) or \(b, t\), got shape \(2, 3, 1\)"):
+        NeuralODE(autonomous())(torch.zeros(2, 2), torch.zeros(2, 3, 1))
 
 
 def test_work_of_the_last_solve_is_kept():

@@ -59,7 +59,7 @@ def test_deviation_of_equal_paths_is_zero_and_has_a_finite_gradient():
 def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(TypeError, match="field: expected a Diffusive module, as DiagonalSDE, got MLP"):
         NeuralSDE(MLP(2, 2))
-    with pytest.raises(ValueError, match=r"ts: expected times \(t\)"):
+    with pytest.raises(ValueError, match="solver: expected lanes='each' for times"):
         model()(torch.ones(3, 2), torch.rand(3, 4))
 
 

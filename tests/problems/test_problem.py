@@ -4,7 +4,10 @@ import pytest
 import torch
 
 import sciml.problems
+from sciml import Solver
+from sciml.data import OperatorData, TrajectoryData
 from sciml.problems import Problem, Spiral
+from sciml.solvers.term import as_term
 
 
 class Flat(Spiral):
@@ -33,3 +36,30 @@ def test_start_of_another_shape_is_told_with_what_describes_it():
     )
     with pytest.raises(ValueError, match=told):
         Flat().start(3, torch.Generator())
+
+
+class Endless(Problem):
+    """Decay, until nobody knows when."""
+
+    def term(self):
+        return as_term(lambda t, y: -y)
+
+    def solver(self):
+        return Solver()
+
+    def initial(self, count, generator, dtype=torch.float32):
+        return torch.ones(count, 1, dtype=dtype)
+
+
+USES = {
+    "times": lambda problem: problem.times(3),
+    "evolve": lambda problem: problem.evolve(torch.ones(2, 1), torch.linspace(0, 1, 3)),
+    "fields": OperatorData,
+    "trajectories": lambda problem: TrajectoryData(problem).file(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_problem_without_an_end_is_told(use):
+    with pytest.raises(ValueError, match="problem: expected Endless to have a final time, got none"):
+        USES[use](Endless())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sciml.training.callbacks import Bar, Lines, progress
-from sciml.training.drawing import draw_fields, draw_metrics
+from sciml.training.drawing import draw_density, draw_fields, draw_forecasts, draw_metrics
 
 
 @pytest.fixture
@@ -106,7 +106,17 @@ def test_fields_in_the_plane_have_x_to_the_right():
     x, y = torch.linspace(0, 2, 5), torch.linspace(0, 1, 3)
     field = (x[:, None] + 10 * y)[None]
     figure = draw_fields(field, field, field, (x, y))
+    assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes[:4]} == {("x", "y")}
     mesh = figure.axes[1].collections[0]
     assert mesh.get_array().tolist() == field[0].T.tolist()
     corners = mesh.get_coordinates()
     assert corners[..., 0].max() > corners[..., 1].max()
+
+
+def test_planes_of_forecasts_and_densities_have_their_axes_named():
+    x, y, field = torch.linspace(0, 2, 5), torch.linspace(0, 1, 3), torch.ones(5, 3)
+    forecasts = draw_forecasts(field, field, field.expand(4, 5, 3), (x, y)).axes[:8]
+    assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in forecasts} == {("x", "y")}
+    density = draw_density(torch.zeros(4, 2), torch.zeros(4, 2), (x, y), field, ("angle", "speed")).axes[:3]
+    assert [axes.get_xlabel() for axes in density] == ["angle"] * 3
+    assert density[0].get_ylabel() == "speed"

@@ -139,6 +139,7 @@ def test_only_what_sciml_is_built_on_is_trusted(name, expected):
         ("--model.optimizer=torch.optim.AdamX", "model.optimizer: torch.optim has no 'AdamX'; did you mean 'Adam"),
         ("--model=sciml.training.OperatorModul", "sciml.training has no 'OperatorModul'; did you mean 'OperatorModule"),
         ("--checkpoint.every_n_step=3", "did you mean 'checkpoint.every_n_steps'?"),
+        ("--model.scheduler_interval=day", "model.scheduler_interval: expected 'epoch' or 'step', got 'day'"),
         ("--trainer.accelerator=cpuu", "cpuu"),
         ("--data.class_path=sciml.data.OperatorData", "data: missing problem"),
     ],

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sciml.training.trainer_cli import quiet
 from tests.training.conftest import TINY
 from tests.training.running import logged
+from tests.training.tiny.forecast_videos import judged
 
 ROOT = Path(__file__).parents[2]
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.enable_model_summary=false")
@@ -88,6 +90,19 @@ def test_two_processes_train_a_neural_ode_as_one_does(fit):
         assert one.dtype == torch.float64
         assert least <= (two - one).norm() / (one - weights("untrained")).norm() <= most, name
         assert_close(validation(f"{name}2"), validation(name), rtol=most, atol=0)
+
+
+def test_two_processes_judge_forecasts_of_videos_as_one_does():
+    *_, line = start(TINY.with_name("forecast_videos.py"), 2).splitlines()
+    two = json.loads(line)
+    with quiet():
+        one = {
+            name: value
+            for name, value in judged(1).items()
+            if any(word in name for word in ("frame", "blank", "forecast"))
+        }
+    assert len(one) == 9
+    assert_close({name: two[name] for name in one}, one, **ROUNDING)
 
 
 PINN = (  # small enough, its Laplacian estimated, with a condition among the losses

@@ -92,6 +92,18 @@ def test_share_of_the_times_is_shown():
     assert torch.equal(shown(own, "extrapolation", 0.5, 1), early)
 
 
+def test_share_is_of_the_times_that_have_values():
+    """Not of those that fill up a shorter trajectory, nor of any at which nothing was observed."""
+    whole = observed()
+    counts = torch.randint(1, 21, (40, 1), generator=torch.Generator().manual_seed(1))
+    ends = whole.ts[counts - 1]
+    ts, mask = whole.ts.expand(40, 20).minimum(ends), (torch.arange(20) < counts)[..., None].expand(40, 20, 2)
+    right = (0.3 * counts[:, 0].double()).round().clamp_min(1)
+    for seed in range(3):
+        seen = shown(whole._replace(ts=ts, mask=mask), "interpolation", 0.3, seed)
+        assert torch.equal(seen[..., 0].sum(1).double(), right)
+
+
 def test_lines_are_those_of_numpy_and_constant_beyond():
     batch = observed()
     seen = shown(batch, "interpolation", 0.3, 0)
@@ -101,6 +113,19 @@ def test_lines_are_those_of_numpy_and_constant_beyond():
             there = seen[n, :, c].numpy()
             right = np.interp(batch.ts, batch.ts[there], batch.ys[n, there, c]) if there.any() else np.zeros(20)
             assert_close(lines[n, :, c], torch.from_numpy(np.asarray(right)).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_losses_are_means_over_the_values_of_all_batches(tmp_path):
+    """Against the bounds one by one, with a last batch that is smaller, and emptier."""
+    data, model = Rotations(batch_size=3), module(share=1, solver=Solver(RK4(), Grid(n=4)))
+    data.setup("fit")
+    data.part("test").mask[3:, 1:] = False
+    metrics, _ = train(model, data, tmp_path)
+    with torch.no_grad():
+        fits = [model.latent.posterior(batch, i) for i, batch in enumerate(data.test_dataloader())]
+    total = sum(fit.elbo.sum() for fit in fits) / data.part("test").mask.sum()
+    assert_close(metrics["test_loss"], -float(total), rtol=1e-5, atol=0)  # sums in another order
+    assert_close(metrics["test_kl"], float(torch.cat([fit.kl for fit in fits]).mean()), rtol=1e-5, atol=0)
 
 
 def test_errors_are_of_hidden_values_in_their_units(tmp_path):

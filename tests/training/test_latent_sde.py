@@ -31,6 +31,8 @@ def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
     with h5py.File(tmp_path / "run" / "predictions.h5") as file:
         assert file["predictions"].shape == (4, 6, 1)
     sciml("plot", "run")
+    error = sciml("export", "run", code=2)
+    assert error.splitlines()[-1].startswith("sciml: there is no export of LatentSDEModule; `sciml.load` gives the")
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"posterior", "samples", "learning_curve"} <= figures
     smoother = library.load(tmp_path / "run")
@@ -56,7 +58,7 @@ def test_resumed_run_is_the_uninterrupted_one(fit, sciml, tmp_path):
 def test_loss_in_training_weighs_the_divergence_by_the_epoch():
     torch.manual_seed(0)
     module = LatentSDEModule(LatentSDE(1, latent=1, context=2, width=4), warm_up=4)
-    module.log_dict = lambda *args, **kwargs: None
+    module.log = lambda *args, **kwargs: None
     ys = torch.randn(3, 4, 1)
     batch = Observed(torch.linspace(0, 1, 4), ys, torch.ones_like(ys, dtype=torch.bool))
     fit = module.latent.posterior(batch, 7)

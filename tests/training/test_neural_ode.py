@@ -13,8 +13,9 @@ from sciml.models import MLP, Autonomous, Chain, NeuralODE, SolverRegularizer, T
 from sciml.solvers import RK4
 from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
 from sciml.training.neural_ode import regularized
+from sciml.training.trainer_cli import quiet
 from tests.training.conftest import TINY
-from tests.training.running import train
+from tests.training.running import train, trainer
 from tests.training.tiny.tiny import Rotations
 
 
@@ -42,7 +43,7 @@ def test_missing_values_take_no_part_whatever_stands_there():
     data.setup("fit")
     ts, ys, mask = data.part("train")
     model = module()
-    model.log_dict = lambda *args, **kwargs: None
+    model.log = model.log_dict = lambda *args, **kwargs: None
     losses = []
     for filler in (0.0, 7.0):
         model.zero_grad()
@@ -51,6 +52,31 @@ def test_missing_values_take_no_part_whatever_stands_there():
         loss.backward()
         losses.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+class Sparse(Rotations):
+    """Of every second trajectory only the first three times are observed."""
+
+    def read(self):
+        return {name: part._replace(mask=self.cut(part.mask)) for name, part in super().read().items()}
+
+    @staticmethod
+    def cut(mask):
+        mask = mask.clone()
+        mask[::2, 3:] = False
+        return mask
+
+
+def test_losses_of_trajectories_with_gaps_do_not_depend_on_the_batches(tmp_path):
+    model, data = module(), Sparse()
+    train(model, data, tmp_path)
+    (ts, ys, mask), state = data.part("test"), model.flow.state
+    with torch.no_grad():
+        loss = (state(model(ys[:, 0], ts)) - state(ys))[mask].square().mean()
+    for size in (1, 3, 4):
+        with quiet():
+            (metrics,) = trainer(tmp_path).test(model, Sparse(batch_size=size), verbose=False)
+        assert_close(metrics["test_loss"], float(loss), rtol=1e-5, atol=0)  # sums in another order
 
 
 def test_normalisers_see_the_observed_values_only(tmp_path):

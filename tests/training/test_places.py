@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sciml.data import Trajectories
 from sciml.models import MLP
@@ -16,9 +17,11 @@ CONFIG = {"class_path": "sciml.models.MLP", "init_args": {"in_features": 3}}
 def test_place_needs_one_key():
     assert place({"model": CONFIG}, MLP, "in_features", 3) == "model.init_args.in_features"
     assert place({"model": CONFIG}, MLP, "in_features") == "model.init_args.in_features"
+    assert place({"model": CONFIG}, MLP, "in_features", torch.ones(2)) == "model.init_args.in_features"
     assert place({"a": CONFIG, "b": CONFIG}, MLP, "in_features", 3) is None
     other = CONFIG | {"init_args": {"in_features": 2}}
     assert place({"a": CONFIG, "b": other}, MLP, "in_features", 3) == "a.init_args.in_features"
+    assert place({"a": [other, {"b": CONFIG}]}, MLP, "in_features", 3) == "a.1.b.init_args.in_features"
 
 
 def raised(call):
@@ -76,6 +79,37 @@ def test_data_that_went_away_are_told_by_every_command(sciml, mine):
     for command in ("test", "predict", "plot", "export"):
         error = sciml(command, "run", code=2)
         assert error.splitlines()[-1] == "sciml: data.init_args.path: there is no file 'my.csv'"
+
+
+def test_times_of_their_own_are_told_with_the_key_of_the_solver(mine):
+    rows = (f"{i},{t + i / 10 * (t > 0)},1,2\n" for i in range(4) for t in range(3))
+    Path("my.csv").write_text("id,t,x,v\n" + "".join(rows))
+    error = mine(code=2)
+    told = "model.init_args.ode.init_args.solver: expected lanes='each' for times (1, 3) of each sample's own"
+    assert error.splitlines()[-1].startswith(f"sciml: {told}")
+
+
+EARLY, STOP = "class_path: EarlyStopping, init_args: {monitor: a, %s}", "class_path: tiny.Stop, init_args: {step: %s}"
+
+
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        (EARLY % "mode: x", "trainer.callbacks.1.init_args: `mode` can be min, max, got x"),
+        (STOP % "-1", "trainer.callbacks.1.init_args.step: expected 0 or more, got -1"),
+        (STOP % "x", "trainer.callbacks.step: expected int, got 'x'"),
+        (EARLY % "stric: x", "trainer.callbacks.stric: EarlyStopping has no such key; did you mean 'strict'?"),
+        ("class_path: EarlyStop", "trainer.callbacks: expected a class with its module, as torch.nn.Tanh, got 'EarlyS"),
+        ("class_path: torch.nn.Tanh", "trainer.callbacks: expected a Callback, got torch.nn.Tanh"),
+        (EARLY % "mode: min", "Early stopping conditioned on metric `a` which is not available."),
+    ],
+)
+def test_mistake_about_a_callback_is_one_line(fit, callback, told):
+    error = fit(
+        "run", f"--trainer.callbacks=[{{class_path: tiny.Stop, init_args: {{step: 90}}}}, {{{callback}}}]", code=2
+    )
+    assert error.splitlines()[-1].startswith(f"sciml: {told}")
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(("stop", "code"), [("KeyboardInterrupt", 130), ("SIGTERMException", 143)])

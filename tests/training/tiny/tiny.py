@@ -117,6 +117,8 @@ class Stop(Callback):
 
     def __init__(self, step: int, signal: str | None = None):
         super().__init__()
+        if step < 0:
+            raise ValueError(f"step: expected 0 or more, got {step}")
         self.step, self.signal = step, signal
 
     def on_train_batch_end(self, trainer, *args):
