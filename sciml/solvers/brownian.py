@@ -352,6 +352,8 @@ class Brownian(DyadicPath):
 
     def _keep_for(self, streams: Tensor) -> None:
         """Forget what was kept of other streams."""
+        if streams is self._of:
+            return
         if self._of is None or self._of.data_ptr() != streams.data_ptr() or self._of.shape != streams.shape:
             self._nodes, self._ways, self._quick, self._of = None, None, None, streams
 

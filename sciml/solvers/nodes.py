@@ -30,9 +30,10 @@ class Nodes:
 
     def over(self, level: int, index: int) -> Values:
         """The values over a node, (*shape) each."""
-        if not self._has(level, index):
+        first, values = self.kept.get(level, NOTHING)
+        if not first <= index < first + len(values):
             self._draw(level, index, 0 if self._has(level - 1, index >> 1) else min(self.together, level))
-        first, values = self.kept[level]
+            first, values = self.kept[level]
         return values[index - first]
 
     def _has(self, level: int, index: int) -> bool:

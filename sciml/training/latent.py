@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Task = Literal["interpolation", "extrapolation"]
+MEANS = ("val_loss", "test_loss")  # of values, not of trajectories
 PATHS = 1000  # of the prior, whose moments are compared with the data's
 
 
@@ -245,6 +246,6 @@ class LatentModule(RegularizedModule):
         if stats is not None:
             metrics |= {f"{stage}_{name}": count.float().mean() for name, count in stats._asdict().items()}
         for name, value in metrics.items():
-            size = int(values) if name == f"{stage}_loss" else len(batch.ys)  # what it is the mean of
+            size = int(values) if name in MEANS else len(batch.ys)
             self.log(name, value, prog_bar=stage != "train", batch_size=size, sync_dist=stage != "train")
         return total

@@ -161,7 +161,7 @@ class NeuralODEModule(RegularizedModule):
         if stage != "train":
             metrics[f"{stage}_relative_l2"] = relative_l2(prediction.where(mask, 0), ys).mean()
         for name, value in metrics.items():
-            size = int(mask.sum()) if name == f"{stage}_loss" else len(ys)  # what it is the mean of
+            size = int(mask.sum()) if name in ("val_loss", "test_loss") else len(ys)  # what it is the mean of
             self.log(name, value, prog_bar=True, batch_size=size, sync_dist=stage != "train")
         self.log_dict(work(stage, self.flow.ode), batch_size=len(ys), sync_dist=stage != "train")
         return total
