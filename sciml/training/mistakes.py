@@ -2,6 +2,7 @@
 
 import re
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from sysconfig import get_path
 from textwrap import shorten
@@ -18,8 +19,18 @@ TRAINER = [Path(package.__file__).parent for package in (lightning.pytorch.loops
 OTHER_FORMS = re.compile(
     r"- Not a valid subclass of \w+\n\s*Subclass types expect one of:(?:\n\s*- a (?:class|dict).*)+"
 )
+OTHER_CLASS = re.compile(r"- Import path ([\w.]+) does not correspond to a subclass of (\w+)")
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
+
+
+def innermost(message: str) -> str:
+    """What is said of the innermost key: lines that are further in than it, as other forms of outer ones follow."""
+    before, _, rest = message.rpartition("Parser key ")
+    margin = len(before) - len(before.rstrip(" "))
+    first, *lines = rest.splitlines()
+    said = takewhile(lambda line: not line.strip() or len(line) - len(line.lstrip()) > margin, lines)
+    return "\n".join([first, *said])
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -31,6 +42,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     place = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     where = f"{place}: " if place else ""
     inner = OTHER_FORMS.sub("", message.rpartition("Parser key ")[2])
+    if not OTHER_CLASS.search(innermost(message)):
+        inner = OTHER_CLASS.sub("", inner)
     if found := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", inner):
         return unknown_key(found[1], inner, place, parser)
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", inner):
@@ -46,7 +59,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{where}{name} cannot be made: it has to define {', '.join(missing) or 'what its base leaves open'}"
     if found := re.search(r"arguments are required: ([\w., ]+)", inner):
         return f"{where}missing {found[1]}"
-    if found := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", inner):
+    if found := OTHER_CLASS.search(inner):
         return f"{where}expected a {found[2]}, got {found[1]}"
     if found := re.search(r"Expected a dot import path string: (.+)", inner):
         return f"{where}expected a class with its module, as torch.nn.Tanh, got {found[1]!r}"

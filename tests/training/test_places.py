@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from sciml.data import Trajectories
 from sciml.models import MLP
+from sciml.training.mistakes import explain
 from sciml.training.places import keyed, place
 from tests.training.conftest import TINY
 
@@ -164,3 +166,22 @@ def test_solve_of_a_start_in_another_shape_is_one_line_and_leaves_no_folder(scim
     error = sciml("solve", "burgers_fno", "--data.init_args.problem.class_path=flat.Flat", code=2)
     assert error.splitlines()[-1].startswith("sciml: problem: expected (4, 1, 256) from Flat.initial")
     assert not Path("runs").exists()
+
+
+def test_mistake_within_one_of_two_classes_is_not_taken_for_the_other_class():
+    """What jsonargparse says of them."""
+    message = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'sciml.models.LatentSDE':
+        Parser key "compile":
+          Does not validate against any of the Union subtypes
+          Subtypes: [typing.Literal['loop', 'chunks'], <class 'NoneType'>]
+          Errors:
+            - Expected a typing.Literal['loop', 'chunks']
+            - Expected a <class 'NoneType'>
+          Given value type: <class 'str'>
+          Given value: None
+    - Import path sciml.models.LatentSDE does not correspond to a subclass of LatentFSDE
+  Given value: NestedArg(key='solver.compile', val='None')"""
+    assert explain(message, ArgumentParser()) == "model.compile: expected 'loop' or 'chunks' or None, got 'None'"
