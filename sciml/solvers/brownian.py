@@ -203,6 +203,7 @@ class Brownian(DyadicPath):
         self._ways: Ways | None = None  # and lanes that step by themselves
         self._quick: QuickWays | None = None  # those of compiled marches
         self._of: Tensor | None = None  # the streams that they were drawn from
+        self._span = 1.0, torch.ones((), dtype=self._dtype, device=self.device)  # the last one, and its root
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
         most = max(8, min(BLOCK, 2**17 // max(1, prod(self.shape or ()))))
@@ -270,7 +271,7 @@ class Brownian(DyadicPath):
         ends = theta0, theta1
         if isinstance(theta0, float):
             values = self._on_host((tensors[0], *self._levels) if tensors[-1].ndim == 0 else tensors, theta0, theta1)
-            root: Any = _root(span).to(self._dtype) if span.requires_grad else sqrt(span.item())
+            root: Any = _root(span).to(self._dtype) if span.requires_grad else self._known_root(span.item())
         else:
             streams = tensors[0]
             if tensors[-1].ndim == 0:
@@ -295,6 +296,14 @@ class Brownian(DyadicPath):
         size = (expand(size, w) if size.ndim else size) * root * root
         pairs = w.shape[-1] * (w.shape[-1] - 1) // 2
         return areas.drawn(w, h, size, areas.numbers(streams, start, end, pairs, w.dtype))
+
+    def _known_root(self, span: float) -> Tensor:
+        """The root of a span as a tensor: a factor that is a number costs as much as the product."""
+        known, root = self._span
+        if span != known:
+            root = torch.full((), sqrt(span), dtype=self._dtype, device=self.device)
+            self._span = span, root
+        return root
 
     @property
     def _dtype(self) -> torch.dtype:
