@@ -229,7 +229,7 @@ class March:
             if self.events and not xp.any(s.status == RUNNING):  # all lanes at once
                 s = with_numbers(meet(self, c, with_tensors(s, c.t0), tape), xp.number)
                 continue
-            if np.count_nonzero(s.status == RUNNING) <= self.sparse(s.status):
+            if self.compact is not None and np.count_nonzero(s.status == RUNNING) <= self.sparse(s.status):
                 return self._among(s, c, tape, tick)
             theta1 = self.propose(s, bounds, xp)
             start, end, key = xp.tensor(s.theta, c.t0), xp.tensor(theta1, c.t0), xp.tensor(s.accepted, c.t0)
