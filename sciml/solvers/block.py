@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sciml.solvers.bound import Bound
-from sciml.solvers.captured import DEVICES
+from sciml.solvers.captured import DEVICES, stream
 from sciml.solvers.loops import Place, Rows
 from sciml.solvers.state import Const, State
 
@@ -77,7 +77,8 @@ class Blocks:
 
 def _kind(bound: Bound) -> Any:
     """What blocks have in common that serve the same marches; programs keep the shapes that they know."""
-    return id(bound.shape), tree_map(lambda x: (tuple(x.shape), x.dtype), bound.c)
+    mode = torch.is_inference_mode_enabled(), stream(bound.y0.device)
+    return id(bound.shape), mode, tree_map(lambda x: (tuple(x.shape), x.dtype), bound.c)
 
 
 def _own(block: Block) -> Block:

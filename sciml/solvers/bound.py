@@ -5,10 +5,11 @@ from copy import copy
 from functools import lru_cache
 from itertools import count
 from math import prod
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
@@ -269,7 +270,20 @@ def moved(tree: Any, device: torch.device) -> Any:
 
 def _kind(fold: Fold) -> tuple[Any, ...]:
     """What the shape of a fold's emissions may depend on beside the state."""
-    return type(fold), *(getattr(value, "__code__", None) for value in vars(fold).values())
+    return type(fold), *map(_look, vars(fold).values())
+
+
+def _look(value: Any, closed: bool = False) -> Any:
+    """What tells a function, a module or a number from others of its type, where shapes may follow from that."""
+    if isinstance(value, nn.Module):
+        return type(value), *(x.shape for x in (*value.parameters(), *value.buffers()))
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, FunctionType | MethodType):
+        function = value if isinstance(value, FunctionType) else value.__func__
+        held = () if closed else (cell.cell_contents for cell in function.__closure__ or ())
+        return function.__code__, *(_look(x, closed=True) for x in (*held, *(function.__defaults__ or ())))
+    return value if isinstance(value, int | float | str | None) else type(value)
 
 
 def _by_component(march: March, y: Tensor, fast_math: bool) -> bool:

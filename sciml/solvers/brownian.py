@@ -1,10 +1,11 @@
 """Brownian motion as a function of its seed: any increment can be asked for, at any time, in any order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial, reduce
 from math import ceil, prod, sqrt
 from numbers import Integral
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ MOST = 2**30
 SLACK = 1e-4  # of a cell, by which a step may be shorter: nodes of a grid in float32
 TOGETHER = 8  # rows of normal numbers that are added up together; part of what a path is, to the last bit
 MANY = 2**15  # streams that fill a kernel
+KEPT = ("_nodes", "_ways", "_quick", "_of", "_lock", "_ticket", "_levels")
 BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^11 numbers
 
 
@@ -203,6 +205,9 @@ class Brownian(DyadicPath):
         self._ways: Ways | None = None  # and lanes that step by themselves
         self._quick: QuickWays | None = None  # those of compiled marches
         self._of: Tensor | None = None  # the streams that they were drawn from
+        self._lock = Lock()
+        self._ticket: Tensor | None = None  # for compiled marches, and what it stands in the place of
+        self._levels: tuple[Tensor, ...] = ()
         self._span = 1.0, torch.ones((), dtype=self._dtype, device=self.device)  # the last one, and its root
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
@@ -210,6 +215,14 @@ class Brownian(DyadicPath):
         self._together = min(self._depth, most.bit_length() - 1)  # halvings from a block's node to its nodes
         self._width = 1 << (BITS - self._depth)  # ticks in a cell
         self._ticks = float((self.cells or 1) * self._width)  # in the span
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes it, without what it keeps."""
+        return {name: value for name, value in vars(self).items() if name not in KEPT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._settle()
 
     def _streams(self) -> Tensor:
         """A hash for every two entries (b, p)."""
@@ -237,22 +250,32 @@ class Brownian(DyadicPath):
 
     def hosted(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """On a CPU its ticket in the place of lengths: a way from the root takes longer."""
-        streams, shifts, lengths = tensors
+        streams, shifts, lengths, *more = tensors
         if streams.device.type != "cpu" or lengths.ndim == 0:
             return tensors
-        self._levels = shifts, lengths
-        return streams, shifts, hosted.ticket(self)
+        if self._ticket is None:
+            self._levels, self._ticket = (shifts, lengths), hosted.ticket(self)
+        return streams, shifts, self._ticket, *more
 
     def remembered(self, streams: Tensor, theta0: Tensor, theta1: Tensor) -> Tensor:
         """The values (1 or 2, *shape) between fractions of the span on the host, over a span of length 1."""
         tensors = streams, *self._levels
         if theta0.ndim == 0:
-            return torch.stack(list(self._on_host(tensors, theta0.item(), theta1.item())))
-        if self.by == "step" or not len(streams):
+            return torch.stack(list(self._alone(self._on_host, tensors, theta0.item(), theta1.item())))
+        if self.by == "step" or not streams.numel():
             return torch.stack(self._between(tensors, self._tick(theta0), self._tick(theta1)))
         if available():
-            return self._quickly(tensors, theta0, theta1)
-        return torch.stack(self._in_lanes(tensors, theta0, theta1))
+            return self._alone(self._quickly, tensors, theta0, theta1)
+        return torch.stack(self._alone(self._in_lanes, tensors, theta0, theta1))
+
+    def _alone(self, ask: Callable[..., Any], *args: Any) -> Any:
+        """What is kept serves one thread at a time, and is dropped where it may be half made."""
+        with self._lock:
+            try:
+                return ask(*args)
+            except BaseException:
+                self._nodes = self._ways = self._quick = self._of = None
+                raise
 
     def __call__(self, theta0: Number, theta1: Number) -> Tensor:
         """The increment between fractions of a span of length 1: numbers, or tensors (b) with one for each sample."""
@@ -270,15 +293,16 @@ class Brownian(DyadicPath):
         """W(theta1) - W(theta0), of the path's shape, times the root of the span; `Levy` where areas are asked for."""
         ends = theta0, theta1
         if isinstance(theta0, float):
-            values = self._on_host((tensors[0], *self._levels) if tensors[-1].ndim == 0 else tensors, theta0, theta1)
+            told = (tensors[0], *self._levels) if tensors[2].ndim == 0 else tensors
+            values = self._alone(self._on_host, told, theta0, theta1)
             root: Any = _root(span).to(self._dtype) if span.requires_grad else self._known_root(span.item())
         else:
             streams = tensors[0]
-            if tensors[-1].ndim == 0:
+            if tensors[2].ndim == 0:
                 size = (1 + self.areas, *(streams.shape[:1] if self.shape else ()), *(self.shape or ())[1:])
-                values = hosted.increment(streams, tensors[-1], theta0, theta1, size, self._dtype).unbind()
+                values = hosted.increment(streams, tensors[2], theta0, theta1, size, self._dtype).unbind()
             elif theta0.ndim and self.by == "tree" and _reads(theta0) and _reads(streams) and streams.numel():
-                values = self._in_lanes(tensors, theta0, theta1)
+                values = self._alone(self._in_lanes, tensors, theta0, theta1)
             else:
                 values = self._between(tensors, *(self._tick(theta).to(streams.device) for theta in ends))
             root = _root(span) if span.requires_grad else span.sqrt()

@@ -57,7 +57,7 @@ class Captured:
         try:
             found = record(self.run, inputs)
         except RuntimeError as error:
-            self.fails = True
+            self.fails = not isinstance(error, torch.OutOfMemoryError)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             warnings.warn(f"compile: kernels are launched one by one, not as a CUDA graph: {reason}", stacklevel=7)
             return None
@@ -65,6 +65,11 @@ class Captured:
             del self.graphs[next(iter(self.graphs))]
         self.graphs[where] = found
         return found
+
+
+def stream(device: torch.device) -> int:
+    """What work on a device waits for in order."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def capturable(inputs: tuple[Any, ...]) -> bool:

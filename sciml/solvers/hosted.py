@@ -6,6 +6,8 @@ the last way draws the few that are new.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
+from threading import local
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor
 
 _paths: WeakValueDictionary[int, Any] = WeakValueDictionary()
-_failures: list[BaseException] = []  # of the operator, since compiled code tells that it failed and not why
+_tickets = count()
+_failed = local()  # with the error of the operator, since compiled code tells that it failed and not why
 _library = torch.library.Library("sciml", "FRAGMENT")
 _library.define(
     "increment(Tensor streams, Tensor ticket, Tensor theta0, Tensor theta1, SymInt[] size, ScalarType dtype) -> Tensor"
@@ -22,8 +25,9 @@ _library.define(
 
 def ticket(path: Any) -> Tensor:
     """A number that stands for a path as long as it lives, 0-d int64: a constant would be compiled in."""
-    _paths[id(path)] = path
-    return torch.tensor(id(path))
+    number = next(_tickets)
+    _paths[number] = path
+    return torch.tensor(number, device="cpu")
 
 
 def increment(
@@ -36,13 +40,15 @@ def increment(
 @contextmanager
 def telling() -> Iterator[None]:
     """Raise what failed within compiled code, an interruption above all."""
-    _failures.clear()
+    _failed.error = None
     try:
         yield
     except RuntimeError:
-        if _failures:
-            raise _failures.pop() from None
+        if _failed.error is not None:
+            raise _failed.error from None
         raise
+    finally:
+        _failed.error = None
 
 
 def _increment(streams: Tensor, ticket: Tensor, theta0: Tensor, theta1: Tensor, size: Any, dtype: Any) -> Tensor:
@@ -50,7 +56,7 @@ def _increment(streams: Tensor, ticket: Tensor, theta0: Tensor, theta1: Tensor, 
         found = _paths[ticket.item()].remembered(streams, theta0, theta1)  # pyrefly: ignore[bad-index]
         return found.contiguous()  # as `_fake` says
     except BaseException as error:
-        _failures.append(error)
+        _failed.error = error
         raise
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import numpy as np
+import torch
 
 from sciml.solvers.state import State
 
@@ -20,8 +20,8 @@ def _bar() -> Iterator[Callable[[State], None]]:
     with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
 
         def tick(s: State) -> None:
-            bar.n = 100 * float(np.min(s.theta))
-            bar.set_postfix(steps=int(np.max(s.accepted)), refresh=False)
+            bar.n = 100 * torch.as_tensor(s.theta).min().item()
+            bar.set_postfix(steps=torch.as_tensor(s.accepted).max().item(), refresh=False)
             bar.update(0)
 
         yield tick

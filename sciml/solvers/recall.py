@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sciml.solvers.frame import key_of
@@ -22,7 +23,7 @@ class Made(NamedTuple):
     term: Any
     solver: Any
     save_at: Any
-    like: Any  # version of the save times, start and end, shape, dtype and device of the initial state
+    like: Any  # version of the save times, start and end, kind of the initial state
     task: Any  # with an empty state
 
 
@@ -54,7 +55,7 @@ def recalled(
     if not (solver.compile and numbers and left_out and type(y0) is Tensor):
         return make()
     version = save_at._version if isinstance(save_at, Tensor) and not save_at.is_inference() else 0
-    like = version, (t0, t1), (y0.shape, y0.dtype, y0.device)
+    like = version, (t0, t1), (y0.shape, y0.dtype, y0.device, torch.is_inference_mode_enabled())
     for made in _kept:
         if made.term is term and made.solver is solver and made.save_at is save_at and made.like == like:
             refuse_changing(made.task.march.term)

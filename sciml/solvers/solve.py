@@ -372,7 +372,7 @@ class _Task:
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
-        if self.solver.compile:
+        if self.solver.compile and not torch.compiler.is_compiling():  # which compiles all anyway
             from sciml.solvers import compiled
 
             with progress_bar(progress) as tick:

@@ -96,6 +96,18 @@ def test_march_replays_chunks_whatever_comes(recorder: Recorder, monkeypatch: py
     check_marches(torch.device("cpu"), lambda: (recorder.recorded, recorder.replayed))
 
 
+@pytest.mark.usefixtures("recorder")
+def test_blocks_of_inference_mode_serve_no_others(monkeypatch: pytest.MonkeyPatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
+    net, y0, solver = Net(), torch.ones(3, 2, dtype=DTYPE), Solver(Bosh3(), compile="chunks")
+    with torch.inference_mode():
+        expected = solve(net, y0, 0.0, 1.0, solver).ys
+    for _ in range(2):
+        with torch.no_grad():
+            assert torch.equal(solve(net, y0, 0.0, 1.0, solver).ys, expected)
+
+
 @pytest.mark.gpu
 def test_march_replays_chunks_on_cuda(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bound, "ROWS", 8)

@@ -106,10 +106,36 @@ def test_march_goes_on_when_its_rows_are_full(mode: str, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("traced")
 def test_folds_of_one_class_may_have_results_of_other_shapes():
-    for integrand in (lambda t, y, args: y, lambda t, y, args: y.sum(-1)):
+    first = lambda n: lambda t, y, args: y[:, :n]  # noqa: E731 - functions of one code
+    for integrand in (lambda t, y, args: y, lambda t, y, args: y.sum(-1), first(1), first(2)):
         arguments, folds = (coupled, start(3), 0.0, 1.0), {"q": Quadrature(integrand)}
         loop, eager = (solve(*arguments, solver(mode), folds=folds).folds["q"] for mode in ("loop", None))
         assert close(loop, eager)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_solve_in_inference_mode_leaves_nothing_behind_for_others():
+    made, y0 = solver("chunks"), start(3)
+    with torch.inference_mode():
+        solve(coupled, y0, 0.0, 1.0, made)
+    y0.requires_grad_()
+    (slope,) = torch.autograd.grad(solve(coupled, y0, 0.0, 1.0, made).ys.sum(), y0)
+    (right,) = torch.autograd.grad(solve(coupled, y0, 0.0, 1.0, solver(None)).ys.sum(), y0)
+    assert close(slope, right)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_progress_is_shown(lanes: str, capsys: pytest.CaptureFixture[str]):
+    solve(coupled, start(3), 0.0, 1.0, solver("chunks", lanes), progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+def test_solves_within_a_compiled_function_are_part_of_it():
+    made, y0 = solver("loop"), start(3)
+    found = torch.compile(lambda y: solve(coupled, y, 0.0, 1.0, made).ys, backend="eager")(y0)
+    assert close(found, solve(coupled, y0, 0.0, 1.0, solver(None)).ys)
 
 
 @pytest.mark.parametrize("lanes", ["joint", "each"])

@@ -1,6 +1,9 @@
 """Brownian motion that compiled marches ask the host for: the numbers of eager ones, bit by bit."""
 
+import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from sciml.solvers import (
     Solver,
     compiled,
     hosted,
+    ways,
 )
 from sciml.solvers import brownian as module
 from tests.solvers.systems import DTYPE
@@ -122,6 +126,73 @@ def test_compiled_marches_ask_the_host(
     assert len(asked) == trials + int(solution.stats.accepted.max())  # forward and back
     assert set(asked) == {3 if lanes == "each" else 1}
     assert all(torch.allclose(a, b, ROUND_OFF, ROUND_OFF) for a, b in zip(*found, strict=True))
+
+
+def path_of(lanes: int) -> Brownian:
+    times = torch.zeros(lanes, dtype=DTYPE), torch.ones(lanes, dtype=DTYPE)
+    return Brownian(seed=5).within(SRIW1(), PID(), *times, torch.ones(lanes, 3, dtype=DTYPE), "each")
+
+
+@pytest.mark.parametrize("numba", [True, False], ids=["numba", "numpy"])
+def test_an_interruption_leaves_nothing_half_made(numba: bool, monkeypatch: pytest.MonkeyPatch):
+    if numba:
+        pytest.importorskip("numba")
+    monkeypatch.setattr(module, "available", lambda: numba)
+    path, ends = path_of(9), steps(np.random.default_rng(1), 9)
+    streams, *_ = path.hosted(path.tensors())
+    expected = path.remembered(streams, *ends)
+    path.remembered(streams, *steps(np.random.default_rng(2), 9))
+
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for place in (module, ways):
+            patch.setattr(place, "halved_normals", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            path.remembered(streams, *ends)
+    assert torch.equal(path.remembered(streams, *ends), expected)
+
+
+def test_threads_may_ask_one_path():
+    path, generator = path_of(500), np.random.default_rng(3)
+    streams, *_ = path.hosted(path.tensors())
+    asked = [steps(generator, 500) for _ in range(40)]
+    expected = [path.remembered(streams, *ends) for ends in asked]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda ends: path.remembered(streams, *ends), asked * 5))
+    assert all(torch.equal(x, y) for x, y in zip(found, expected * 5, strict=True))
+
+
+class Scaled(Brownian):
+    """With a tensor more."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return *super().tensors(), torch.tensor(2.0, dtype=DTYPE)
+
+    def increment(self, tensors: tuple[Tensor, ...], theta0: Any, theta1: Any, span: Tensor) -> Any:
+        return tensors[3] * super().increment(tensors[:3], theta0, theta1, span)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(("kind", "entries"), [(Scaled, 2), (Brownian, 0)], ids=["more tensors", "no entries"])
+def test_other_paths_are_compiled_too(kind: type[Brownian], entries: int):
+    ys = []
+    for mode in (None, "loop"):
+        solver = Solver(EulerMaruyama(), Grid(n=8), lanes="each", compile=mode)
+        y0 = torch.ones(3, entries, dtype=DTYPE)
+        with torch.no_grad():
+            ys.append(solve(Growth(), y0, 0.0, 1.0, solver, args=(torch.ones(1, dtype=DTYPE),), path=kind(seed=1)).ys)
+    assert torch.allclose(*ys, ROUND_OFF, ROUND_OFF)
+
+
+def test_a_path_that_was_asked_is_copied_and_pickled():
+    path, ends = path_of(9), steps(np.random.default_rng(1), 9)
+    streams, *_ = path.hosted(path.tensors())
+    expected = path.remembered(streams, *ends)
+    for other in (deepcopy(path), pickle.loads(pickle.dumps(path))):
+        streams, *_ = other.hosted(other.tensors())
+        assert torch.equal(other.remembered(streams, *ends), expected)
 
 
 def test_what_fails_on_the_host_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch):
