@@ -13,6 +13,7 @@ from sciml.errors import Status
 from sciml.models import CNF, MLP, KineticRegularizer, NeuralODE
 from sciml.solvers import (
     SRIW1,
+    Bosh3,
     Brownian,
     Diffusive,
     Discrete,
@@ -187,7 +188,7 @@ def test_compiled_marches_leave_samples_out(mode: str, lanes: list[int], monkeyp
     ends = torch.where(torch.arange(300) == 7, 1.5, torch.linspace(0.1, 0.5, 300)).to(DTYPE)
     times = torch.linspace(0, 1, 4, dtype=DTYPE) * ends[:, None]
     for compile, compact in ((None, None), (mode, None), (mode, (0,))):
-        solver = Solver(Tsit5(), PID(1e-3, 1e-5), Discrete("all"), lanes="each", compile=compile, compact=compact)
+        solver = Solver(Bosh3(), PID(1e-3, 1e-5), Discrete("all"), lanes="each", compile=compile, compact=compact)
         solution = solve(oscillators, y0, 0.0, ends, solver, args=(stiffness,), save_at=times, folds=folds)
         grads = torch.autograd.grad(solution.ys.square().sum(), [y0, stiffness]) if mode == "chunks" else ()
         found.append([solution.ys, solution.mesh.theta, *(solution.folds[name] for name in "abcd"), *grads])
@@ -205,7 +206,7 @@ def test_one_sample_that_is_left_over_takes_another_with_it(mode: str, lanes: li
     y0[7] *= 1e3
     ys = []
     for compile, compact in ((None, None), (mode, ())):
-        solver = Solver(Tsit5(), PID(1e-4, 1e-1), lanes="each", compile=compile, compact=compact)
+        solver = Solver(Bosh3(), PID(1e-4, 1e-1), lanes="each", compile=compile, compact=compact)
         solution = solve(lambda t, y: -y * y.abs(), y0, 0.0, 0.05, solver)
         ys.append(solution.ys)
     assert lanes == [2]

@@ -98,11 +98,11 @@ def test_compiled_loops_over_lanes_give_the_same_numbers(stepper: Any, dtype: to
 @pytest.mark.parametrize(
     ("lanes", "by", "numba"),
     [
-        ("joint", "tree", False),
+        pytest.param("joint", "tree", False, marks=pytest.mark.slow),
         ("joint", "step", False),
         ("joint", "adaptive", False),
         ("each", "step", False),
-        ("each", "tree", False),
+        pytest.param("each", "tree", False, marks=pytest.mark.slow),
         ("each", "adaptive", True),
     ],
 )
