@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sciml.solvers import Semilinear, Separable
+from sciml.solvers import Diffusive, Semilinear, Separable
 
 DTYPE = torch.float64
 
@@ -72,3 +72,15 @@ class Net(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return (y @ self.inner + t).tanh() @ self.outer
+
+
+class Growth(Diffusive):
+    """dy = .1 y dt + s y dW with args = (s,)."""
+
+    noise_type = "diagonal"
+
+    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return 0.1 * y
+
+    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return args[0] * y * dw

@@ -96,10 +96,8 @@ def test_march_replays_chunks_whatever_comes(recorder: Recorder, monkeypatch: py
     check_marches(torch.device("cpu"), lambda: (recorder.recorded, recorder.replayed))
 
 
-@pytest.mark.usefixtures("recorder")
-def test_blocks_of_inference_mode_serve_no_others(monkeypatch: pytest.MonkeyPatch):
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
+@pytest.mark.usefixtures("recorder", "traced")
+def test_blocks_of_inference_mode_serve_no_others():
     net, y0, solver = Net(), torch.ones(3, 2, dtype=DTYPE), Solver(Bosh3(), compile="chunks")
     with torch.inference_mode():
         expected = solve(net, y0, 0.0, 1.0, solver).ys

@@ -1,6 +1,5 @@
 """Batches from which samples that arrived are left out: the same steps and states, bit by bit."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from sciml.solvers import (
     SRIW1,
     Bosh3,
     Brownian,
-    Diffusive,
     Discrete,
     Event,
     Final,
@@ -26,25 +24,14 @@ from sciml.solvers import (
     Stats,
     Steps,
     bound,
-    compiled,
 )
 from sciml.solvers.bound import Bound
+from tests.solvers.systems import DTYPE, Growth
 
-DTYPE = torch.float64
 SAMPLES = 2500  # of which half, with two entries each, are more than a kernel's launch costs
 STIFFNESS = 10 ** torch.linspace(0, 2, SAMPLES, dtype=DTYPE)[torch.randperm(SAMPLES, generator=torch.manual_seed(0))]
 Y0 = torch.randn(SAMPLES, 2, dtype=DTYPE, generator=torch.manual_seed(1))
 widths: list[int] = []
-
-
-class Growth(Diffusive):
-    noise_type = "diagonal"
-
-    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return 0.1 * y
-
-    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return args[0] * y * dw
 
 
 class Ends(Fold):
@@ -70,15 +57,6 @@ def van_der_pol(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
 def oscillators(t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
     x, v = y.unbind(1)
     return torch.stack([v, args[0] * (1 - x * x) * v - x], 1)
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything but the last stage of compilation, which takes most of the time: graphs run as they are."""
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
-    yield
-    compiled.forget()
 
 
 @pytest.fixture

@@ -43,13 +43,6 @@ def _forgetting():
     compiled.forget()
 
 
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch):
-    """Everything but the last stage of compilation, which takes most of the time: graphs run as they are."""
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
-
-
 def solver(mode: str | None, lanes: str = "joint", rtol: float = 1e-6, **kwargs: Any) -> Solver:
     return Solver(Bosh3(), PID(rtol, rtol, 0.1), Discrete("all"), lanes=lanes, compile=mode, **kwargs)
 

@@ -1,7 +1,6 @@
 """Brownian motion that compiled marches ask the host for: the numbers of eager ones, bit by bit."""
 
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
@@ -16,7 +15,6 @@ from sciml.solvers import (
     PID,
     SRIW1,
     Brownian,
-    Diffusive,
     Discrete,
     EulerMaruyama,
     Grid,
@@ -27,30 +25,11 @@ from sciml.solvers import (
     ways,
 )
 from sciml.solvers import brownian as module
-from tests.solvers.systems import DTYPE
+from tests.solvers.systems import DTYPE, Growth
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 # The same float64 operations in another order, some units in the last place a step.
 ROUND_OFF = 1e-11
-
-
-class Growth(Diffusive):
-    noise_type = "diagonal"
-
-    def drift(self, t: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return 0.1 * y
-
-    def diffuse(self, t: Tensor, y: Tensor, dw: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-        return args[0] * y * dw
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything but the last stage of compilation, which takes most of the time: graphs run as they are."""
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
-    yield
-    compiled.forget()
 
 
 @pytest.fixture

@@ -26,15 +26,6 @@ ROUND_OFF = 1e-12
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything but the last stage of compilation, which takes most of the time: graphs run as they are."""
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
-    yield
-    compiled.forget()
-
-
-@pytest.fixture
 def unfilled() -> Iterator[None]:
     """Memory that nobody has written to holds NaN, and not what happens to lie there."""
     before = torch.are_deterministic_algorithms_enabled()
