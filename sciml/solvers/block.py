@@ -58,7 +58,7 @@ class Blocks:
             return Block.of(bound, s, totals)
         free = self.free.get(_kind(bound))
         if not free:
-            return _own(Block.of(bound, s, totals))
+            return Block.of(bound, s, totals)._replace(c=_own(bound.c))
         block = free.pop()
         block.begin(bound.c, s, totals)
         return block
@@ -70,9 +70,9 @@ class Blocks:
         kind = _kind(bound)
         if kind not in self.free and len(self.free) == KINDS:
             del self.free[next(iter(self.free))]
-        found = _own(block)
+        place, base, rows = _own((block.place, block.base, block.rows))
         self.free.setdefault(kind, []).append(block)
-        return found
+        return block._replace(place=place, base=base, rows=rows)
 
 
 def _kind(bound: Bound) -> Any:
@@ -81,6 +81,6 @@ def _kind(bound: Bound) -> Any:
     return id(bound.shape), mode, tree_map(lambda x: (tuple(x.shape), x.dtype), bound.c)
 
 
-def _own(block: Block) -> Block:
-    """The same with memory of its own."""
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, block)
+def _own(tree: Any) -> Any:
+    """The same tensors with memory of their own."""
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, tree)

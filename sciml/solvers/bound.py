@@ -274,7 +274,7 @@ def _kind(fold: Fold) -> tuple[Any, ...]:
 
 
 def _look(value: Any, closed: bool = False) -> Any:
-    """What tells a function, a module or a number from others of its type, where shapes may follow from that."""
+    """What shapes may follow from: of functions their code and what they close over, of modules those of weights."""
     if isinstance(value, nn.Module):
         return type(value), *(x.shape for x in (*value.parameters(), *value.buffers()))
     if isinstance(value, Tensor):
@@ -283,7 +283,7 @@ def _look(value: Any, closed: bool = False) -> Any:
         function = value if isinstance(value, FunctionType) else value.__func__
         held = () if closed else (cell.cell_contents for cell in function.__closure__ or ())
         return function.__code__, *(_look(x, closed=True) for x in (*held, *(function.__defaults__ or ())))
-    return value if isinstance(value, int | float | str | None) else type(value)
+    return value if isinstance(value, int | str | None) else type(value)
 
 
 def _by_component(march: March, y: Tensor, fast_math: bool) -> bool:

@@ -140,11 +140,12 @@ class Program:
         s, shape = first, bound.shape
         run = Run(bound.totals() if totals is None else totals, [], Met(bound.outer.folds))
         sizes = self._sizes(self.mode, bound.y0, bound.outer, shape.rows + 1)
-        few = torch.tensor(max(0, bound.outer.sparse(base)), device=base.device)
+        few = bound.outer.sparse(base)
+        stop = torch.full((), few, dtype=torch.int64, device=base.device)
         while True:
             rows = bound.places()
             s, totals, state = self.forward(
-                bound.march, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows, few), sizes)
+                bound.march, *_varying((s, bound.y0, run.totals, bound.c, shape.packing, rows, stop), sizes)
             )
             running, waiting, done, trials, n = state.tolist()
             run = run.grown(totals, base, rows.kept, bound.written(s, rows, trials, partial(self._saved, bound)))
@@ -154,7 +155,7 @@ class Program:
                 running, _, done, _, n = progress(s, torch.zeros_like(state[0])).tolist()
             if not running:
                 return run._replace(s=s, n=n, done=bool(done))
-            if running <= bound.outer.sparse(base):
+            if running <= few:
                 return self._rest(self._loop, bound, run._replace(s=s), tick)
             base = s.accepted
 
@@ -178,7 +179,7 @@ class Program:
         s = s or bound.march.start(bound.c, bound.y0)
         run = Run(bound.totals() if totals is None else totals, [], Met(bound.outer.folds))
         sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.shape.rows + 1)
-        few = 0 if self.blocks.stay(bound) else max(0, bound.outer.sparse(s.accepted))
+        few = 0 if self.blocks.stay(bound) else bound.outer.sparse(s.accepted)
         running, waiting, done, n = few + 1, 0, 0, 0
         while running:
             if running <= few:

@@ -264,8 +264,8 @@ class March:
         return s
 
     def sparse(self, lanes: Any) -> int:
-        """How many running ones of these lanes it pays to go on with alone; -1 where none are left out."""
-        return -1 if self.compact is None or len(lanes) <= FEW else len(lanes) // 2
+        """How many running ones of these lanes it pays to go on with alone; 0 where none are left out."""
+        return 0 if self.compact is None or len(lanes) <= FEW else len(lanes) // 2
 
     def _among(self, s: State, c: Const, tape: Tape, tick: Callable[[State], None]) -> State:
         """The last state from a march of the lanes that are running, the others left out of the batch."""
