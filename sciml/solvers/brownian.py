@@ -33,7 +33,7 @@ SLACK = 1e-4  # of a cell, by which a step may be shorter: nodes of a grid in fl
 TOGETHER = 8  # rows of normal numbers that are added up together; part of what a path is, to the last bit
 MANY = 2**15  # streams that fill a kernel
 KEPT = ("_nodes", "_ways", "_quick", "_of", "_lock", "_ticket", "_levels")
-BLOCK = 64  # cells that a march on the host draws at once, of a state of at most 2^11 numbers
+BLOCK = 64  # nodes that joint lanes draw at once on the host, of states of at most 2^11 numbers
 
 
 class Brownian(DyadicPath):
@@ -47,9 +47,9 @@ class Brownian(DyadicPath):
     node's number. Within a cell a step's end is drawn from the bridge between the cell's ends with the cell's own
     number, so that the law is exact for any times of which no two lie within one cell; solves refuse others. The same
     ends give the same increment, whatever was tried and rejected between, and a sample's path does not depend on its
-    batch. Of every level those nodes are kept that were drawn last: both halves of one; of grids' joint lanes, at least
-    8 at once. On a CPU lanes "each" keep them too, and compiled marches, those of lanes "each" by faster loops where
-    numba is installed. On other devices nothing is kept.
+    batch. Of every level those nodes are kept that were drawn last: both halves of one; of joint lanes also others
+    beside them where W is small. On a CPU lanes "each" keep them too, and compiled marches, those of lanes "each" by
+    faster loops where numba is installed. On other devices nothing is kept.
 
     Under a controller of step sizes steps are nodes of the tree, so that the ends of rejected trials are always ends of
     steps: passed over, they would bias the noise.
@@ -211,8 +211,8 @@ class Brownian(DyadicPath):
         self._span = 1.0, torch.ones((), dtype=self._dtype, device=self.device)  # the last one, and its root
         self._depth = ((self.cells or 1) - 1).bit_length()  # halvings from the root to a cell
         self._root = 2.0**self._depth / (self.cells or 1)  # length of the root: more than 1 where leaves are left over
-        most = max(8, min(BLOCK, 2**17 // max(1, prod(self.shape or ()))))
-        self._together = min(self._depth, most.bit_length() - 1)  # halvings from a block's node to its nodes
+        most = max(2, min(BLOCK, 2**17 // max(1, prod(self.shape or ()))))
+        self._block = 1 << most.bit_length() - 1
         self._width = 1 << (BITS - self._depth)  # ticks in a cell
         self._ticks = float((self.cells or 1) * self._width)  # in the span
 
@@ -425,7 +425,7 @@ class Brownian(DyadicPath):
             level = BITS + 1 - length.bit_length()
             return self._nodes_of(streams).over(level, start >> (BITS - level))
         (first, within), (last, rest) = divmod(start, width), divmod(end, width)
-        if within or rest or self.areas or self._adaptive or not 0 < last - first <= 1 << self._together:
+        if within or rest or self.areas or self._adaptive or not 0 < last - first <= self._block:
             return self._between(tensors, *torch.tensor([start, end], device=streams.device))
         nodes = self._nodes_of(streams)
         return [reduce(torch.add, [nodes.over(self._depth, cell)[0] for cell in range(first, last)])]
@@ -435,8 +435,7 @@ class Brownian(DyadicPath):
         self._keep_for(streams)
         if self._nodes is None:
             draw = partial(_numbers, streams, self.shape or (), self._dtype, 1 + self.areas)
-            together = 0 if self._adaptive else self._together
-            self._nodes = (Steps if self.by == "step" else Nodes)(draw, self.cells or 1, self._root, together)
+            self._nodes = (Steps if self.by == "step" else Nodes)(draw, self.cells or 1, self._root, self._block)
         return self._nodes
 
 

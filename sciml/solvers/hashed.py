@@ -5,6 +5,7 @@ The bits are the same on every device, in whatever order and company they are as
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from torch import Tensor
 GAMMA = 0x9E3779B97F4A7C15 - 2**64
 FIRST = 0xBF58476D1CE4E5B9 - 2**64
 SECOND = 0x94D049BB133111EB - 2**64
+UNSIGNED = [(np.uint64(shift), np.uint64(factor % 2**64)) for shift, factor in ((30, FIRST), (27, SECOND))]
 
 
 def signed(number: int) -> int:
@@ -21,12 +23,26 @@ def signed(number: int) -> int:
 
 def mixed(z: Any) -> Any:
     """The hash of int64 numbers, in a tensor or an array: a one-to-one map, every bit of which depends on all."""
+    if isinstance(z, np.ndarray):
+        return _mixed_array(z)
     for shift, factor in ((30, FIRST), (27, SECOND)):
         z = _folded(z, shift) * factor
     return _folded(z, 31)
 
 
-def _folded(z: Any, shift: int) -> Any:
+def _mixed_array(z: np.ndarray) -> np.ndarray:
+    """The same of an array, whose shifts know no sign."""
+    z = z.view(np.uint64)
+    for shift, factor in UNSIGNED:
+        high = z >> shift
+        high ^= z
+        z = np.multiply(high, factor, out=high)
+    high = z >> np.uint64(31)
+    high ^= z
+    return high.view(np.int64)
+
+
+def _folded(z: Tensor, shift: int) -> Tensor:
     """The number z ^ (z >> shift), shifted without the sign."""
     high, mask = z >> shift, (1 << 64 - shift) - 1
     if torch.compiler.is_compiling():  # whose loops refuse operations in place

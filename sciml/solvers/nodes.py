@@ -1,6 +1,6 @@
 """Brownian motion over nodes of its tree that all samples ask for together."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
 
 import torch
@@ -8,88 +8,87 @@ from torch import Tensor
 
 from sciml.solvers.dyadic import Values, halved, scaled, whole
 
-NOTHING: tuple[int, Sequence[Values]] = 0, ()
-
 
 class Nodes:
     """The values over nodes, of which on every level those are kept that were drawn together last.
 
-    Those are both halves of the node above where that is kept; else all nodes of a block, whose numbers are drawn at
-    once. Whatever is kept, the values over a node are made of those over the root by the same operations.
+    A node is drawn with all of its block whose nodes above are kept, or drawn on the way to them. Whatever is kept, the
+    values over a node are made of those over the root by the same operations.
 
     Args:
         draw: the numbers (n, *shape) each of nodes (n).
         cells: how many nodes there are on the last level.
         root: length of the root.
-        together: levels from a block's node down to its nodes; 0 for paths of steps that are not known beforehand.
+        block: how many nodes of a level are drawn at once, a power of two from 2 on.
     """
 
-    def __init__(self, draw: Callable[[Sequence[int]], Sequence[Tensor]], cells: int, root: float, together: int):
-        self.draw, self.cells, self.root, self.together = draw, cells, root, together
-        self.kept: dict[int, tuple[int, Sequence[Values]]] = {}  # of each level the first node and the values of all
+    def __init__(self, draw: Callable[[Sequence[int]], Sequence[Tensor]], cells: int, root: float, block: int):
+        self.draw, self.cells, self.root, self.block = draw, cells, root, block
+        self.kept: dict[int, tuple[int, Values]] = {}  # of each level the first node and the values of all (n, *shape)
+        self.rows: dict[int, Sequence[Values]] = {}  # the same by nodes, of levels that were asked for
 
     def over(self, level: int, index: int) -> Values:
         """The values over a node, (*shape) each."""
-        first, values = self.kept.get(level, NOTHING)
-        if not first <= index < first + len(values):
-            self._draw(level, index, 0 if self._has(level - 1, index >> 1) else min(self.together, level))
-            first, values = self.kept[level]
-        return values[index - first]
+        if not self._has(level, index):
+            self._draw(level, index)
+        first, values = self.kept[level]
+        if level not in self.rows:
+            self.rows[level] = list(zip(*(x.unbind() for x in values), strict=True))
+        return self.rows[level][index - first]
 
     def _has(self, level: int, index: int) -> bool:
-        first, values = self.kept.get(level, NOTHING)
-        return first <= index < first + len(values)
+        return index in self._there(level)
 
-    def _draw(self, level: int, index: int, below: int) -> None:
-        """Keep the values over a node: with those of all nodes that some levels above are one with it."""
-        top, node = level - below, index >> below
-        known = top
-        while known >= 0 and not self._has(known, node >> (top - known)):
+    def _there(self, level: int) -> range:
+        """The nodes of a level that are kept."""
+        if level not in self.kept:
+            return range(0)
+        first, values = self.kept[level]
+        return range(first, first + len(values[0]))
+
+    def _draw(self, level: int, index: int) -> None:
+        """Halve the nodes on the way to one from the last that is kept, and others whose halves are of its block."""
+        known = level
+        while known and not self._has(known, index >> (level - known)):
             known -= 1
-        way = [(1 << k) + (node >> (top - k)) for k in range(max(known, 0), top)]
-        way = [0, *way] if known < 0 else way
-        counts = [self._count(top + k, node << k, 1 << k) for k in range(below)]
-        within = [(1 << top + k) + (node << k) + i for k, count in enumerate(counts) for i in range(count)]
-        drawn = self.draw(way + within)
-        self._descend(known, top, node, rows([z[: len(way)] for z in drawn]))
-        if below:
-            values = self._cut(top, node, zip(*(z[len(way) :].split(counts) for z in drawn), strict=True))
-            first = node << below
-            self.kept[level] = first, rows([x[: self._count(level, first, 1 << below)] for x in values])
+        levels = range(known, level)
+        spans = list(self._spans(level, index, known))
+        nodes = [(1 << k) + node for k, span in zip(levels, spans, strict=True) for node in span]
+        root = [] if self._has(0, 0) else [0]
+        first, *drawn = zip(*(z.split([len(root), *map(len, spans)]) for z in self.draw(root + nodes)), strict=True)
+        if root:
+            self._keep(0, 0, whole(first, self.root))
+        for k, span, numbers in zip(levels, spans, drawn, strict=True):
+            start, values = self.kept[k]
+            above = [x[span.start - start : span.stop - start] for x in values]
+            halves = halved(above, scaled(numbers, self.root * 2.0**-k))
+            self._keep(k + 1, 2 * span.start, [torch.stack(x, 1).flatten(0, 1) for x in zip(*halves, strict=True)])
 
-    def _count(self, level: int, first: int, most: int) -> int:
-        """How many of some nodes of a level from a first one on have cells."""
+    def _keep(self, level: int, first: int, values: Values) -> None:
+        self.kept[level] = first, values
+        self.rows.pop(level, None)
+
+    def _spans(self, level: int, index: int, known: int) -> Iterator[range]:
+        """The nodes to be halved, of each level from a known one down to that above a node."""
+        there = self._there(known) or range(1)
+        for k in range(known, level):
+            wide = max(1, self.block >> (level - k))
+            start = (index >> (level - k)) // wide * wide
+            there = range(max(there.start, start), min(there.stop, start + wide, self._count(k)))
+            yield there
+            there = range(2 * there.start, 2 * there.stop)
+
+    def _count(self, level: int) -> int:
+        """How many nodes of a level have cells."""
         depth = (self.cells - 1).bit_length()
-        return min(most, -(-self.cells >> (depth - level)) - first)
-
-    def _descend(self, known: int, top: int, node: int, numbers: list[Values]) -> None:
-        """Halve the nodes on the way to one, from a known level on."""
-        if known < 0:
-            known, self.kept[0] = 0, (0, [whole(numbers.pop(0), self.root)])
-        for level, drawn in enumerate(numbers, known):
-            index = node >> (top - level)
-            halves = halved(self.over(level, index), scaled(drawn, self.root * 2.0**-level))
-            self.kept[level + 1] = 2 * index, halves
-
-    def _cut(self, top: int, node: int, numbers: Iterable[Values]) -> Sequence[Tensor]:
-        """The values over the nodes of a block, (n, *shape) each, made of those over its node."""
-        values: Sequence[Tensor] = [x[None] for x in self.over(top, node)]
-        for level, drawn in enumerate(numbers, top):
-            halves = halved([x[: len(drawn[0])] for x in values], scaled(drawn, self.root * 2.0**-level))
-            values = [torch.stack(pair, 1).flatten(0, 1) for pair in zip(*halves, strict=True)]
-        return values
+        return -(-self.cells >> (depth - level))
 
 
 class Steps(Nodes):
     """Cells that have numbers of their own."""
 
-    def _draw(self, level: int, index: int, below: int) -> None:
-        first = index >> below << below
+    def _draw(self, level: int, index: int) -> None:
+        first = index // self.block * self.block
         scales = sqrt(2 / self.cells), sqrt(1 / (6 * self.cells))
-        drawn = self.draw(range(first, first + self._count(level, first, 1 << below)))
-        self.kept[level] = first, rows([z * scale for z, scale in zip(drawn, scales, strict=False)])
-
-
-def rows(values: Sequence[Tensor]) -> list[Values]:
-    """The values over every node, from those over all of them (n, *shape)."""
-    return list(zip(*(x.unbind() for x in values), strict=True))
+        drawn = self.draw(range(first, min(first + self.block, self.cells)))
+        self._keep(level, first, [z * scale for z, scale in zip(drawn, scales, strict=False)])

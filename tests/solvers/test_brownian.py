@@ -149,6 +149,24 @@ def test_marching_on_the_host_meets_the_same_path(by: Any, cells: int, shape: tu
         assert float((found - path(nodes[j], nodes[j + 1])).abs().max()) < ROUND_OFF[DTYPE]
 
 
+def test_numbers_are_drawn_together_and_no_more_than_there_are_cells(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[int] = []
+    draw = brownian._numbers
+    monkeypatch.setattr(brownian, "_numbers", lambda *args: drawn.append(len(args[-1])) or draw(*args))
+    path = Brownian((9, 2), 4, cells=256)
+    steps = [(j / 128, (j + 1) / 128) for j in range(128)]
+    halves = [(s, s + 1 / 256) for s, _ in steps[::5]]  # tried where a step was rejected
+    march(path, [s for s, _ in steps] + [1.0])
+    assert drawn == [1 + 64, 63]  # the nodes above 64 of them: from the root on, and from its second half
+    drawn.clear()
+    path = Brownian((9, 2), 4, cells=256)
+    tensors = path.tensors()
+    for ends in sorted(steps + halves):
+        path.increment(tensors, *ends, ONE)
+    assert len(drawn) <= 2 + 4
+    assert sum(drawn) <= 1.25 * 256  # blocks of either level overlap
+
+
 def test_order_of_questions_and_rejections_do_not_matter():
     nodes = [k / 200 for k in range(201)]
     right = march(Brownian((9, 2), 4, cells=200), nodes)
@@ -251,10 +269,10 @@ def questions(path: Brownian, count: int) -> int:
     tracemalloc.start()
     for j in range(count):
         path.increment(tensors, j / count, (j + 1) / count, ONE)
-        kept = max(kept, sum(w.numel() for _, nodes in path._nodes.kept.values() for (w,) in nodes))
+        kept = max(kept, sum(w.numel() for _, (w,) in path._nodes.kept.values()))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept <= 2 * 64 * math.prod(path.shape)
+    assert kept <= 2 * (64 + count.bit_length()) * math.prod(path.shape)  # a block, those above it, and the way there
     return most
 
 
