@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.path import Path
-from sciml.solvers.stepper import Field, Interval, Step, Stepper
+from sciml.solvers.stepper import Field, Interval, Step, Stepper, displace
 from sciml.solvers.term import Diffusive, Term
 from sciml.typing import Calculus, NoiseType, Number
 
@@ -65,7 +65,8 @@ class EulerMaruyama(Unjudged):
     def end(self, field: Field, interval: Interval, y: Tensor, dw: Tensor) -> Tensor:
         """The state at the end of the step."""
         t = field.clock(interval.t, y)
-        return y + (interval.scale * field.fitting(field(t, y), y) + field.diffused(t, y, dw))
+        slope = field.fitting(field(t, y), y)
+        return y + displace(field.diffused(t, y, dw), (1.0,), (slope,), interval.scale)
 
 
 @dataclass(frozen=True)
