@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -29,7 +30,15 @@ def call(kernel: Callable[..., Any], *arguments: Any, reorder: bool = False) -> 
     Raises:
         ImportError: numba is not installed.
     """
-    return _compiled(kernel, reorder)(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments))
+    return _compiled(kernel, reorder)(*map(array, arguments))
+
+
+def array(x: Any) -> Any:
+    """The memory of a tensor, int32 without a sign: numba looks at every place that may be negative."""
+    if not isinstance(x, Tensor):
+        return x
+    found = x.detach().numpy()
+    return found.view(np.uint32) if x.dtype == torch.int32 else found
 
 
 @cache
@@ -51,25 +60,23 @@ def _compiled(kernel: Callable[..., Any], reorder: bool) -> Callable[..., Any]:
         return numba.njit(kernel, **options)
 
 
-def forward(crow: Any, col: Any, values: Any, b: Any, x: Any) -> None:
-    """L x = b."""
-    for s in range(b.shape[0]):
-        for i in range(b.shape[1]):
-            last = crow[i + 1] - 1
+def forward(crow: Any, col: Any, values: Any, inverse: Any, b: Any, x: Any) -> None:
+    """L x = b, with the inverse of L's diagonal."""
+    for i in range(b.shape[1]):
+        for s in range(b.shape[0]):
             total = b[s, i]
-            for k in range(crow[i], last):
+            for k in range(crow[i], crow[i + 1] - 1):
                 total -= values[k] * x[s, col[k]]
-            x[s, i] = total / values[last]
+            x[s, i] = total * inverse[i]
 
 
-def backward(crow: Any, col: Any, values: Any, x: Any) -> None:
+def backward(crow: Any, col: Any, values: Any, inverse: Any, x: Any) -> None:
     """L^T x = b with b in the place of x."""
-    for s in range(x.shape[0]):
-        for i in range(x.shape[1] - 1, -1, -1):
-            last = crow[i + 1] - 1
-            found = x[s, i] / values[last]
+    for i in range(x.shape[1] - 1, -1, -1):
+        for s in range(x.shape[0]):
+            found = x[s, i] * inverse[i]
             x[s, i] = found
-            for k in range(crow[i], last):
+            for k in range(crow[i], crow[i + 1] - 1):
                 x[s, col[k]] -= values[k] * found
 
 
@@ -131,12 +138,12 @@ def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> i
 
 def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: Any, a_values: Any) -> int:
     """G of the lower pattern with the diagonal of G A G^T equal to 1; -1, or a row whose block is not definite."""
-    most = 0
+    most = np.int64(0)
     for i in range(crow.shape[0] - 1):
-        most = max(most, crow[i + 1] - crow[i])
+        most = max(most, np.int64(crow[i + 1]) - crow[i])
     block, y = np.empty((most, most), values.dtype), np.empty(most, values.dtype)
     for i in range(crow.shape[0] - 1):
-        begin, size = crow[i], crow[i + 1] - crow[i]
+        begin, size = crow[i], np.int64(crow[i + 1]) - crow[i]
         for a in range(size):
             q, end = a_crow[col[begin + a]], a_crow[col[begin + a] + 1]
             for b in range(a + 1):

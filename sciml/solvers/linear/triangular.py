@@ -48,7 +48,7 @@ class Lower:
         """The same pattern with other values (nnz)."""
         other = object.__new__(Lower)
         other.compressed = self.compressed.with_values(values)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "compressed"})
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k == "levels"})
         return other
 
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
@@ -59,16 +59,22 @@ class Lower:
         return self._solve(b, transposed)
 
     def _solve(self, b: Tensor, transposed: bool) -> Tensor:
-        c = self.compressed
         if b.device.type != "cpu" or not kernels.available():
             return self._by_levels(b, transposed)
         if not transposed:
             x = torch.empty_like(b, memory_format=torch.contiguous_format)
-            kernels.call(kernels.forward, c.crow, c.col, c.values, b, x)
+            kernels.call(kernels.forward, *self.arrays, b, x)
             return x
         x = b.detach().clone(memory_format=torch.contiguous_format)
-        kernels.call(kernels.backward, c.crow, c.col, c.values, x)
+        kernels.call(kernels.backward, *self.arrays, x)
         return x
+
+    @cached_property
+    def arrays(self) -> list[Any]:
+        """What the loops read of L, and the inverse of its diagonal: a division takes as long as the rest of a row."""
+        c = self.compressed
+        inverse = c.values.detach()[c.crow[1:].long() - 1].reciprocal()
+        return [kernels.array(x) for x in (c.crow, c.col, c.values, inverse)]
 
     @cached_property
     def levels(self) -> list[tuple[Tensor, Tensor]]:
