@@ -70,6 +70,29 @@ def test_each_right_hand_side_is_solved_as_if_alone():
     assert torch.equal(ended, ended[:1].expand_as(ended))
 
 
+@pytest.mark.parametrize("flexible", [False, True])
+@pytest.mark.parametrize("case", ["solved", "too few", "indefinite", "infinite", "breaks down late", "overflows"])
+def test_one_right_hand_side_fares_as_among_others(case: str, flexible: bool):
+    """Alone its iteration keeps numbers on a CPU, in the place of tensors."""
+    a, b = operator(16).dense()[0], draw(2, 256)
+    options = {"too few": {"max_iter": 7}, "breaks down late": {"rtol": 1e-30}}.get(case, {})
+    if case == "indefinite":
+        a[100, 100] *= -1
+    elif case == "infinite":
+        a[100, 100] = torch.nan
+    elif case == "overflows":
+        a *= 1e307 / a.max()
+    together, alone = (pcg(a, b[:n], flexible=flexible, throw=False, **options) for n in (2, 1))
+    assert alone.status.tolist() == together.status[:1].tolist()
+    if case == "breaks down late":  # where round-off says
+        assert abs(int(alone.iterations) - int(together.iterations[0])) < 30
+        return
+    assert alone.iterations.tolist() == together.iterations[:1].tolist()
+    k = len(alone.history)
+    assert torch.allclose(alone.history[:, 0], together.history[:k, 0], rtol=1e-8, equal_nan=True)
+    assert torch.allclose(alone.x[0], together.x[0], rtol=1e-8, atol=1e-12)
+
+
 def test_looks_are_rare_and_change_nothing():
     a, b = operator(16), draw(2, 256)
     often, rarely = (pcg(a, b, Jacobi(), check_every=every) for every in (1, 10))
