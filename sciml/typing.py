@@ -17,6 +17,9 @@ NoiseType = Literal["diagonal", "additive", "scalar", "general"]
 Calculus = Literal["ito", "stratonovich"]
 """Whose integral a stochastic equation means."""
 
+Seed = int | Tensor
+"""Of all draws of a batch; or whole numbers (b), one for each sample, of which its draws are a function."""
+
 Args = tuple[Tensor, ...]
 Time = float | Tensor
 State = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, NamedTuple
 
 import h5py
@@ -71,6 +72,9 @@ def cache_file(made_by: dict[str, Any]) -> Path:
 def generate(problem: Problem, count: int, ts: list[float], seed: int = 0, progress: bool = True) -> Path:
     """Solve a problem from random initial conditions, unless the cache has it.
 
+    Chunks of samples are kept in a hidden folder beside the file until all are there: after an interruption, by a kill
+    too, the same call goes on from those that were whole, to the same data bit by bit.
+
     Args:
         problem: what to solve.
         count: number of samples.
@@ -83,11 +87,11 @@ def generate(problem: Problem, count: int, ts: list[float], seed: int = 0, progr
     """
     made_by = recipe(problem, count, ts, seed)
     path = cache_file(made_by)
-    if path.is_file():
-        return path
-    with _locked(path):
-        if not path.is_file():  # another process may have made it meanwhile
-            _write(path, problem, made_by, progress)
+    if not path.is_file():
+        with _locked(path):
+            if not path.is_file():  # another process may have made it meanwhile
+                _write(path, problem, made_by, progress)
+    rmtree(_chunks(path), ignore_errors=True)
     return path
 
 
@@ -110,23 +114,46 @@ def content(path: Path) -> str:
 
 
 def _write(path: Path, problem: Problem, made_by: dict[str, Any], progress: bool) -> None:
-    """Solve chunk by chunk; in memory is only one."""
+    """Solve chunk by chunk, and join the chunks; in memory is only one."""
     count, ts = made_by["count"], torch.tensor(made_by["ts"], dtype=torch.float64)
     u0 = problem.start(count, generator(made_by["seed"], "initial conditions"))
+    parts = [slice(start, min(start + problem.chunk, count)) for start in range(0, count, problem.chunk)]
+    chunks = {_chunks(path) / f"{part.start}-{part.stop}.npy": part for part in parts}
+    _solve_missing(problem, {file: u0[part] for file, part in chunks.items()}, ts, progress)
     with replacing(path) as partial, h5py.File(partial, "w") as file:
         shape = (count, len(ts), *u0.shape[1:])
         fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
         file["ts"] = ts.numpy()
-        starts = range(0, count, problem.chunk)
-        whole = progress and len(starts) == 1
-        options = {"progress": True} if whole else {}  # the solve's own bar
-        bar = tqdm(starts, f"solving {path.stem}", unit="chunk", disable=None if progress and not whole else True)
-        for start in bar:  # None: on a terminal only
-            part = slice(start, start + problem.chunk)
-            with torch.no_grad():
-                fields[part] = problem.evolve(u0[part], ts, **options).numpy()
+        for chunk, part in chunks.items():
+            fields[part] = np.load(chunk)
         file.attrs["recipe"] = json.dumps(made_by)
         file.attrs["content"] = _hash(file)
+
+
+def _chunks(path: Path) -> Path:
+    """The folder of what is solved so far of a file's data, and of no other's."""
+    return path.with_name(f".{path.stem}.chunks")
+
+
+def _solve_missing(problem: Problem, starts: dict[Path, Tensor], ts: Tensor, progress: bool) -> None:
+    """Write the solutions (b, t, c, *x) from starts (b, c, *x) to the files that an earlier attempt did not write."""
+    missing = {file: u0 for file, u0 in starts.items() if not file.is_file()}
+    whole = progress and len(starts) == 1
+    options = {"progress": True} if whole else {}  # the solve's own bar
+    bar = tqdm(
+        missing.items(),
+        f"solving {type(problem).__name__}",
+        total=len(starts),
+        initial=len(starts) - len(missing),
+        unit="chunk",
+        disable=None if progress and not whole else True,  # None: on a terminal only
+    )
+    for file, u0 in bar:
+        solved = np.empty((len(u0), len(ts), *u0.shape[1:]), np.float32)
+        with torch.no_grad():
+            solved[:] = problem.evolve(u0, ts, **options).numpy()
+        with replacing(file) as partial:
+            np.save(partial, solved)
 
 
 @contextmanager

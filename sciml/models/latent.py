@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from sciml.models.draws import normals_like
 from sciml.solvers.solve import SolveStats
+from sciml.typing import Seed
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -62,14 +64,14 @@ class LatentModel(nn.Module, ABC):
         self.log_noise = nn.Parameter(torch.full((channels,), noise).log())
 
     @abstractmethod
-    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: Seed) -> tuple[Tensor, Tensor]:
         """A path (b, t, k) of the posterior for each sample, and its divergence (b) from the prior.
 
         Args:
             start: mean and logarithm of the deviation of what it starts from (b, 2, starts).
             contexts: what is known at each time (b, t, width).
             ts: times, as of `posterior`.
-            seed: of the path and its start.
+            seed: of the path and its start, one for all or for each sample its own (b).
         """
 
     @abstractmethod
@@ -80,14 +82,15 @@ class LatentModel(nn.Module, ABC):
         """What the encoder knows at each time of the observations there and later on: (b, t, width)."""
         return self.encoder(ts, ys.where(mask, 0), mask)
 
-    def posterior(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0, shown: Tensor | None = None) -> Fit:
+    def posterior(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: Seed = 0, shown: Tensor | None = None) -> Fit:
         """One path of the posterior for each trajectory.
 
         Args:
             ts: increasing times (t), or (b, t) with lanes "each".
             ys: observations (b, t, c); what stands where there is none does not matter.
             mask: where there are some, (b, t, c), bool.
-            seed: of the path and its start.
+            seed: of the path and its start; or whole numbers (b), one for each trajectory, whose draws are then a
+                function of it, whatever the batch.
             shown: which of them the encoder may see, (b, t, c), bool; None shows all. The likelihood is that of all.
 
         Returns:
@@ -107,7 +110,7 @@ class LatentModel(nn.Module, ABC):
         surprise = ((ys - predictions) / self.log_noise.exp()).square() + 2 * self.log_noise + LOG_TWO_PI
         return Fit(predictions, -0.5 * surprise.where(mask, 0).sum((1, 2)), kl)
 
-    def smooth(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
+    def smooth(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: Seed = 0) -> Tensor:
         """Means of the observations (b, t, c) along a path of the posterior."""
         return self.posterior(ts, ys, mask, seed).predictions
 
@@ -134,18 +137,17 @@ class StartedModel(LatentModel):
         self.prior_start = nn.Parameter(torch.zeros(2, latent))  # mean and logarithm of the deviation
 
     @abstractmethod
-    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: Seed) -> tuple[Tensor, Tensor]:
         """A path of the posterior from z0 (b, k), at times: (b, t, k), and its divergence (b) from the prior."""
 
     @abstractmethod
-    def prior_path(self, z0: Tensor, ts: Tensor, seed: int) -> Tensor:
+    def prior_path(self, z0: Tensor, ts: Tensor, seed: Seed) -> Tensor:
         """A path of the prior from z0 (b, k), at times: (b, t, k)."""
 
-    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: Seed) -> tuple[Tensor, Tensor]:
         """As `LatentModel` says."""
         mean, log_std = start.unbind(1)
-        draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed))
-        states, divergence = self.path(mean + log_std.exp() * draw.to(mean), ts, contexts, seed)
+        states, divergence = self.path(mean + log_std.exp() * normals_like(mean, seed), ts, contexts, seed)
         return states, normal_divergence(mean, log_std, *self.prior_start).sum(-1) + divergence
 
     def prior_paths(self, count: int, ts: Tensor, seed: int, generator: Generator) -> Tensor:

@@ -7,17 +7,17 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
+from sciml.models.draws import brownian, normals_like
 from sciml.models.latent import normal_divergence
 from sciml.models.latent_sde import CoordinateDiffusion
 from sciml.models.mlp import MLP
-from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
 from sciml.solvers.controlled import Controlled
 from sciml.solvers.fractional import Fractional, FractionalHeun
 from sciml.solvers.fractional_noise import FractionalNoise
 from sciml.solvers.solve import Solver, solve
 from sciml.solvers.term import Diffusive
-from sciml.typing import Args
+from sciml.typing import Args, Seed
 
 NARROW = 3.0  # so that a new control makes little of it
 NEAREST = 1 / 64  # share of an interval: closer to its end, a control takes all times for the same
@@ -111,21 +111,20 @@ class LatentDynamics(nn.Module):
         """How many numbers a start has: z, and for kind I those of the past."""
         return self.latent + self.past
 
-    def posterior(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def posterior(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: Seed = 0) -> tuple[Tensor, Tensor]:
         """One path for each sample, and its divergence from the prior.
 
         Args:
             start: mean and logarithm of the deviation of the start (b, 2, starts).
             contexts: of the observations at the first n times (b, n, context); after the last of them the prior rules.
             ts: increasing times (t), t at least n, of which the first is 0 and the last at most the horizon.
-            seed: of the path and its start.
+            seed: of the path and its start, one for all or for each sample its own (b).
 
         Returns:
             Paths (b, t, latent) and divergences (b), of the start and of the path, with mean the true one.
         """
         mean, log_std = start.unbind(1)
-        draw = torch.randn(mean.shape, generator=Generator().manual_seed(seed)).to(mean)
-        z, divergence = self._solved(mean + log_std.exp() * draw, ts, seed, contexts)
+        z, divergence = self._solved(mean + log_std.exp() * normals_like(mean, seed), ts, seed, contexts)
         return z, divergence + normal_divergence(mean, log_std, *self._prior_start()).sum(-1)
 
     def sample(self, count: int, ts: Tensor, seed: int = 0, generator: Generator | None = None) -> Tensor:
@@ -138,7 +137,7 @@ class LatentDynamics(nn.Module):
         """Mean and logarithm of the deviation (2, starts); the past has standard normal numbers."""
         return torch.cat([self.prior_start, self.prior_start.new_zeros(2, self.past)], 1)
 
-    def _solved(self, start: Tensor, ts: Tensor, seed: int, contexts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _solved(self, start: Tensor, ts: Tensor, seed: Seed, contexts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Paths (b, t, latent) from starts (b, starts), and what they diverge but for these (b)."""
         z0, equation = start[:, : self.latent], Fractional(Equation(self), (self.latent,), (self.latent,))
         coefficients, processes = self._noise(z0, start[:, self.latent :])
@@ -147,7 +146,7 @@ class LatentDynamics(nn.Module):
             term = Controlled(equation, self.control, narrows=True)
             y0, args = term.start(y0), (coefficients, ts[: contexts.shape[1]].detach().to(z0), contexts)
         solver = Solver(FractionalHeun(), Grid(n=self.steps * (len(ts) - 1)))
-        path = Brownian(z0.shape, seed)
+        path = brownian(seed, z0.shape)
         states = solve(term, y0, ts[0], ts[-1], solver, args=args, path=path, save_at=ts).ys.transpose(0, 1)
         diverged = states.new_zeros(len(z0))
         if isinstance(term, Controlled):

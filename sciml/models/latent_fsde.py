@@ -5,6 +5,7 @@ from torch import Generator, Tensor, nn
 from sciml.models.encoders import BackwardGRU
 from sciml.models.latent import LatentModel
 from sciml.models.latent_dynamics import LatentDynamics
+from sciml.typing import Seed
 
 
 class LatentFSDE(LatentModel):
@@ -38,7 +39,7 @@ class LatentFSDE(LatentModel):
         """What the GRU knows at each observation of that and all later ones: (b, t, context)."""
         return self.context(super().contexts(ts, ys, mask))
 
-    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def paths(self, start: Tensor, contexts: Tensor, ts: Tensor, seed: Seed) -> tuple[Tensor, Tensor]:
         """As `LatentModel` says."""
         if ts.ndim != 1:
             raise ValueError(f"ts: expected the same times (t) for all trajectories, got shape {tuple(ts.shape)}")

@@ -13,6 +13,7 @@ from sciml.solvers.control import PID
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.heuristics import Stiffness
 from sciml.solvers.solve import Solver, solve
+from sciml.typing import Seed
 
 Encoder = Literal["ode_rnn", "gru"]
 
@@ -79,17 +80,17 @@ class LatentODE(StartedModel):
         self.ode = NeuralODE(field or Autonomous(MLP(latent, latent, width)), solver, regularizer=regularizer)
         self.decoder = nn.Linear(latent, channels)
 
-    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: Seed) -> tuple[Tensor, Tensor]:
         """The solution, which does not diverge from the prior's."""
         return self.prior_path(z0, ts, seed), z0.new_zeros(len(z0))
 
-    def prior_path(self, z0: Tensor, ts: Tensor, seed: int) -> Tensor:
+    def prior_path(self, z0: Tensor, ts: Tensor, seed: Seed) -> Tensor:
         """The solution."""
         states = self.ode(z0, ts)
         self.stats = self.ode.stats
         return states
 
-    def smooth(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
+    def smooth(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: Seed = 0) -> Tensor:
         """Means of the observations (b, t, c) from the mean of the posterior start."""
         return self.decoder(self.prior_path(self.mean(ts, ys, mask), ts, seed))
 

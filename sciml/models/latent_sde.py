@@ -4,16 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sciml.models.draws import brownian
 from sciml.models.encoders import BackwardGRU
 from sciml.models.latent import StartedModel
 from sciml.models.mlp import MLP
 from sciml.models.neural_ode import check_times
-from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID
 from sciml.solvers.solve import Solver, solve
 from sciml.solvers.stochastic_runge_kutta import SRIW1
 from sciml.solvers.term import Diffusive
-from sciml.typing import Args
+from sciml.typing import Args, Seed
 
 LEAST = 1e-3  # diffusion, so that the two drifts can be compared
 
@@ -98,23 +98,21 @@ class LatentSDE(StartedModel):
         """What the GRU knows at each observation of that and all later ones: (b, t, context)."""
         return self.context(super().contexts(ts, ys, mask))
 
-    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def path(self, z0: Tensor, ts: Tensor, contexts: Tensor, seed: Seed) -> tuple[Tensor, Tensor]:
         """A path of the posterior, and its divergence from the prior."""
         check_times(ts, self.solver)
         states = self._solved(Posterior(self), torch.cat([z0, torch.zeros_like(z0[:, :1])], -1), ts, seed, contexts)
         return states[..., :-1], states[:, -1, -1]
 
-    def prior_path(self, z0: Tensor, ts: Tensor, seed: int) -> Tensor:
+    def prior_path(self, z0: Tensor, ts: Tensor, seed: Seed) -> Tensor:
         """A path of the prior."""
         return self._solved(Prior(self), z0, ts, seed)
 
-    def _solved(self, term: Diffusive, y0: Tensor, ts: Tensor, seed: int, *args: Tensor) -> Tensor:
+    def _solved(self, term: Diffusive, y0: Tensor, ts: Tensor, seed: Seed, *args: Tensor) -> Tensor:
         """The states (b, t, ..) at times, of which the first is that of y0."""
         early = 1e-6 * (ts[..., -1:] - ts[..., :1])  # the time at which a step starts is rounded
         args = ((ts - early).detach().to(y0), *args) if args else ()
-        solution = solve(
-            term, y0, ts[..., 0], ts[..., -1], self.solver, args=args, path=Brownian(seed=seed), save_at=ts
-        )
+        solution = solve(term, y0, ts[..., 0], ts[..., -1], self.solver, args=args, path=brownian(seed), save_at=ts)
         self.stats = solution.stats
         return solution.ys if self.solver.lanes == "each" else solution.ys.transpose(0, 1)
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from sciml.models.latent import LOG_TWO_PI, Fit
 from sciml.models.latent_dynamics import LatentDynamics
 from sciml.models.mlp import MLP
+from sciml.typing import Seed
 
 
 class LatentVideo(nn.Module):
@@ -88,16 +89,19 @@ class LatentVideo(nn.Module):
         )
         self.log_noise = nn.Parameter(torch.tensor(noise).log())
 
-    def posterior(self, frames: Tensor, seed: int = 0) -> Fit:
-        """Means of the frames (b, t, c, h, w) along one path for each video, and the parts of the bound."""
+    def posterior(self, frames: Tensor, seed: Seed = 0) -> Fit:
+        """Means of the frames (b, t, c, h, w) along one path for each video, and the parts of the bound.
+
+        The seed is one for all or for each video its own (b).
+        """
         predictions, divergence = self._decoded(frames, frames.shape[1], seed)
         surprise = ((frames - predictions) / self.log_noise.exp()).square() + 2 * self.log_noise + LOG_TWO_PI
         return Fit(predictions, -0.5 * surprise.flatten(1).sum(1), divergence)
 
-    def forecast(self, frames: Tensor, total: int, seed: int = 0) -> Tensor:
+    def forecast(self, frames: Tensor, total: int, seed: Seed = 0) -> Tensor:
         """Means of so many frames (b, total, c, h, w): those given (b, n, c, h, w), and what may follow by the prior.
 
-        Of a video of `total` frames only the first n are seen.
+        Of a video of `total` frames only the first n are seen. The seed is one for all or for each its own (b).
         """
         if not 1 < frames.shape[1] <= total:
             raise ValueError(f"total: expected at least the {frames.shape[1]} frames given (two or more), got {total}")
@@ -107,7 +111,7 @@ class LatentVideo(nn.Module):
         """Frames (b, t, c, h, w) as `posterior` makes them anew."""
         return self.posterior(frames).predictions
 
-    def _decoded(self, frames: Tensor, total: int, seed: int) -> tuple[Tensor, Tensor]:
+    def _decoded(self, frames: Tensor, total: int, seed: Seed) -> tuple[Tensor, Tensor]:
         *_, c, height, width = frames.shape
         if (height, width) != (self.size, self.size):
             raise ValueError(f"size: expected {height} for frames of {height} x {width} pixels, got {self.size}")

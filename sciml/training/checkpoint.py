@@ -69,9 +69,10 @@ class Checkpoints(Checkpoint):
         self._finished = False
         self._signal: int | None = None
         self._saved_at = (0, 0.0)  # step and time
-        self._trained: dict[str, torch.Tensor] | None = (
-            None  # weights between epochs, where others may take their place
-        )
+        # Weights where averages may take their place: those between epochs, and the averages validated last.
+        self._trained: dict[str, torch.Tensor] | None = None
+        self._validated: dict[str, torch.Tensor] | None = None
+        self._writes_best = False
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -117,6 +118,11 @@ class Checkpoints(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
             raise Interrupted(128 + (self._signal or signal.SIGTERM))
 
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the averages that are validated: the end of the epoch may move them before the best one is saved."""
+        if averages(trainer):
+            self._validated = _copied(pl_module)
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note whether the monitored metric got better."""
         value = trainer.callback_metrics.get(getattr(pl_module, "monitor", ""))
@@ -129,7 +135,7 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the weights to go on from, where their average takes their place at the end of training."""
         if averages(trainer):
-            self._trained = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            self._trained = _copied(pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the end of the run."""
@@ -144,6 +150,8 @@ class Checkpoints(Checkpoint):
         checkpoint["sciml"] = {"config": self.config, "finished": self._finished}
         if self._trained is not None:
             checkpoint["current_model_state"] = self._trained
+        if self._writes_best and self._validated is not None:
+            checkpoint["state_dict"] = self._validated
         state_position(trainer, checkpoint["loops"]["fit_loop"])
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -163,13 +171,18 @@ class Checkpoints(Checkpoint):
             modes = isinstance(pl_module, TrainingModule)
             switch = pl_module.switch_optimizers if modes else lambda mode: None
             switch("eval")
+            self._writes_best = True
             trainer.save_checkpoint(self.run.best)
             switch("train")
-            self._improved = False
+            self._improved = self._writes_best = False
 
     def _save_last(self, trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(self.run.last)
         self._saved_at = trainer.global_step, time.monotonic()
+
+
+def _copied(module: lightning.LightningModule) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def rewind(trainer: lightning.Trainer, step: float = math.inf) -> None:

@@ -7,11 +7,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from sciml.data.seeding import generator
+from sciml.data.seeding import derive_seed, generator
 from sciml.data.trajectories import Observed, ObservedData
+from sciml.models.draws import own_normals
 from sciml.models.latent import Fit, LatentModel
 from sciml.training.neural_ode import RegularizedModule, Stage, regularized
 from sciml.training.operator import Normalizer
+from sciml.typing import Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ MEANS = ("val_loss", "test_loss")  # of values, not of trajectories
 PATHS = 1000  # of the prior, whose moments are compared with the data's
 
 
-def shown(observed: Observed, task: Task, share: float, seed: int) -> Tensor:
+def shown(observed: Observed, task: Task, share: float, seed: Seed) -> Tensor:
     """What an encoder may see of trajectories, (b, t, c), bool.
 
     Of each trajectory a share of the times that have values at random, or all times up to a share of its span; of
@@ -33,10 +35,17 @@ def shown(observed: Observed, task: Task, share: float, seed: int) -> Tensor:
         early = ts <= ts[:, :1] + share * (ts[:, -1:] - ts[:, :1])
     else:
         there = mask.any(-1)
-        draw = torch.rand(there.shape, generator=generator(seed, "shown")).to(mask.device).where(there, torch.inf)
+        draw = _marks(there.shape, seed).to(mask.device).where(there, torch.inf)
         count = (share * there.sum(1, keepdim=True).double()).round().clamp_min(1)
         early = draw.argsort(1).argsort(1) < count
     return mask & early[..., None]
+
+
+def _marks(shape: torch.Size, seed: Seed) -> Tensor:
+    """Random numbers (b, t) to order times by."""
+    if isinstance(seed, Tensor):
+        return own_normals(seed, shape[1], derive_seed(0, "shown"))
+    return torch.rand(shape, generator=generator(seed, "shown"))
 
 
 def interpolated(observed: Observed, seen: Tensor) -> Tensor:
@@ -89,12 +98,12 @@ class NormalizedLatent(nn.Module):
         """Times from 0 to 1."""
         return (ts - self.first) / self.length
 
-    def posterior(self, observed: Observed, seed: int, seen: Tensor | None = None) -> Fit:
+    def posterior(self, observed: Observed, seed: Seed, seen: Tensor | None = None) -> Fit:
         """The fit of normalised observations; its likelihoods are of these."""
         ts, ys, mask = observed
         return self.model.posterior(self.scaled(ts), self.state(ys), mask, seed, seen)
 
-    def forward(self, ts: Tensor, ys: Tensor, mask: Tensor | None = None, seed: int = 0) -> Tensor:
+    def forward(self, ts: Tensor, ys: Tensor, mask: Tensor | None = None, seed: Seed = 0) -> Tensor:
         """Means of observations (b, t, c) at times (t), given those that the mask has, or all that are finite."""
         mask = ys.isfinite() if mask is None else mask
         return self.state.inverse(self.model.smooth(self.scaled(ts), self.state(ys), mask, seed))
@@ -106,6 +115,9 @@ class NormalizedLatent(nn.Module):
 
 class LatentModule(RegularizedModule):
     """Trains a latent model on trajectories; `LatentODEModule` and `LatentSDEModule` say what is logged.
+
+    Outside of the training each trajectory has noise of its own, told by its place in its part, so that metrics and
+    predictions do not depend on the batches; but joint lanes choose adaptive steps for a batch, within the tolerance.
 
     Args:
         model: what is trained.
@@ -149,7 +161,7 @@ class LatentModule(RegularizedModule):
         """Means of observations, given some."""
         return self.latent(ts, ys, mask)
 
-    def seen(self, observed: Observed, seed: int) -> Tensor:
+    def seen(self, observed: Observed, seed: Seed) -> Tensor:
         """What the encoder is shown (b, t, c)."""
         return observed.mask if self.share == 1 else shown(observed, self.task, self.share, seed)
 
@@ -159,14 +171,12 @@ class LatentModule(RegularizedModule):
         return self._step("train", batch, self.noise_seed(batch_idx), weight)
 
     def validation_step(self, batch: Observed, batch_idx: int) -> None:
-        """Log the loss, always on the same paths, and the error of what is hidden."""
-        self._step("val", batch, batch_idx)
-        self.log_errors("val", batch, self.seen(batch, batch_idx))
+        """Log the loss, on paths that are each trajectory's own, and the error of what is hidden."""
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Observed, batch_idx: int) -> None:
         """Log the loss, likewise, and errors beside those of what needs no training."""
-        self._step("test", batch, batch_idx)
-        self.log_errors("test", batch, self.seen(batch, batch_idx))
+        self._evaluate("test", batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log what new trajectories miss."""
@@ -184,8 +194,9 @@ class LatentModule(RegularizedModule):
     def predict_step(self, batch: Observed, batch_idx: int) -> dict[str, Tensor]:
         """Times (b, t), data, mask, what the encoder was shown, and predictions, each (b, t, c)."""
         ts, ys, mask = batch
-        seen = self.seen(batch, batch_idx)
-        predictions = self.latent(ts, ys, seen, batch_idx)
+        seeds = self.sample_seeds(batch_idx, len(ys))
+        seen = self.seen(batch, seeds)
+        predictions = self.latent(ts, ys, seen, seeds)
         times = ts.expand(mask.shape[:2])
         return {"ts": times, "targets": ys, "mask": mask, "shown": seen, "predictions": predictions}
 
@@ -209,13 +220,13 @@ class LatentModule(RegularizedModule):
                 new = self.latent.sample(len(ys), ts.to(self.device), seed=1, noisy=True).cpu()
                 yield "samples", draw_ensembles(ts, ys.where(mask, torch.nan), new, data.names)
 
-    def log_errors(self, stage: Stage, batch: Observed, seen: Tensor) -> None:
+    def log_errors(self, stage: Stage, batch: Observed, seen: Tensor, seed: Seed) -> None:
         """Of what is hidden: the mean square of normalised values, of the test also in own units and of baselines."""
         if self.share == 1:
             return
         ts, ys, mask = batch
         hidden, normalized = mask & ~seen, self.latent.state
-        prediction, right = self.latent(ts, ys, seen), normalized(ys)
+        prediction, right = self.latent(ts, ys, seen, seed), normalized(ys)
         found = {"mse": normalized(prediction)}
         data = self.trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if stage == "test":
@@ -233,7 +244,12 @@ class LatentModule(RegularizedModule):
         for name, total, count in zip(data.names, off, counts, strict=True):
             self.log(f"test_{name}_error", total / max(count, 1), batch_size=count, sync_dist=True)
 
-    def _step(self, stage: Stage, batch: Observed, seed: int, weight: float = 1.0) -> Tensor:
+    def _evaluate(self, stage: Stage, batch: Observed, batch_idx: int) -> None:
+        seeds = self.sample_seeds(batch_idx, len(batch.ys))
+        self._step(stage, batch, seeds)
+        self.log_errors(stage, batch, self.seen(batch, seeds), seeds)
+
+    def _step(self, stage: Stage, batch: Observed, seed: Seed, weight: float = 1.0) -> Tensor:
         fit, values = self.latent.posterior(batch, seed, self.seen(batch, seed)), batch.mask.sum()
         loss = (weight * fit.kl - fit.log_likelihood).sum() / values
         total, metrics = regularized(stage, loss, self.latent.model)

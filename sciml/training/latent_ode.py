@@ -10,6 +10,7 @@ from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.latent_ode import LatentODE
 from sciml.training.latent import LatentModule, Task
 from sciml.training.neural_ode import Stage
+from sciml.typing import Seed
 
 
 class LatentODEModule(LatentModule):
@@ -66,9 +67,9 @@ class LatentODEModule(LatentModule):
         ts, ys, mask = data.part("train").take(slice(2))
         return ts.contiguous(), ys.where(mask, torch.nan)
 
-    def log_errors(self, stage: Stage, batch: Observed, seen: Tensor) -> None:
+    def log_errors(self, stage: Stage, batch: Observed, seen: Tensor, seed: Seed) -> None:
         """Also how stiff the equation is, where the stepper can tell."""
-        super().log_errors(stage, batch, seen)
+        super().log_errors(stage, batch, seen, seed)
         latent, model = self.latent, cast(LatentODE, self.latent.model)
         found = model.stiffness(latent.scaled(batch.ts), latent.state(batch.ys), seen)
         if found is not None:

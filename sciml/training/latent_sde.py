@@ -11,6 +11,7 @@ from sciml.models.latent_sde import LatentSDE
 from sciml.problems.fractional import FractionalOrnsteinUhlenbeck
 from sciml.training.latent import LatentModule, Task
 from sciml.training.neural_ode import Stage
+from sciml.typing import Seed
 
 
 class LatentSDEModule(LatentModule):
@@ -61,7 +62,7 @@ class LatentSDEModule(LatentModule):
                 evidence = problem.log_evidence(ts, ys).mean() / len(ts)
                 self.log("test_least_loss", -(evidence + self.latent.state.std.log().mean().cpu()).float())
 
-    def _step(self, stage: Stage, batch: Observed, seed: int, weight: float = 1.0) -> Tensor:
+    def _step(self, stage: Stage, batch: Observed, seed: Seed, weight: float = 1.0) -> Tensor:
         model = self.latent.model
         if isinstance(model, LatentFSDE):
             hurst = model.dynamics.hurst.detach()

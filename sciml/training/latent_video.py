@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sciml.data.split import SplitData
 from sciml.models.latent_video import LatentVideo
 from sciml.training.module import TrainingModule
+from sciml.typing import Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,15 +75,17 @@ class LatentVideoModule(TrainingModule):
         return self._step("train", batch[0], self.noise_seed(batch_idx), weight)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Log the loss, always on the same paths."""
-        self._step("val", batch[0], batch_idx)
+        """Log the loss, on paths that are each video's own."""
+        (frames,) = batch
+        self._step("val", frames, self.sample_seeds(batch_idx, len(frames)))
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the loss, and the errors of forecasts."""
         (frames,) = batch
-        self._step("test", frames, batch_idx)
+        seeds = self.sample_seeds(batch_idx, len(frames))
+        self._step("test", frames, seeds)
         seen, future = frames.split([self.observed, frames.shape[1] - self.observed], 1)
-        drawn = self._forecasts(frames, batch_idx)[:, :, self.observed :]
+        drawn = self._forecasts(frames, seeds)[:, :, self.observed :]
         errors = squares(drawn, future)  # (forecasts, b)
         mean = squares(drawn.mean(0), future)
         metrics = {"forecast_mse": errors.mean(), "forecast_mean_mse": mean.mean()}
@@ -102,8 +105,13 @@ class LatentVideoModule(TrainingModule):
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Videos (b, t, c, h, w), as a path of the posterior gives them, and one forecast of each."""
         (frames,) = batch
-        forecast = self.model.forecast(frames[:, : self.observed], frames.shape[1], batch_idx)
-        return {"targets": frames, "predictions": self(frames), "forecasts": forecast}
+        seeds = self.sample_seeds(batch_idx, len(frames))
+        forecast = self.model.forecast(frames[:, : self.observed], frames.shape[1], seeds)
+        return {
+            "targets": frames,
+            "predictions": self.model.posterior(frames, seeds).predictions,
+            "forecasts": forecast,
+        }
 
     def predictor(self) -> nn.Module:
         """From frames to frames, with `forecast`."""
@@ -120,13 +128,14 @@ class LatentVideoModule(TrainingModule):
                 rows[f"forecast {seed}"] = self.model.forecast(frames[:, : self.observed], frames.shape[1], seed)
         yield "videos", draw_videos({name: row[:, :, 0].cpu() for name, row in rows.items()}, self.observed)
 
-    def _forecasts(self, frames: Tensor, batch_idx: int) -> Tensor:
+    def _forecasts(self, frames: Tensor, seeds: Tensor) -> Tensor:
         """Several forecasts (n, b, t, c, h, w) of each video; the frames seen are encoded for all of them at once."""
         seen = frames[:, : self.observed].repeat(self.forecasts, 1, 1, 1, 1)
-        drawn = self.model.forecast(seen, frames.shape[1], batch_idx)
+        own = self.forecasts * seeds + torch.arange(self.forecasts)[:, None]
+        drawn = self.model.forecast(seen, frames.shape[1], own.flatten())
         return drawn.unflatten(0, (self.forecasts, len(frames)))
 
-    def _step(self, stage: Literal["train", "val", "test"], frames: Tensor, seed: int, weight: float = 1.0) -> Tensor:
+    def _step(self, stage: Literal["train", "val", "test"], frames: Tensor, seed: Seed, weight: float = 1.0) -> Tensor:
         fit, pixels = self.model.posterior(frames, seed), frames[0].numel()
         loss = (weight * fit.kl - fit.log_likelihood).mean() / pixels
         metrics = {

@@ -59,6 +59,7 @@ class TrainingModule(lightning.LightningModule):
         self.scheduler_interval = scheduler_interval
         self._drawn: tuple[tuple[int, int], int] | None = None
         self._fitted = False
+        self._met = 0  # samples of an evaluation so far
 
     def fit_to(self, data: Any) -> None:
         """Take from the trainer's data module, if it has one, what is to be known before training, as scales are."""
@@ -99,6 +100,17 @@ class TrainingModule(lightning.LightningModule):
         if self._trainer is None or self._drawn is None or self._drawn[0] != step:
             self._drawn = step, int(torch.randint(2**62, ()))
         return self._drawn[1]
+
+    def sample_seeds(self, batch_idx: int, count: int) -> Tensor:
+        """Seeds (count) for an evaluation's batch: of each sample its place in its part, whatever the batches are.
+
+        To be asked for once in a step, as it counts the samples of the batches before. In several processes each takes
+        every so manieth sample, as `sciml.data.Loader` and Lightning deal them out.
+        """
+        first = self._met if batch_idx else 0
+        self._met = first + count
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        return rank + processes * torch.arange(first, first + count)
 
     def _check_schedulers(self) -> None:
         """Refuse a scheduler that ends before the training, where torch would raise after all of its steps.

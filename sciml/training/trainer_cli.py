@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import h5py
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, get_loader, set_loader
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
@@ -36,6 +36,20 @@ from sciml.training.places import keyed, place
 from sciml.training.run_folder import RunFolder
 from sciml.training.sizes import SizeError
 from sciml.training.solution import solve_problem
+
+YAML = "yaml, None for null"
+
+
+def with_nulls(value: Any) -> Any:
+    """Plain data with None for the text "None": as such jsonargparse hands a null on to a key of a nested class."""
+    if isinstance(value, dict):
+        return {key: with_nulls(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [with_nulls(part) for part in value]
+    return None if value == "None" else value
+
+
+set_loader(YAML, lambda text: with_nulls(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
 class RunCLI(LightningCLI):
@@ -66,7 +80,12 @@ class RunCLI(LightningCLI):
             super().__init__(
                 run=False,
                 args=[*(["--config", str(config)] if config else []), *overrides],
-                parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "dump_header": None},
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                    "dump_header": None,
+                    "parser_mode": YAML,
+                },
                 seed_everything_default=0,
                 save_config_callback=None,
                 auto_configure_optimizers=False,

@@ -1,8 +1,12 @@
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
 from types import ModuleType
 
 import h5py
@@ -72,6 +76,101 @@ def test_generation_in_chunks_equals_generation_at_once(monkeypatch):
     generate.cache_file(generate.recipe(BURGERS, 5, TIMES, 0)).unlink()
     in_chunks = generate.load(generate.generate(BURGERS, 5, TIMES, progress=False)).fields
     assert_close(in_chunks, at_once, **ROUNDING)
+
+
+def interrupt(monkeypatch, calls):
+    """Raise KeyboardInterrupt in the call of this number to `evolve`; the list of what each was called with."""
+    evolve, seen = Burgers.evolve, []
+
+    def interrupted(self, u0, ts):
+        seen.append(u0)
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        return evolve(self, u0, ts)
+
+    monkeypatch.setattr(Burgers, "evolve", interrupted)
+    return seen
+
+
+def test_interrupted_generation_goes_on_to_the_same_data(monkeypatch, cache):
+    monkeypatch.setattr(Burgers, "chunk", 2)
+    path = generate.generate(BURGERS, 7, TIMES, progress=False)
+    content = path.read_bytes()
+    path.unlink()
+    seen = interrupt(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(BURGERS, 7, TIMES, progress=False)
+    assert not path.exists()
+    bar, shown = generate.tqdm, {}
+    monkeypatch.setattr(generate, "tqdm", lambda *args, **options: shown.update(options) or bar(*args, **options))
+    assert generate.generate(BURGERS, 7, TIMES, progress=False) == path
+    assert (shown["total"], shown["initial"]) == (4, 2)
+    assert [len(u0) for u0 in seen] == [2, 2, 2, 2, 1]
+    assert path.read_bytes() == content
+    assert {file.suffix for file in cache.iterdir()} == {".lock", ".h5"}
+
+
+@pytest.mark.parametrize("other", ["seed", "problem", "chunk"])
+def test_chunks_of_other_data_are_not_taken_up(monkeypatch, other):
+    monkeypatch.setattr(Burgers, "chunk", 2)
+    seen = interrupt(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(BURGERS, 6, TIMES, progress=False)
+    problem = replace(BURGERS, nu=0.1) if other == "problem" else BURGERS
+    if other == "chunk":
+        monkeypatch.setattr(Burgers, "chunk", 3)
+    path = generate.generate(problem, 6, TIMES, seed=int(other == "seed"), progress=False)
+    assert sum(map(len, seen[3:])) == 6
+    _, fields = generate.load(path)
+    assert_close(fields, problem.evolve(fields[:, 0], torch.tensor(TIMES)), **ROUNDING)
+
+
+KILLED = """
+import os, signal, sys
+import numpy
+from sciml.data import generate
+from sciml.problems import Burgers
+
+die = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+evolve, calls = Burgers.evolve, []
+
+def third(*arguments):
+    calls.append(arguments)
+    return evolve(*arguments) if len(calls) < 3 else die()
+
+def half(path, array):
+    path.write_bytes(array.tobytes()[:100])
+    die()
+
+Burgers.chunk = 2
+changes = {
+    "solving": (Burgers, "evolve", third),
+    "saving": (numpy, "save", half),
+    "joining": (generate, "_hash", die),
+    "cleaning": (generate, "rmtree", die),
+}
+setattr(*changes[sys.argv[1]])
+generate.generate(Burgers(points=32, nu=0.05, dt=0.05, t1=0.1), 9, [0.0, 0.1], progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_killed_generation_goes_on_to_the_same_data(monkeypatch, cache):
+    monkeypatch.setattr(Burgers, "chunk", 2)
+    path = generate.generate(BURGERS, 9, TIMES, progress=False)
+    content = path.read_bytes()
+    path.unlink()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    for moment, chunks in (("solving", 2), ("saving", 2), ("solving", 4), ("joining", 5), ("cleaning", 5)):
+        done = subprocess.run([sys.executable, "-c", KILLED, moment], env=environment, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert path.exists() == (moment == "cleaning")
+        assert len(list(cache.glob(".*.chunks/[0-9]*.npy"))) == chunks
+    seen = interrupt(monkeypatch, 0)
+    assert generate.generate(BURGERS, 9, TIMES, progress=False) == path
+    assert not seen
+    assert path.read_bytes() == content
+    assert {file.suffix for file in cache.iterdir()} == {".lock", ".h5"}
 
 
 def test_changed_content_is_refused():

@@ -113,6 +113,15 @@ def test_a_finished_run_goes_on_from_its_weights_and_not_from_their_average(scim
         assert_close(checkpoint("run")[name], checkpoint("reference")[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_best_checkpoint_is_what_was_validated(sciml, fit, epochs):
+    """And not what the end of the epoch, or of the training, made of it."""
+    fit("run", averaging(update_starting_at_epoch=0, update_every_n_steps=3), f"--trainer.max_epochs={epochs}")
+    best = min(float(row["val_relative_l2"]) for row in validation("run") if row["val_relative_l2"])
+    printed = dict(line.split(": ") for line in sciml("validate", "run").splitlines())
+    assert float(printed["val_relative_l2"]) == pytest.approx(best, rel=1e-5)  # six digits are printed
+
+
 def test_the_loaded_map_is_the_average(fit):
     fit("run", averaging())
     best, loaded = checkpoint("run", "best")["state_dict"], load("run", trust=True).state_dict()

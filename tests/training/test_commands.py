@@ -13,6 +13,7 @@ from sciml import load
 from sciml.data.generate import content
 from sciml.training import MetricsLogger, RunFolder
 from sciml.training.load import trusted
+from sciml.training.trainer_cli import RunCLI
 from tests.training.conftest import TINY
 from tests.training.running import logged
 
@@ -189,6 +190,27 @@ def test_what_a_class_objects_to_is_told_in_a_line(fit, override, expected):
     assert expected in message
     assert len(message) < 120
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("--model.ode.solver.compile=null", "compile"),
+        ('--model.ode.solver={"compile": null}', "compile"),
+        ("--model.ode.solver.controller=null", "controller"),
+        ("--model.ode.solver={controller: {class_path: sciml.solvers.PID, init_args: {dt0: null}}}", "controller.dt0"),
+        ("--model.ode.solver.controller.ts=null", "controller.ts"),
+        ("--model.ode.solver=null", ""),
+    ],
+)
+def test_a_null_reaches_a_key_of_a_nested_class(monkeypatch, override, key):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    found = RunCLI(TINY.with_name("ode.yaml"), [override], RunFolder("run")).settings()
+    found = found["model"]["init_args"]["ode"]["init_args"]["solver"]
+    for name in filter(None, key.split(".")):
+        found = found.get("init_args", found)[name]
+    assert found is None
 
 
 def test_mistakes_in_the_file_are_told_in_a_line(sciml):

@@ -31,6 +31,7 @@ class Standing(LatentVideo):
 
 def judged(processes: int) -> dict[str, float]:
     """Metrics of the test."""
+    torch.manual_seed(0)
     model = Standing(LatentDynamics(latent=2, context=4, width=4, steps=1), size=12, content=3, features=8, width=2)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"strategy": "ddp"} if processes > 1 else {}

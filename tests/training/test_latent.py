@@ -1,0 +1,60 @@
+"""What latent modules make of a part of the data is a function of weights and data, whatever the batches are."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sciml import Grid, Solver
+from sciml.data import MovingDigits
+from sciml.models import LatentDynamics, LatentFSDE, LatentODE, LatentSDE, LatentVideo
+from sciml.solvers import SRIW1
+from sciml.training import LatentODEModule, LatentSDEModule, LatentVideoModule
+from sciml.training.trainer_cli import quiet
+from tests.training.running import trainer
+from tests.training.tiny.tiny import Rotations
+
+
+def videos(batch_size):
+    return MovingDigits(size=12, frames=5, train=4, val=4, test=4, batch_size=batch_size)
+
+
+def holes(batch_size):
+    return Rotations(holes=True, batch_size=batch_size)
+
+
+def dynamics():
+    return LatentDynamics(2, 4, 8, steps=1)
+
+
+MODULES = {
+    "ode": (lambda: LatentODEModule(LatentODE(2, 2, 8, solver=Solver(controller=Grid(n=8))), share=0.6), holes),
+    "sde": (lambda: LatentSDEModule(LatentSDE(2, 2, 4, 8, solver=Solver(SRIW1(), Grid(n=8))), share=0.6), holes),
+    "fsde": (lambda: LatentSDEModule(LatentFSDE(2, dynamics(), width=8)), holes),
+    "video": (
+        lambda: LatentVideoModule(LatentVideo(dynamics(), 12, features=8, width=2), observed=3, forecasts=2),
+        videos,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_metrics_and_predictions_do_not_depend_on_the_batches(tmp_path, name):
+    make, data = MODULES[name]
+    torch.manual_seed(0)
+    module = make().eval()
+    found, predictions = [], []
+    with quiet():
+        for batch_size in (4, 3, 1):
+            run, part = trainer(tmp_path), data(batch_size)
+            part.prepare_data()
+            part.setup("fit")
+            module.fit_to(part)
+            found += [run.validate(module, part, verbose=False)[0] | run.test(module, part, verbose=False)[0]]
+            batches = run.predict(module, part)
+            predictions.append({key: torch.cat([batch[key] for batch in batches]) for key in batches[0]})
+    for metrics in found:
+        for stage in ("val", "test"):
+            metrics.pop(f"{stage}_stiffness", None)  # of joint lanes that of a batch
+    for metrics, predicted in zip(found[1:], predictions[1:], strict=True):
+        assert_close(metrics, found[0], rtol=1e-4, atol=1e-5)  # float32 sums in another order
+        assert_close(predicted, predictions[0], rtol=1e-4, atol=1e-5)
