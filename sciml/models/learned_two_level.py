@@ -18,11 +18,11 @@ DIAGONAL, SOFT = 0.3, 1.5  # largest corrections of G's diagonal, which is at le
 class LearnedTwoLevel(LearnedPreconditioner):
     """A two-level preconditioner whose smoother G^T G and coarse vectors Z are corrected entry by entry.
 
-    G begins as `FSAI` on the lower triangle of the matrix, Z as aggregates after a damped Jacobi sweep and a step down
-    their energy. The network sees, free of units, each unknown's and each coupling's numbers, passes messages along
-    couplings, and adds bounded corrections within the patterns. Whatever the weights, G^T G is symmetric positive
-    definite, rows of Z sum to 1, so that its range holds constants, and an application is products with sparse matrices
-    and one coarse solve.
+    G begins as strong `FSAI`, with as many entries as the lower triangle of the matrix, Z as aggregates after a damped
+    Jacobi sweep and a step down their energy. The network sees, free of units, each unknown's and each coupling's
+    numbers, passes messages along couplings, and adds bounded corrections within the patterns. Whatever the weights,
+    G^T G is symmetric positive definite, rows of Z sum to 1, so that its range holds constants, and an application is
+    products with sparse matrices and one coarse solve.
 
     Where a solve breaks down or does not end, `Aggregation` with the same aggregates takes over.
 
@@ -70,9 +70,9 @@ class LearnedTwoLevel(LearnedPreconditioner):
     def entries(self, seen: MatrixFeatures) -> tuple[Compressed, Compressed]:
         """G (n, n) and Z (n, c) with the corrections."""
         edge, diagonal, pair = (x.to(seen.g.values) for x in self.corrections(seen))
-        coupling = seen.edges[:, 0].to(edge).abs() / 4
+        size = seen.edges[:, :2].to(edge).abs().sum(1) / 8
         middle, left = places(seen.g)
-        g = seen.g.values.index_add(0, left, coupling * edge).index_add(0, middle, DIAGONAL * diagonal)
+        g = seen.g.values.index_add(0, left, size * edge).index_add(0, middle, DIAGONAL * diagonal)
         row, share = seen.z.row, seen.share
         surplus = pair.new_zeros(seen.z.size[0]).index_add(0, row, share * pair)
         z = seen.z.values + SOFT * share * (pair - surplus[row])

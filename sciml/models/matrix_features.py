@@ -18,7 +18,7 @@ from sciml.solvers.linear.approximate_inverse import approximate_inverse
 from sciml.solvers.linear.preconditioner import positive
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 
-NODES, PAIRS = 8, 4  # numbers of each; a coupling has those of `MatrixNetwork`
+NODES, PAIRS = 8, 3  # numbers of each; a coupling has those of `MatrixNetwork`
 DAMPING = 2 / 3  # of the sweep that the coarse vectors start from
 DESCENT = 0.9  # length of the step in which they then lose energy
 
@@ -26,21 +26,21 @@ DESCENT = 0.9  # length of the step in which they then lose energy
 class MatrixFeatures(NamedTuple):
     """A matrix A (n, n), what a two-level preconditioner starts from, and the features of its parts.
 
-    Nodes are unknowns, edges the m entries of A below its diagonal in compressed rows, pairs the p entries of Z.
+    Nodes are unknowns, edges the m entries of G off its diagonal, pairs the p entries of Z. An unknown is before
+    another if the other's row of G has an entry for it.
 
     Attributes:
         a: A.
         scale: one over the root of A's diagonal (n).
-        g: G of `FSAI` for the scaled matrix, lower triangular.
+        g: G of strong `FSAI` for the scaled matrix.
         z: coarse vectors (n, c), rows of which sum to 1: smoothed aggregates after a step down their energy.
         share: sizes of Z's entries before that step, relative to the sum of their row (p).
-        row: the larger unknown of each edge (m).
-        col: the smaller one (m).
+        row: the later unknown of each edge (m).
+        col: the earlier one (m).
         nodes: (n, 8): row sum of A; sum of the squares of the couplings; their shares inside the aggregate, with
-            unknowns before this one and behind it; share of those before; the largest; the entry of G; their number.
+            unknowns before this one and others; share of those before; the largest; the entry of G; their number.
         edges: (m, 4): the coupling, the entry of G, whether both ends are of one aggregate, contrast of the diagonal.
-        pairs: (p, 4): the entry of Z before the step, whether the aggregate is the unknown's own, the step, and how
-            much more the unknown is coupled to the aggregate's unknowns before it than to those behind it.
+        pairs: (p, 3): the entry of Z before the step, whether the aggregate is the unknown's own, and the step.
     """
 
     a: Compressed
@@ -55,11 +55,10 @@ class MatrixFeatures(NamedTuple):
     pairs: Tensor
 
 
-def places(lower: Compressed) -> tuple[Tensor, Tensor]:
-    """Where the diagonal (n) and where the edges (m) stand in a lower triangular matrix."""
-    diagonal = lower.crow[1:].long() - 1
-    left = torch.ones_like(lower.col, dtype=torch.bool).index_fill_(0, diagonal, False)
-    return diagonal, left.nonzero()[:, 0]
+def places(triangular: Compressed) -> tuple[Tensor, Tensor]:
+    """Where the diagonal (n) and where the edges (m) stand in a matrix."""
+    middle = triangular.row == triangular.col
+    return middle.nonzero()[:, 0], (~middle).nonzero()[:, 0]
 
 
 def matrix_features(operator: SparseOperator, aggregates: Tensor, dtype: torch.dtype = torch.float32) -> MatrixFeatures:
@@ -77,7 +76,7 @@ def matrix_features(operator: SparseOperator, aggregates: Tensor, dtype: torch.d
     a = a.with_values(a.values.detach())
     positive(d, "a learned preconditioner")
     scale = d.rsqrt()
-    g = approximate_inverse(a)
+    g = approximate_inverse(a, strong=True)
     g = g.with_values(g.values / scale[g.col.long()])
     start = soft(a, aggregates, DAMPING)
     nodes, edges, row, col = graph(a, aggregates, g, scale, dtype)
@@ -98,7 +97,7 @@ def graph(
     Args:
         a: A.
         aggregates: (n).
-        g: of A's lower triangular pattern, for the scaled matrix.
+        g: triangular in some order of the unknowns, for the scaled matrix.
         scale: one over the root of A's diagonal (n).
         dtype: of nodes and edges.
     """
@@ -111,7 +110,7 @@ def _look(
     n, m = a.size[0], g.nnz - a.size[0]
     row, col = torch.empty(m, dtype=torch.int64), torch.empty(m, dtype=torch.int64)
     nodes, edges = torch.empty(n, NODES, dtype=dtype), torch.empty(m, EDGES, dtype=dtype)
-    given = (a.crow, a.col, a.values, aggregates, g.crow, g.values, scale)
+    given = (a.crow, a.col, a.values, aggregates, g.crow, g.col, g.values, scale)
     kernels.call(two_level_kernels.look, *given, row, col, nodes, edges)
     return nodes, edges, row, col
 
@@ -127,24 +126,38 @@ def _look_by_torch(
     def total(x: Tensor) -> Tensor:
         return x.new_zeros(n).index_add(0, row, x)
 
+    known = _keys(g)
+    before = _at(known, row * n + col)[1] & (row != col)
     couplings = total(coupling)
     shares = coupling / torch.where(couplings > 0, couplings, 1)[row]
+    middle, left = places(g)
     nodes = (
         total(a.values) * scale**2,
         4 * total(coupling**2) - 1,
-        total(shares * (same & (col < row))),
-        total(shares * (same & (col > row))),
-        total(shares * (col < row)),
+        total(shares * (same & before)),
+        total(shares * (same & ~before)),
+        total(shares * before),
         coupling.new_zeros(n).scatter_reduce(0, row, coupling, "amax"),
-        g.values[g.crow[1:].long() - 1] - 1,
+        g.values[middle] - 1,
         4 / total(ones).clamp(min=1) - 1,
     )
-    below = torch.nonzero(col < row).squeeze(-1)
-    row, col, d = row[below], col[below], scale**-2
-    entries = g.values[torch.nonzero(g.row != g.col).squeeze(-1)]
+    at, coupled = _at(_keys(a), known[left])
+    row, col, d = g.row[left], g.col[left].long(), scale**-2
     contrast = (d[row] - d[col]) / (d[row] + d[col])
-    edges = (4 * scaled[below], 4 * entries, 2 * same[below].to(d.dtype) - 1, contrast)
+    together = 2 * (aggregates[row] == aggregates[col]).to(d.dtype) - 1
+    edges = (4 * scaled[at] * coupled, 4 * g.values[left], together, contrast)
     return torch.stack(nodes, -1).to(dtype), torch.stack(edges, -1).to(dtype), row, col
+
+
+def _keys(a: Compressed) -> Tensor:
+    """Rising numbers of a matrix's entries (nnz)."""
+    return a.row * a.size[1] + a.col.long()
+
+
+def _at(known: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where keys are among known ones, and whether they are."""
+    at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    return at, known[at] == wanted
 
 
 def _descend(
@@ -176,8 +189,7 @@ def _descend_by_scipy(
     pattern = sparse.csr_matrix((np.ones_like(z.data), z.indices, z.indptr), z.shape)
     image = start.values.new_zeros(start.nnz)
     found = Compressed.from_scipy((sparse.diags(1 / matrix.diagonal()) @ couplings @ z).multiply(pattern))
-    keys = (c.row.cpu() * start.size[1] + c.col.cpu() for c in (start, found))
-    image[torch.searchsorted(*keys).to(image.device)] = found.values.to(image)
+    image[_at(_keys(start).cpu(), _keys(found).cpu())[0].to(image.device)] = found.values.to(image)
 
     def total(x: Tensor) -> Tensor:
         return x.new_zeros(a.size[0]).index_add(0, row, x)
@@ -186,10 +198,5 @@ def _descend_by_scipy(
     share = size / total(size)[row]
     step = image - share * total(image)[row]
     own = 2 * (start.col == aggregates[row]).to(image.dtype) - 1
-    known = row * start.size[1] + start.col
-    wanted = a.row * start.size[1] + aggregates[a.col.long()]
-    at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
-    way = torch.sign(a.row - a.col).to(image.dtype) * a.values.abs() * (known[at] == wanted)  # others cancel
-    sides, whole = (image.new_zeros(start.nnz).index_add(0, at, x) for x in (way, way.abs()))
-    pairs = torch.stack([start.values, own, step, sides / torch.where(whole > 0, whole, 1)], -1).to(dtype)
+    pairs = torch.stack([start.values, own, step], -1).to(dtype)
     return start.with_values(start.values - DESCENT * step), share, pairs

@@ -10,7 +10,7 @@ from sciml.models import network_kernels
 from sciml.solvers.linear import kernels
 
 EDGES = 4  # numbers of a coupling, which the compiled loops have by name
-CHUNK = 2**12  # unknowns at a time, whose numbers stay in a processor's cache
+CHUNK = 2**13  # unknowns at a time, whose numbers stay in a processor's cache
 START = 0.1  # weights of the last layers, relative to torch's own: the network begins near what it corrects
 
 
@@ -18,8 +18,8 @@ class Graph(Protocol):
     """The n unknowns and m couplings of a matrix.
 
     Attributes:
-        row: the larger unknown of each coupling (m).
-        col: the smaller one (m).
+        row: of each coupling the unknown that is later in some order (m).
+        col: the earlier one (m).
         nodes: numbers of the unknowns (n, k), the last of which is 4 / (number of couplings, at least 1) - 1.
         edges: numbers of the couplings (m, 4).
     """

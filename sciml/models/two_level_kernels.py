@@ -14,6 +14,7 @@ def look(
     values: Any,
     aggregates: Any,
     g_crow: Any,
+    g_col: Any,
     g: Any,
     scale: Any,
     row_of: Any,
@@ -25,34 +26,42 @@ def look(
     e = 0
     for i in range(crow.shape[0] - 1):
         total = squares = couplings = inside = before = inside_before = largest = 0.0
-        at, count = g_crow[i], 0
+        at, end, count = g_crow[i], g_crow[i + 1], 0
         for k in range(crow[i], crow[i + 1]):
             j, value = col[k], values[k]
             total += value
             if j == i:
                 continue
-            scaled = value * scale[i] * scale[j]
-            size, same = abs(scaled), aggregates[i] == aggregates[j]
+            size, same = abs(value) * scale[i] * scale[j], aggregates[i] == aggregates[j]
             squares += size * size
             couplings += size
             inside += size if same else 0.0
             largest = max(largest, size)
             count += 1
-            if j < i:
+            while at < end and g_col[at] < j:
+                at += 1
+            if at < end and g_col[at] == j:
                 before += size
                 inside_before += size if same else 0.0
-                row_of[e], col_of[e] = i, j
-                edges[e, 0], edges[e, 1], edges[e, 2] = 4 * scaled, 4 * g[at], 1.0 if same else -1.0
-                a, b = scale[j] * scale[j], scale[i] * scale[i]
-                edges[e, 3] = (a - b) / (a + b)
-                e += 1
-                at += 1
+        k, behind = crow[i], crow[i + 1]
+        for at in range(g_crow[i], end):
+            j = g_col[at]
+            if j == i:
+                nodes[i, 6] = g[at] - 1
+                continue
+            while k < behind and col[k] < j:
+                k += 1
+            row_of[e], col_of[e] = i, j
+            edges[e, 0] = 4 * values[k] * scale[i] * scale[j] if k < behind and col[k] == j else 0.0
+            edges[e, 1], edges[e, 2] = 4 * g[at], 1.0 if aggregates[i] == aggregates[j] else -1.0
+            a, b = scale[j] * scale[j], scale[i] * scale[i]
+            edges[e, 3] = (a - b) / (a + b)
+            e += 1
         nodes[i, 0] = total * scale[i] * scale[i]
         nodes[i, 1] = 4 * squares - 1
         whole = couplings if couplings > 0 else 1.0
         nodes[i, 2], nodes[i, 3], nodes[i, 4] = inside_before / whole, (inside - inside_before) / whole, before / whole
         nodes[i, 5] = largest
-        nodes[i, 6] = g[g_crow[i + 1] - 1] - 1
         nodes[i, 7] = 4 / max(count, 1) - 1
 
 
@@ -71,8 +80,7 @@ def descend(
     pairs: Any,
 ) -> None:
     """A step from the coarse vectors ``start`` down their energy, within their pattern; features of the pairs."""
-    image, before = np.empty(z_crow.shape[0], start.dtype), np.empty(z_crow.shape[0], start.dtype)
-    behind = np.empty_like(before)
+    image = np.empty(z_crow.shape[0], start.dtype)
     for i in range(crow.shape[0] - 1):
         begin, end = z_crow[i], z_crow[i + 1]
         total = diagonal = 0.0
@@ -81,17 +89,10 @@ def descend(
             if col[k] == i:
                 diagonal = values[k]
         for p in range(end - begin):
-            image[p] = before[p] = behind[p] = 0
+            image[p] = 0
         for k in range(crow[i], crow[i + 1]):
             j, p = col[k], begin
             value = values[k] - total if j == i else values[k]
-            while z_col[p] != aggregates[j]:
-                p += 1
-            if j < i:
-                before[p - begin] += abs(value)
-            elif j > i:
-                behind[p - begin] += abs(value)
-            p = begin
             for q in range(z_crow[j], z_crow[j + 1]):
                 while p < end and z_col[p] < z_col[q]:
                     p += 1
@@ -107,18 +108,16 @@ def descend(
             z[p] = start[p] - length * step
             row_of[p] = i
             pairs[p, 0], pairs[p, 1], pairs[p, 2] = start[p], 1.0 if z_col[p] == aggregates[i] else -1.0, step
-            whole = before[p - begin] + behind[p - begin]
-            pairs[p, 3] = (before[p - begin] - behind[p - begin]) / whole if whole > 0 else 0.0
 
 
 def pair_head(row_of: Any, pairs: Any, weight: Any, bias: Any, own: Any, out: Any, raw: Any) -> None:
     """The network's number of each pair from those of its unknown (n, width)."""
     for p in range(pairs.shape[0]):
-        i = row_of[p]
-        a, b, c, d = pairs[p, 0], pairs[p, 1], pairs[p, 2], pairs[p, 3]
+        i = np.uint64(row_of[p])
+        a, b, c = pairs[p, 0], pairs[p, 1], pairs[p, 2]
         total = np.float32(0)
         for h in range(len(bias)):
-            word = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h] + d * weight[3, h]
+            word = bias[h] + a * weight[0, h] + b * weight[1, h] + c * weight[2, h]
             total += out[h] * max(word + own[i, h], np.float32(0))
         raw[p] = total
 
@@ -129,11 +128,13 @@ def correct(
     """G of the matrix: the entries for the scaled one with bounded corrections, scaled back."""
     e = 0
     for i in range(g_crow.shape[0] - 1):
-        last = g_crow[i + 1] - 1
-        for k in range(g_crow[i], last):
-            out[k] = (g[k] + abs(edges[e, 0]) / 4 * edge[e]) * scale[g_col[k]]
-            e += 1
-        out[last] = (g[last] + node_size * node[i]) * scale[i]
+        for k in range(g_crow[i], g_crow[i + 1]):
+            if g_col[k] == i:
+                out[k] = (g[k] + node_size * node[i]) * scale[i]
+            else:
+                size = (abs(edges[e, 0]) + abs(edges[e, 1])) / 8
+                out[k] = (g[k] + size * edge[e]) * scale[g_col[k]]
+                e += 1
 
 
 def correct_coarse(z_crow: Any, z: Any, share: Any, pair: Any, size: float, out: Any) -> None:

@@ -33,6 +33,11 @@ def call(kernel: Callable[..., Any], *arguments: Any, reorder: bool = False) -> 
     return _compiled(kernel, reorder)(*map(array, arguments))
 
 
+def loop(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """As `call`, by Python itself where numba is not installed."""
+    return call(kernel, *arguments) if available() else kernel(*map(array, arguments))
+
+
 def array(x: Any) -> Any:
     """The memory of a tensor, int32 without a sign: numba looks at every place that may be negative."""
     if not isinstance(x, Tensor):
@@ -137,17 +142,27 @@ def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> i
 
 
 def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: Any, a_values: Any) -> int:
-    """G of the lower pattern with the diagonal of G A G^T equal to 1; -1, or a row whose block is not definite."""
+    """G of a pattern with the diagonal of G A G^T equal to 1; -1, or a row whose block is not definite."""
     most = np.int64(0)
     for i in range(crow.shape[0] - 1):
         most = max(most, np.int64(crow[i + 1]) - crow[i])
     block, y = np.empty((most, most), values.dtype), np.empty(most, values.dtype)
+    place = np.empty(most, np.int64)  # of the row's entries, the diagonal last
     for i in range(crow.shape[0] - 1):
-        begin, size = crow[i], np.int64(crow[i + 1]) - crow[i]
+        size = 0
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] != i:
+                place[size] = k
+                size += 1
+            else:
+                place[np.int64(crow[i + 1]) - crow[i] - 1] = k
+        size += 1
         for a in range(size):
-            q, end = a_crow[col[begin + a]], a_crow[col[begin + a] + 1]
+            q, end = a_crow[col[place[a]]], a_crow[col[place[a]] + 1]
             for b in range(a + 1):
-                wanted = col[begin + b]
+                wanted = col[place[b]]
+                if b == size - 1:
+                    q = a_crow[i]  # the diagonal is not behind the others
                 while q < end and a_col[q] < wanted:
                     q += 1
                 block[a, b] = a_values[q] if q < end and a_col[q] == wanted else 0
@@ -172,8 +187,129 @@ def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: An
                 total -= block[p, r] * y[p]
             y[r] = total / block[r, r]
         for a in range(size):
-            values[begin + a] = y[a]
+            values[place[a]] = y[a]
     return -1
+
+
+def normal_product(crow: Any, col: Any, values: Any, r: Any, z: Any) -> None:
+    """Adds G^T G r to z, row by row of G."""
+    for s in range(r.shape[0]):
+        for i in range(crow.shape[0] - 1):
+            total = values.dtype.type(0)
+            for k in range(crow[i], crow[i + 1]):
+                total += values[k] * r[s, col[k]]
+            for k in range(crow[i], crow[i + 1]):
+                z[s, col[k]] += values[k] * total
+
+
+def bonds(crow: Any, col: Any, values: Any, scale: Any, begin: Any, other: Any, strength: Any) -> int:
+    """Pairs of unknowns that a coupling joins, or two in a row, and how strongly; their number.
+
+    The pairs of an unknown with those before it begin where ``begin`` says. A coupling's strength is relative to the
+    smaller diagonal, to which is added, for each neighbour that the two have in common, half of the product of both
+    couplings with it, of the matrix that ``scale`` gives a diagonal of ones. Where no such sum can be as large as the
+    weakest coupling, none is taken.
+    """
+    n = crow.shape[0] - 1
+    weakest, strongest, largest = np.inf, 0.0, 0.0
+    for i in range(n):
+        total = 0.0
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] != i:
+                size = abs(values[k]) * scale[i] * scale[col[k]]
+                weakest = min(weakest, abs(values[k]) * max(scale[i], scale[col[k]]) ** 2)
+                strongest = max(strongest, size)
+                total += size
+        largest = max(largest, total)
+    further = strongest * largest / 2 > weakest
+    place = np.zeros(n, np.int64)  # behind the pair with each unknown, where it is one of this row's
+    room = other.shape[0] - col.shape[0]  # enough where the pattern is symmetric
+    end = 0
+    for i in range(n):
+        begin[i] = first = end
+        for k in range(crow[i], crow[i + 1]):
+            j = col[k]
+            if j < i:
+                other[end], strength[end] = j, abs(values[k]) * max(scale[i], scale[j]) ** 2
+                end += 1
+                place[j] = end
+        if further:
+            for k in range(crow[i], crow[i + 1]):
+                m = col[k]
+                if m == i:
+                    continue
+                half = abs(values[k]) * scale[i] * scale[m] * scale[m] / 2
+                for p in range(crow[m], crow[m + 1]):
+                    j = col[p]
+                    if j >= i:
+                        break
+                    if j == m:
+                        continue
+                    if place[j] <= first and end < room:
+                        other[end], strength[end] = j, 0.0
+                        end += 1
+                        place[j] = end
+                    if place[j] > first:
+                        strength[place[j] - 1] += half * abs(values[p]) * scale[j]
+    begin[n] = end
+    return end
+
+
+def coloured(begin: Any, other: Any, strength: Any, least: float, ties: int, crow: Any, col: Any) -> int:
+    """The triangular pattern, in the order of colours, of the pairs that are stronger; the number of its entries.
+
+    Unknowns of a pair have different colours, each the first that is free; the row of the later colour has the entry.
+
+    Args:
+        begin: where the pairs of an unknown with those before it begin, as of `bonds`.
+        other: the unknown before it.
+        strength: of the pair.
+        least: pairs that are stronger are kept,
+        ties: and so many of the first that are as strong.
+        crow: where rows begin.
+        col: columns, rising in each row, the diagonal among them.
+    """
+    n = begin.shape[0] - 1
+    colour, kept = np.zeros(n, np.int64), np.empty(other.shape[0], np.int64)
+    start = np.zeros(n + 1, np.int64)
+    taken = np.full(n + 1, -1, np.int64)
+    crow[0] = 0
+    count = 0
+    sizes = np.ones(n, np.int64)
+    for i in range(n):
+        for k in range(begin[i], begin[i + 1]):
+            tie = strength[k] == least and ties > 0
+            if strength[k] > least or tie:
+                ties -= tie
+                j, at = other[k], count
+                while at > start[i] and kept[at - 1] > j:
+                    kept[at] = kept[at - 1]
+                    at -= 1
+                kept[at] = j
+                count += 1
+                taken[colour[j]] = i
+        start[i + 1] = count
+        while taken[colour[i]] == i:
+            colour[i] += 1
+        for k in range(start[i], count):
+            sizes[i if colour[kept[k]] < colour[i] else kept[k]] += 1
+    for i in range(n):
+        crow[i + 1] = crow[i] + sizes[i]
+        sizes[i] = crow[i]
+    for i in range(n):
+        for k in range(start[i], start[i + 1]):
+            j = kept[k]
+            if colour[j] < colour[i]:
+                col[sizes[i]] = j
+                sizes[i] += 1
+        col[sizes[i]] = i
+        sizes[i] += 1
+        for k in range(start[i], start[i + 1]):
+            j = kept[k]
+            if colour[j] > colour[i]:
+                col[sizes[j]] = i
+                sizes[j] += 1
+    return crow[n]
 
 
 def sweeps(

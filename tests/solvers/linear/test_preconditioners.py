@@ -6,7 +6,8 @@ from scipy.linalg import cholesky
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-from sciml.problems import FiniteElements
+from sciml.problems import Diffusion, FiniteElements, TwoPhase
+from sciml.problems.linear_systems import Space
 from sciml.solvers.linear import (
     FSAI,
     SSOR,
@@ -24,6 +25,7 @@ from sciml.solvers.linear import (
     pcg,
 )
 from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft
+from sciml.solvers.linear.approximate_inverse import Inverse, approximate_inverse
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.triangular import Lower
 from tests.solvers.linear.spd import diffusion, draw, operator
@@ -108,6 +110,62 @@ def test_approximate_inverse_solves_its_small_systems(dimension: int):
         assert set(np.nonzero(row)[0]) <= set(pattern)
         product = (row @ dense)[pattern]
         assert near(torch.from_numpy(product[:-1]), np.zeros(len(pattern) - 1))
+
+
+STRETCHED = Diffusion(cells=9, anisotropy=(1.0, 0.1), coefficient=TwoPhase(contrast=30.0, correlation=0.2))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("space", [STRETCHED, FiniteElements(cells=7), FiniteElements(cells=3, dimension=3)])
+def test_strong_pattern_has_the_strongest_pairs_and_as_many_entries_as_the_matrix(space: Space):
+    a = space.system(seed=1).matrix
+    g = FSAI(strong=True).setup(SparseOperator.from_scipy(a)).g
+    assert g.nnz == sp.tril(a).nnz
+    assert all((np.diff(columns) > 0).all() for columns in np.split(g.col.numpy(), g.crow[1:-1].numpy()))
+    dense, n = a.toarray(), a.shape[0]
+    d, off = dense.diagonal(), ~np.eye(n, dtype=bool)
+    scaled = np.abs(dense) * off / np.sqrt(np.outer(d, d))
+    strength = np.abs(dense) / np.minimum.outer(d, d) + scaled @ scaled / 2
+    kept = np.zeros((n, n), bool)
+    kept[g.row, g.col.long()] = True
+    assert not (kept & kept.T & off).any()
+    kept |= kept.T
+    assert strength[kept & off].min() >= strength[~kept].max() - 1e-14  # of sums in another order
+    assert (kept != (dense != 0)).any() == (strength[dense == 0].max() > strength[(dense != 0) & off].min())
+    values = g.dense()
+    assert near((values @ torch.from_numpy(dense) @ values.mT).diagonal(), np.ones(n))
+    # triangular in some order
+    assert torch.linalg.slogdet(values).logabsdet == pytest.approx(float(values.diagonal().log().sum()), rel=1e-10)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_strong_pattern_of_a_matrix_that_is_stored_unsymmetrically_is_no_larger():
+    a = 2 * np.eye(41)
+    a[20, :20] = a[21:, 20] = 0.1  # many pairs have this neighbour in common, few couplings are stored both ways
+    a[1, 0] = a[0, 1] = 1e-6
+    g = FSAI(strong=True).setup(SparseOperator.from_scipy(sp.csr_matrix(a))).g
+    assert g.nnz == 41 + 42 // 2
+    assert g.values.isfinite().all()
+
+
+def test_strong_pattern_saves_iterations_of_two_levels():
+    system = Diffusion(cells=48, anisotropy=(1.0, 0.1)).system(seed=0)
+    a, b = SparseOperator.from_scipy(system.matrix), torch.from_numpy(system.draw(2))
+    aggregates = torch.from_numpy(system.aggregates(4))
+    lower, strong = (pcg(a, b, Aggregation(FSAI(x), aggregates)).iterations for x in (False, True))
+    assert (strong < 0.75 * lower).all()  # .70 to .72
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_approximate_inverse_is_applied_to_rows_of_any_layout(dtype: torch.dtype):
+    g = approximate_inverse(SparseOperator.from_scipy(SMALL).compressed, strong=True)
+    prepared, dense = Inverse(g.with_values(g.values.to(dtype))), g.dense().to(dtype)
+    r = draw(25, 3).to(dtype)
+    for rows in (r.mT, r.mT.contiguous(), r.mT[:0], r.mT[::2]):
+        assert torch.allclose(
+            prepared.apply(rows), rows @ dense.mT @ dense, rtol=1e-5 if dtype == torch.float32 else 1e-13
+        )
 
 
 @pytest.mark.parametrize("kind", ["stored", "function"])
