@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Stage = Literal["train", "val", "test"]
-CHUNK, CELLS = 10_000, 200  # points at a time, and the cells along an axis, of a picture
+CHUNK, CELLS = 10_000, 100  # points at a time, and the cells along an axis, of a picture
 
 
 class NormalizedFlow(nn.Module):

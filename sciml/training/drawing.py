@@ -183,7 +183,7 @@ def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Te
     for panel, title, points in zip(panels, ("data", "samples"), (x, samples), strict=False):
         panel.plot(*points.unbind(1), ".", color="C0", markersize=1, alpha=0.5)
         panel.set(title=title, aspect="equal")
-    image = panels[2].pcolormesh(*(a.numpy() for a in axes), density.T.numpy(), shading="nearest")
+    image = panels[2].pcolormesh(*(a.numpy() for a in axes), density.T.numpy(), shading="gouraud")
     limits = [(float(a[0]), float(a[-1])) for a in axes]
     panels[2].set(title="density", aspect="equal", xlim=limits[0], ylim=limits[1])
     panels[0].set_ylabel(names[1])
