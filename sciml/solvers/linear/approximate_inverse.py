@@ -117,8 +117,8 @@ def strongest(a: Compressed) -> Compressed:
         least = float(np.partition(sizes, end - count)[end - count]) if count else np.inf
         ties = count - int((sizes > least).sum())
     found, places = torch.empty_like(crow), col.new_empty(count + n)
-    kernels.loop(kernels.coloured, begin, other, strength, least, ties, found, places)
-    return Compressed(found.to(device), places.to(device), torch.zeros_like(a.values[:1]).repeat(count + n), n)
+    used = int(kernels.loop(kernels.coloured, begin, other, strength, least, ties, found, places))
+    return Compressed(found.to(device), places[:used].to(device), torch.zeros_like(a.values[:1]).repeat(used), n)
 
 
 def _by_sizes(a: Compressed, pattern: Compressed) -> tuple[Tensor, int]:

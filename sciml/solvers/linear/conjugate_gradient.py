@@ -378,7 +378,7 @@ class _Alone(_Run):
         while len(sizes) < budget:
             q = self.operator.matvec(p[None])[0]
             pq = torch.dot(p, q).item()
-            least = min(pq, rz) if isfinite(pq * rz) else nan
+            least = min(pq, rz) if isfinite(pq) and isfinite(rz) else nan
             worst = min(worst, least) if least == least else nan
             alpha = rz / pq if least > 0 else 0.0
             x.add_(p, alpha=alpha)
