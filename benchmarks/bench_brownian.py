@@ -32,7 +32,7 @@ def run(case: str, seed: int) -> dict[str, float | str]:
     b, d = map(int, sizes.split(" x "))
     torch.manual_seed(seed)
     times: dict[str, float] = {}
-    for n in STEPS:  # apart: what torchsde allocates for 100 steps and frees would slow down whoever comes next
+    for n in STEPS:
         ours, theirs = pair(kind, (b, d), n, seed)
         timings = interleaved({f"ours {n}": ours, f"torchsde {n}": theirs}, REPEATS, warmup=2)
         times |= {name: timing.cpu.median for name, timing in timings.items()}

@@ -4,13 +4,12 @@ Networks are trained here, for `SECONDS` of CPU time each, on `TRAIN` systems of
 float64 factors, one thread. Families: implicit steps of the heat and the wave equation on grids (2D, random step and
 coefficient), Poisson on unstructured meshes (2D, 3D). Losses: ``weighted`` by solutions and ``frobenius``, both from
 A's lower triangle as the paper has it, ``unrolled`` conjugate gradients from there, and from MIC(.99) by a smaller
-network, which does as well there. Right-hand
-sides: ``in`` the distribution of the weighted loss (smooth fields), and ``out`` of it (white noise). Iterations to 1e-8
-are means over three held-out systems of the training size with two right-hand sides each, ``ratio`` to IC(0)'s.
-``time``: set-up (with inference) and solve to 1e-12 of one system and a smooth right-hand side, relative to Jacobi's,
-medians of interleaved runs; the paper has .54 for heat in 2D and .61 for Poisson in 3D. "large" are systems of the
-sizes that papers have, on which the last of these networks alone is trained: from A's lower triangle none gets far
-in that time. Needs `pip install 'sciml-torch[amg]'`.
+network, which does as well there. Right-hand sides: ``in`` the distribution of the weighted loss (smooth fields), and
+``out`` of it (white noise). Iterations to 1e-8 are means over three held-out systems of the training size with two
+right-hand sides each, ``ratio`` to IC(0)'s. ``time``: set-up (with inference) and solve to 1e-12 of one system and a
+smooth right-hand side, relative to Jacobi's, medians of interleaved runs; the paper has .54 for heat in 2D and .61 for
+Poisson in 3D. "large" are systems of the sizes that papers have, on which the last of these networks alone is trained:
+from A's lower triangle none gets far in that time. Needs `pip install 'sciml-torch[amg]'`.
 """
 
 import math

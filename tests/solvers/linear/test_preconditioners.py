@@ -25,8 +25,9 @@ from sciml.solvers.linear import (
     pcg,
 )
 from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft
-from sciml.solvers.linear.approximate_inverse import Inverse, approximate_inverse
+from sciml.solvers.linear.approximate_inverse import Inverse, approximate_inverse, strongest
 from sciml.solvers.linear.chebyshev import largest
+from sciml.solvers.linear.sparse import Compressed
 from sciml.solvers.linear.triangular import Lower
 from tests.solvers.linear.spd import diffusion, draw, operator
 from tests.solvers.systems import DTYPE
@@ -367,3 +368,11 @@ def test_mistakes_are_named():
         FSAI().setup(SparseOperator.from_scipy(sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]]))))
     with pytest.raises(ValueError, match="expected a square matrix"):
         SparseOperator.from_scipy(sp.csr_matrix((2, 3)))
+
+
+def test_strong_pattern_has_only_entries_that_were_found():
+    """Of storage with more entries above the diagonal than below, which promises pairs that there are not."""
+    crow, col = torch.tensor([0, 3, 4, 5], dtype=torch.int32), torch.tensor([0, 1, 2, 1, 2], dtype=torch.int32)
+    found = strongest(Compressed(crow, col, torch.tensor([1.0, 0, 0, 1, 1], dtype=DTYPE), 3))
+    assert found.crow.tolist() == [0, 1, 2, 3]
+    assert found.col.tolist() == [0, 1, 2]
