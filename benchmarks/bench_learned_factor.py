@@ -8,7 +8,7 @@ network, which does as well there. Right-hand sides: ``in`` the distribution of 
 ``out`` of it (white noise). Iterations to 1e-8 are means over three held-out systems of the training size with two
 right-hand sides each, ``ratio`` to IC(0)'s. ``time``: set-up (with inference) and solve to 1e-12 of one system and a
 smooth right-hand side, relative to Jacobi's, medians of interleaved runs; the paper has .54 for heat in 2D and .61 for
-Poisson in 3D. "large" are systems of the sizes that papers have, on which the last of these networks alone is trained:
+Poisson in 3D. "large" are systems of some 15,000 unknowns, on which the last of these networks alone is trained:
 from A's lower triangle none gets far in that time. Needs `pip install 'sciml-torch[amg]'`.
 """
 

@@ -104,8 +104,8 @@ class TrainingModule(lightning.LightningModule):
     def sample_seeds(self, batch_idx: int, count: int) -> Tensor:
         """Seeds (count) for an evaluation's batch: of each sample its place in its part, whatever the batches are.
 
-        To be asked for once in a step, as it counts the samples of the batches before. In several processes each takes
-        every so manieth sample, as `sciml.data.Loader` and Lightning deal them out.
+        To be asked for once in a step, as it counts the samples of the batches before. Of n processes each takes
+        every n-th sample, as `sciml.data.Loader` and Lightning deal them out.
         """
         first = self._met if batch_idx else 0
         self._met = first + count
