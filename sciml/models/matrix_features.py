@@ -165,7 +165,7 @@ def _descend(
 ) -> tuple[Compressed, Tensor, Tensor]:
     values, share = torch.empty_like(start.values), torch.empty_like(start.values)
     row, pairs = torch.empty(start.nnz, dtype=torch.int64), torch.empty(start.nnz, PAIRS, dtype=dtype)
-    given = (a.crow, a.col, a.values, aggregates, start.crow, start.col, start.values, DESCENT)
+    given = (a.crow, a.col, a.values, aggregates, start.crow, start.col, start.values, DESCENT, start.size[1])
     kernels.call(two_level_kernels.descend, *given, values, share, row, pairs)
     z = start.with_values(values)
     z.__dict__["row"] = row

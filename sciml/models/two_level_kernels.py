@@ -74,13 +74,15 @@ def descend(
     z_col: Any,
     start: Any,
     length: float,
+    columns: int,
     z: Any,
     share: Any,
     row_of: Any,
     pairs: Any,
 ) -> None:
     """A step from the coarse vectors ``start`` down their energy, within their pattern; features of the pairs."""
-    image = np.empty(z_crow.shape[0], start.dtype)
+    image = np.zeros(columns + 1, start.dtype)  # of a row, behind one for what is outside its pattern
+    place = np.zeros(columns, np.uint32)
     for i in range(crow.shape[0] - 1):
         begin, end = z_crow[i], z_crow[i + 1]
         total = diagonal = 0.0
@@ -88,23 +90,22 @@ def descend(
             total += values[k]
             if col[k] == i:
                 diagonal = values[k]
-        for p in range(end - begin):
-            image[p] = 0
+        for p in range(begin, end):
+            place[z_col[p]] = 1 + p - begin
+            image[1 + p - begin] = 0
         for k in range(crow[i], crow[i + 1]):
-            j, p = col[k], begin
+            j = col[k]
             value = values[k] - total if j == i else values[k]
             for q in range(z_crow[j], z_crow[j + 1]):
-                while p < end and z_col[p] < z_col[q]:
-                    p += 1
-                if p < end and z_col[p] == z_col[q]:
-                    image[p - begin] += value * start[q]
+                image[place[z_col[q]]] += value * start[q]
         total_image = size = 0.0
         for p in range(begin, end):
-            total_image += image[p - begin]
+            place[z_col[p]] = 0
+            total_image += image[1 + p - begin]
             size += abs(start[p])
         for p in range(begin, end):
             share[p] = abs(start[p]) / size
-            step = (image[p - begin] - share[p] * total_image) / diagonal
+            step = (image[1 + p - begin] - share[p] * total_image) / diagonal
             z[p] = start[p] - length * step
             row_of[p] = i
             pairs[p, 0], pairs[p, 1], pairs[p, 2] = start[p], 1.0 if z_col[p] == aggregates[i] else -1.0, step

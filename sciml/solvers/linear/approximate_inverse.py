@@ -109,13 +109,14 @@ def strongest(a: Compressed) -> Compressed:
     scale = SparseOperator(Compressed(crow, col, values, n)).diagonal()[0].rsqrt()
     joined = int(((crow[1:] - crow[:-1]).long() ** 2).sum()) // 2  # pairs with a common neighbour, one of them or not
     room = joined + a.nnz
-    begin, other, strength = crow.new_empty(n + 1), col.new_empty(room), values.new_empty(room)
+    begin, other, strength = np.empty(n + 1, np.uint32), np.empty(room, np.uint32), np.empty(room, values.numpy().dtype)
     end = kernels.loop(kernels.bonds, crow, col, values, scale, begin, other, strength)
     count, least, ties = (a.nnz - n) // 2, -1.0, 0
     if end > count:
-        sizes = strength[:end].numpy()
-        least = float(np.partition(sizes, end - count)[end - count]) if count else np.inf
-        ties = count - int((sizes > least).sum())
+        keys = strength[:end].view(f"u{strength.itemsize}")
+        shift = 8 * strength.itemsize - 16
+        least, larger = kernels.loop(kernels.largest, strength[:end], keys, shift, count) if count else (np.inf, 0)
+        ties = count - larger
     found, places = torch.empty_like(crow), col.new_empty(count + n)
     used = int(kernels.loop(kernels.coloured, begin, other, strength, least, ties, found, places))
     return Compressed(found.to(device), places[:used].to(device), torch.zeros_like(a.values[:1]).repeat(used), n)

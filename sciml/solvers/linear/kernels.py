@@ -143,51 +143,50 @@ def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> i
 
 def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: Any, a_values: Any) -> int:
     """G of a pattern with the diagonal of G A G^T equal to 1; -1, or a row whose block is not definite."""
+    n = crow.shape[0] - 1
     most = np.int64(0)
-    for i in range(crow.shape[0] - 1):
+    for i in range(n):
         most = max(most, np.int64(crow[i + 1]) - crow[i])
-    block, y = np.empty((most, most), values.dtype), np.empty(most, values.dtype)
-    place = np.empty(most, np.int64)  # of the row's entries, the diagonal last
-    for i in range(crow.shape[0] - 1):
+    block = np.empty((most, most + 1), values.dtype)  # behind a column for what is outside the pattern
+    y, inverse = np.empty(most, values.dtype), np.empty(most, values.dtype)
+    entry = np.empty(most, np.int64)  # of the row, the diagonal last
+    place = np.zeros(n, np.uint32)  # of each unknown in the block, from 1 on
+    for i in range(n):
         size = 0
         for k in range(crow[i], crow[i + 1]):
-            if col[k] != i:
-                place[size] = k
-                size += 1
-            else:
-                place[np.int64(crow[i + 1]) - crow[i] - 1] = k
+            if col[k] == i:
+                entry[np.int64(crow[i + 1]) - crow[i] - 1] = k
+                continue
+            entry[size] = k
+            size += 1
+            place[col[k]] = size
         size += 1
-        for a in range(size):
-            q, end = a_crow[col[place[a]]], a_crow[col[place[a]] + 1]
-            for b in range(a + 1):
-                wanted = col[place[b]]
-                if b == size - 1:
-                    q = a_crow[i]  # the diagonal is not behind the others
-                while q < end and a_col[q] < wanted:
-                    q += 1
-                block[a, b] = a_values[q] if q < end and a_col[q] == wanted else 0
-        for j in range(size):  # Cholesky
-            pivot = block[j, j]
-            for p in range(j):
-                pivot -= block[j, p] * block[j, p]
+        place[i] = size
+        for r in range(size):
+            block[r, 1 : r + 2] = 0
+            j = col[entry[r]]
+            for k in range(a_crow[j], a_crow[j + 1]):
+                block[r, place[a_col[k]]] = a_values[k]
+        for r in range(size):  # Cholesky
+            place[col[entry[r]]] = 0
+            pivot = block[r, r + 1]
+            for c in range(r):
+                total = block[r, c + 1]
+                for p in range(1, c + 1):
+                    total -= block[r, p] * block[c, p]
+                total *= inverse[c]
+                block[r, c + 1] = total
+                pivot -= total * total
             if not pivot > 0:
                 return i
-            pivot = np.sqrt(pivot)
-            block[j, j] = pivot
-            for r in range(j + 1, size):
-                total = block[r, j]
-                for p in range(j):
-                    total -= block[r, p] * block[j, p]
-                block[r, j] = total / pivot
+            inverse[r] = 1 / np.sqrt(pivot)
         # the last column of the block's inverse, scaled by the root of its last entry, which is the last pivot
-        y[size - 1] = 1 / block[size - 1, size - 1]
-        for r in range(size - 2, -1, -1):
-            total = 0.0
+        for r in range(size - 1, -1, -1):
+            total = values.dtype.type(1 if r == size - 1 else 0)
             for p in range(r + 1, size):
-                total -= block[p, r] * y[p]
-            y[r] = total / block[r, r]
-        for a in range(size):
-            values[place[a]] = y[a]
+                total -= block[p, r + 1] * y[p]
+            y[r] = total * inverse[r]
+            values[entry[r]] = y[r]
     return -1
 
 
@@ -211,18 +210,19 @@ def bonds(crow: Any, col: Any, values: Any, scale: Any, begin: Any, other: Any, 
     weakest coupling, none is taken.
     """
     n = crow.shape[0] - 1
+    sizes = np.zeros(col.shape[0], values.dtype)  # of the couplings, relative to both diagonals
     weakest, strongest, largest = np.inf, 0.0, 0.0
     for i in range(n):
         total = 0.0
         for k in range(crow[i], crow[i + 1]):
             if col[k] != i:
-                size = abs(values[k]) * scale[i] * scale[col[k]]
+                sizes[k] = abs(values[k]) * scale[i] * scale[col[k]]
                 weakest = min(weakest, abs(values[k]) * max(scale[i], scale[col[k]]) ** 2)
-                strongest = max(strongest, size)
-                total += size
+                strongest = max(strongest, sizes[k])
+                total += sizes[k]
         largest = max(largest, total)
     further = strongest * largest / 2 > weakest
-    place = np.zeros(n, np.int64)  # behind the pair with each unknown, where it is one of this row's
+    found = np.full(n, -1, values.dtype)  # strength of the row's pair with each unknown, where it is one
     room = other.shape[0] - col.shape[0]  # enough where the pattern is symmetric
     end = 0
     for i in range(n):
@@ -230,29 +230,51 @@ def bonds(crow: Any, col: Any, values: Any, scale: Any, begin: Any, other: Any, 
         for k in range(crow[i], crow[i + 1]):
             j = col[k]
             if j < i:
-                other[end], strength[end] = j, abs(values[k]) * max(scale[i], scale[j]) ** 2
+                found[j] = abs(values[k]) * max(scale[i], scale[j]) ** 2
+                other[end] = j
                 end += 1
-                place[j] = end
         if further:
             for k in range(crow[i], crow[i + 1]):
-                m = col[k]
-                if m == i:
+                m, half = col[k], sizes[k] / 2
+                if m == i or end + np.int64(crow[m + 1]) - crow[m] > room:
                     continue
-                half = abs(values[k]) * scale[i] * scale[m] * scale[m] / 2
                 for p in range(crow[m], crow[m + 1]):
                     j = col[p]
                     if j >= i:
                         break
-                    if j == m:
-                        continue
-                    if place[j] <= first and end < room:
-                        other[end], strength[end] = j, 0.0
-                        end += 1
-                        place[j] = end
-                    if place[j] > first:
-                        strength[place[j] - 1] += half * abs(values[p]) * scale[j]
+                    other[end] = j
+                    end += found[j] < 0
+                    found[j] = max(found[j], 0) + half * sizes[p]
+        for e in range(first, end):
+            strength[e] = found[other[e]]
+            found[other[e]] = -1
     begin[n] = end
     return end
+
+
+def largest(values: Any, keys: Any, shift: int, count: int) -> tuple[float, int]:
+    """The last of the largest numbers, none of which is negative, and how many are larger than it.
+
+    Args:
+        values: the numbers.
+        keys: their bits as integers, which have the same order.
+        shift: what makes 16 bits of these.
+        count: how many are the largest.
+    """
+    counts = np.zeros(2**16, np.int64)
+    for k in range(keys.shape[0]):
+        counts[keys[k] >> shift] += 1
+    bucket, above = 2**16 - 1, 0
+    while above + counts[bucket] < count:
+        above += counts[bucket]
+        bucket -= 1
+    kept, end = np.empty(counts[bucket], values.dtype), 0
+    for k in range(keys.shape[0]):
+        if keys[k] >> shift == bucket:
+            kept[end] = values[k]
+            end += 1
+    least = np.partition(kept, end - (count - above))[end - (count - above)]
+    return least, above + int((kept > least).sum())
 
 
 def coloured(begin: Any, other: Any, strength: Any, least: float, ties: int, crow: Any, col: Any) -> int:

@@ -370,6 +370,16 @@ def test_mistakes_are_named():
         SparseOperator.from_scipy(sp.csr_matrix((2, 3)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1, 7, 500, 998])
+def test_the_least_of_the_largest_numbers_is_that_of_sorting(dtype: type, count: int):
+    values = np.random.default_rng(0).lognormal(size=999).round(1).astype(dtype)  # some alike, some zero
+    keys = values.view(f"u{values.itemsize}")
+    least, larger = kernels.loop(kernels.largest, values, keys, 8 * values.itemsize - 16, count)
+    assert least == np.sort(values)[-count]
+    assert larger == (values > least).sum()
+
+
 def test_strong_pattern_has_only_entries_that_were_found():
     """Of storage with more entries above the diagonal than below, which promises pairs that there are not."""
     crow, col = torch.tensor([0, 3, 4, 5], dtype=torch.int32), torch.tensor([0, 1, 2, 1, 2], dtype=torch.int32)
