@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sciml.errors import Status
 from sciml.solvers import arguments, control, event, jump
@@ -58,8 +59,8 @@ class Solver:
             and every sample has its own.
         compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time, on a
             GPU as CUDA graphs; None: eagerly. The first call takes seconds to compile. A field that cannot be traced
-            falls back, with a warning.
-            The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
+            falls back, with a warning; forward-mode differentiation goes eagerly. The adjoint of compiled marches is
+            ``Discrete("all")`` by default, with a compiled backward loop.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in marches of lanes "each", leave samples that have arrived out of the batch, whenever half of them
             have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in, and so
@@ -372,7 +373,8 @@ class _Task:
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
-        if self.solver.compile and not torch.compiler.is_compiling():  # which compiles all anyway
+        # a program inside another is compiled anyway; tangents flow through none
+        if self.solver.compile and not torch.compiler.is_compiling() and forward_ad._current_level < 0:
             from sciml.solvers import compiled
 
             with progress_bar(progress) as tick:

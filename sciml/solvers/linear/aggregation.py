@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sciml.solvers.linear import kernels
 from sciml.solvers.linear.approximate_inverse import FSAI
+from sciml.solvers.linear.derivatives import symmetric
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
@@ -49,8 +50,11 @@ class Coarse:
 
     def solve(self, r: Tensor) -> Tensor:
         """Z (Z^T A Z)^-1 r (m, n) for coarse vectors r (m, c)."""
+        return self.z.product(symmetric(self._solve, r))
+
+    def _solve(self, r: Tensor) -> Tensor:
         found = self.factors.solve(r.detach().cpu().double().numpy().T)
-        return self.z.product(torch.from_numpy(np.ascontiguousarray(found.T)).to(r))
+        return torch.from_numpy(np.ascontiguousarray(found.T)).to(r)
 
 
 class DenseCoarse:

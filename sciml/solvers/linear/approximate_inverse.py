@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.linear import kernels
+from sciml.solvers.linear.derivatives import recorded
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
@@ -21,7 +22,7 @@ class Inverse(Prepared):
     """M = G^T G with a sparse G.
 
     Args:
-        g: G (n, n).
+        g: G (n, n), whose values are not to be changed in place.
     """
 
     def __init__(self, g: Compressed):
@@ -38,14 +39,14 @@ class Inverse(Prepared):
 
     def _compiled(self, r: Tensor) -> bool:
         """Whether one loop does both."""
-        recorded = torch.is_grad_enabled() and (r.requires_grad or self.g.values.requires_grad)
-        plain = not recorded and not torch._C._are_functorch_transforms_active()
+        plain = not recorded(r, self.g.values) and not torch._C._are_functorch_transforms_active()
         return plain and r.device.type == "cpu" and kernels.available() and torch.get_num_threads() <= FEW
 
     @cached_property
     def turned(self) -> Compressed:
         """G^T."""
-        return self.g.transpose()
+        with torch.inference_mode(False), torch.enable_grad():  # whoever asks first
+            return self.g.transpose()
 
     @cached_property
     def by_length(self) -> Compressed:

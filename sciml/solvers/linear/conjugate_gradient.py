@@ -12,6 +12,7 @@ from torch import Tensor
 from sciml.errors import LinearSolveError
 from sciml.solvers.expect import expect
 from sciml.solvers.linear.arguments import as_operator, as_rows, check_symmetric
+from sciml.solvers.linear.derivatives import no_tangents, recording
 from sciml.solvers.linear.operator import FEW, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
@@ -87,7 +88,7 @@ def pcg(
     A right-hand side ends where :math:`|b - A x|_2 \le \max(rtol |b|_2, atol)`, which is checked on the true residual;
     those that have ended are frozen while others go on. The device is asked how things stand every `check_every`
     iterations only. A preconditioner of lower precision works inside a solve of higher precision. The solution is
-    differentiable, once, in b and in what A is made of, by one more solve.
+    differentiable, once, in b and in what A is made of, backward and forward, by one more solve.
 
     Args:
         A: a `LinearOperator`, or a sparse or dense tensor (n, n).
@@ -128,14 +129,14 @@ def pcg(
     if first.shape != rows.shape:
         raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x0.shape)}")  # pyrefly: ignore
     solver = (_Strict if throw else CG)(M, rtol, atol, max_iter, check_every, flexible)
-    with torch.no_grad():
+    with torch.no_grad(), no_tangents():
         check_symmetric(operator)
         solver = replace(solver, preconditioner=solver._prepared(operator))  # for the gradient too
         solution = solver.solve(operator, rows.detach(), first.detach())
     if throw:
         throw_failed(solution, max_iter)
     x = solution.x
-    if torch.is_grad_enabled():
+    if recording():
         x = attach(x, rows - operator.matvec(x), lambda x: operator, solver)
     return LinearSolution(
         x.reshape(b.shape),
@@ -192,15 +193,13 @@ class CG(LinearSolver):
         again = replace(self, preconditioner=prepared, rtol=max(self.relative(operator.dtype), least))
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
+            with torch.no_grad(), no_tangents():
                 solution = again.solve(merged, b.detach(), torch.zeros_like(b))
             # what is not finite is not for a solver to explain
             strange = solution.status == LinearStatus.NON_FINITE.value
             found = solution.converged | strange
             x = torch.where(strange[:, None], torch.nan, solution.x)
-            return (
-                attach(x, b - operator.matvec(x), lambda x: operator, again) if torch.is_grad_enabled() else x
-            ), found
+            return attach(x, b - operator.matvec(x), lambda x: operator, again) if recording() else x, found
 
         return solve
 

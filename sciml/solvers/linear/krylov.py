@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import no_tangents, recording
 from sciml.solvers.linear.early import over
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
@@ -49,11 +50,11 @@ class GMRES(LinearSolver):
             iterated = operator if prepared is None else _Product(operator, prepared)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
+            with torch.no_grad(), no_tangents():
                 small, power = scaled(b)
                 x, found = self._solve(iterated, small)
                 x = power * (x if prepared is None else prepared.apply(x.to(prepared.dtype)).to(x.dtype))
-            if not torch.is_grad_enabled():
+            if not recording():
                 return x, found
             return attach(x, b - operator.matvec(x), lambda x: operator, self), found
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import symmetric
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 
@@ -18,6 +19,9 @@ class _Foreign(Prepared):
         self.function, self.nnz, self.dtype = function, nnz, torch.float64
 
     def apply(self, r: Tensor) -> Tensor:
+        return symmetric(self._apply, r)
+
+    def _apply(self, r: Tensor) -> Tensor:
         rows = [np.asarray(self.function(row)) for row in r.detach().cpu().numpy()]
         return torch.from_numpy(np.stack(rows)).to(r) if rows else r
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import recorded
 from sciml.solvers.linear.operator import LinearOperator
 
 UNROLLED = 8  # unknowns up to which a compiled program eliminates without LAPACK
@@ -110,27 +111,43 @@ def attach(x: Tensor, residual: Tensor, operator: Callable[[Tensor], LinearOpera
     """``x`` with the gradient of the root that it is, dx = A^-1 d residual, by the implicit function theorem.
 
     Args:
-        x: solution (m, n), found without a graph.
+        x: solution (m, n), found without a graph; a tangent that it has is kept.
         residual: b - A x, or whatever vanishes there with derivative -A, as a function of what is differentiated.
         operator: A at a solution, asked for only in the backward pass.
         solver: solves with the transposed of A.
     """
-    return _Root.apply(x, residual, operator, solver) if residual.requires_grad else x
+    return _Root.apply(x, residual, operator, solver) if recorded(residual) else x
 
 
 class _Root(torch.autograd.Function):
     """The identity in x whose gradient goes to the residual. Once only: the residual was taken at a constant x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, operator: Any, solver: LinearSolver) -> Tensor:
-        root = x.clone()
-        ctx.operator, ctx.solver = operator, solver
-        ctx.save_for_backward(root)
-        return root
+    def forward(x: Tensor, residual: Tensor, operator: Any, solver: LinearSolver) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, ctx.operator, ctx.solver = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        (root,), (dx, residual, *_) = ctx.saved_tensors, grad_inputs
+        if dx is not None:
+            return dx.clone()
+        with torch.no_grad():
+            found, known = ctx.solver.inverse(ctx.operator(root))(residual)
+            ctx.solver.admit(known)
+            return torch.where(known[:, None], found, torch.nan)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (root,) = ctx.saved_tensors
+        if grad_outputs[0] is None:
+            return None, None, None, None
         with torch.no_grad():
             found, known = ctx.solver.adjoint(ctx.operator(root))(grad_outputs[0])
             ctx.solver.admit(known)
@@ -142,8 +159,11 @@ class _Once(torch.autograd.Function):
     """A gradient whose own derivative is refused instead of taken for zero."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(grad: Tensor, *inputs: Tensor) -> Tensor:
         return grad.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None: ...
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:

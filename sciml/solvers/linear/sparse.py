@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import recorded
 from sciml.solvers.linear.operator import LinearOperator
 
 ROWS = 8  # vectors up to which products are taken one by one: torch's product with a block of vectors is slower
@@ -109,8 +110,7 @@ class Compressed:
 
     def product(self, x: Tensor) -> Tensor:
         """The products (m, rows) with vectors (m, columns)."""
-        recorded = torch.is_grad_enabled() and (x.requires_grad or self.values.requires_grad)
-        if recorded or torch._C._are_functorch_transforms_active():
+        if recorded(self.values, x) or torch._C._are_functorch_transforms_active():
             return _Product.apply(self.values, x, self)
         return self._product(x)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.linear import kernels
+from sciml.solvers.linear.derivatives import recorded
 from sciml.solvers.linear.sparse import Compressed
 
 
@@ -17,7 +18,7 @@ class Lower:
     another, so that a solve takes as many steps as the longest chain of dependencies.
 
     Args:
-        compressed: L, with its diagonal stored.
+        compressed: L, with its diagonal stored; its values are not to be changed in place.
 
     Raises:
         ValueError: an entry above the diagonal, or a missing diagonal.
@@ -54,7 +55,7 @@ class Lower:
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
         """L^-1 b, or L^-T b, for rows b (m, n)."""
         values = self.compressed.values
-        if torch.is_grad_enabled() and (b.requires_grad or values.requires_grad):
+        if recorded(values, b) or torch._C._are_functorch_transforms_active():
             return _Solve.apply(values, b, self, transposed)
         return self._solve(b, transposed)
 
@@ -113,11 +114,22 @@ class _Solve(torch.autograd.Function):
     """x = L^-1 b: db = L^-T dx, dL = -db x^T on the pattern; and the other way round for L^-T."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, b: Tensor, lower: Lower, transposed: bool) -> Tensor:
-        x = lower._solve(b, transposed)
-        ctx.lower, ctx.transposed = lower, transposed
-        ctx.save_for_backward(values, x)
-        return x
+    def forward(values: Tensor, b: Tensor, lower: Lower, transposed: bool) -> Tensor:
+        same = values is lower.compressed.values  # with what is known of them
+        return (lower if same else lower.with_values(values))._solve(b, transposed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, _, ctx.lower, ctx.transposed = inputs
+        ctx.save_for_backward(values, output)
+        ctx.save_for_forward(values, output)
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        (values, x), (dvalues, db, *_) = ctx.saved_tensors, grad_inputs
+        dl = ctx.lower.compressed.with_values(dvalues)
+        right = db - (dl.transpose() if ctx.transposed else dl).product(x)
+        return ctx.lower.with_values(values).solve(right, ctx.transposed)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]

@@ -144,12 +144,22 @@ def test_gradients_to_matrix_and_right_hand_side():
         return pcg(a.with_values(symmetric), b, Jacobi(), rtol=1e-13).x
 
     inputs = a.compressed.values[lower].clone().requires_grad_(), draw(2, 16).requires_grad_()
-    assert torch.autograd.gradcheck(solution, inputs)
+    assert torch.autograd.gradcheck(solution, inputs, check_forward_ad=True)
     near = [(0,), (1,), (-1,)]
     stencil = lambda d, b: pcg(StencilOperator(near, torch.stack([d, -1 + 0 * d, -1 + 0 * d])), b, rtol=1e-13).x  # noqa: E731
-    assert torch.autograd.gradcheck(stencil, ((3 + draw(8) ** 2).requires_grad_(), draw(8).requires_grad_()))
+    assert torch.autograd.gradcheck(
+        stencil, ((3 + draw(8) ** 2).requires_grad_(), draw(8).requires_grad_()), check_forward_ad=True
+    )
     scaled = lambda c, b: pcg(FunctionOperator(lambda x: c * x, 4, DTYPE), b, rtol=1e-13).x  # noqa: E731
-    assert torch.autograd.gradcheck(scaled, ((1 + draw(4) ** 2).requires_grad_(), draw(3, 4).requires_grad_()))
+    assert torch.autograd.gradcheck(
+        scaled, ((1 + draw(4) ** 2).requires_grad_(), draw(3, 4).requires_grad_()), check_forward_ad=True
+    )
+
+
+def test_solutions_have_tangents_under_transforms():
+    a, (b, db) = operator(4, 10.0), (draw(2, 16, seed=s) for s in (1, 2))
+    tangent = torch.func.jvp(lambda b: pcg(a, b, rtol=1e-13).x, (b,), (db,))[1]
+    assert torch.allclose(tangent, pcg(a, db, rtol=1e-13).x, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ def test_gmres_that_does_not_converge_says_so():
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solution_has_the_gradient_of_the_inverse(name: str):
     a, b = matrices(2, 4).requires_grad_(), draw(2, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: SOLVERS[name].inverse(DenseOperator(a))(b)[0], (a, b))
+    assert torch.autograd.gradcheck(
+        lambda a, b: SOLVERS[name].inverse(DenseOperator(a))(b)[0], (a, b), check_forward_ad=True
+    )
 
 
 def test_gradient_of_a_matrix_free_solution_is_not_taken_twice():

@@ -279,14 +279,53 @@ def test_triangular_solves_and_their_gradients():
     for transposed in (False, True):
         solve = lambda values, b, t=transposed: lower.with_values(values).solve(b, t)  # noqa: E731
         inputs = lower.compressed.values.clone().requires_grad_(), b.clone().requires_grad_()
-        assert torch.autograd.gradcheck(solve, inputs)
+        assert torch.autograd.gradcheck(solve, inputs, check_forward_ad=True)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    "preconditioner",
+    [
+        Jacobi(),
+        SSOR(1.5),
+        IncompleteCholesky(),
+        FSAI(),
+        Aggregation(aggregates=BLOCKS),
+        Chebyshev(),
+        AlgebraicMultigrid(),
+        ThresholdCholesky(),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_applications_have_derivatives_both_ways(preconditioner: Preconditioner):
+    if isinstance(preconditioner, (AlgebraicMultigrid, ThresholdCholesky)):
+        pytest.importorskip("pyamg")
+        pytest.importorskip("ilupp")
+    prepared = preconditioner.setup(SparseOperator.from_scipy(SMALL))
+    assert torch.autograd.gradcheck(prepared.apply, draw(2, 25).requires_grad_(), check_forward_ad=True)
+
+
+def test_approximate_inverse_has_its_gradient_whoever_asked_it_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    g = FSAI().setup(SparseOperator.from_scipy(SMALL)).g
+    r = draw(2, 25)
+
+    def gradient(ask: bool) -> Tensor:
+        values = g.values.clone().requires_grad_()
+        inverse = Inverse(g.with_values(values))
+        if ask:
+            with torch.no_grad():
+                inverse.apply(r)
+        return torch.autograd.grad(inverse.apply(r).square().sum(), values)[0]
+
+    assert torch.equal(gradient(True), gradient(False))
 
 
 def test_products_and_their_gradients():
     a = SparseOperator.from_scipy(SMALL[:, :]).compressed
     product = lambda values, x: a.with_values(values).product(x)  # noqa: E731
     inputs = a.values.clone().requires_grad_(), draw(3, 25).requires_grad_()
-    assert torch.autograd.gradcheck(product, inputs)
+    assert torch.autograd.gradcheck(product, inputs, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(product, inputs)
     values, x = (part.detach() for part in inputs)
     directions = draw(a.nnz, seed=3), draw(3, 25, seed=4)
