@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from numbers import Integral
 from typing import Any
 
@@ -373,13 +373,14 @@ class _Alone(_Run):
         x, r, target = self.x[0].clone(), self.r[0], self.target.item()
         kept, z = x, self._precondition(self.r)[0]
         p, rz, worst = z.clone(), torch.dot(r, z).item(), self.worst.item()
-        sizes: list[float] = []
+        sizes, most = list[float](), torch.finfo(x.dtype).max
         while len(sizes) < budget:
             q = self.operator.matvec(p[None])[0]
             pq = torch.dot(p, q).item()
             least = min(pq, rz) if isfinite(pq) and isfinite(rz) else nan
             worst = min(worst, least) if least == least else nan
             alpha = rz / pq if least > 0 else 0.0
+            alpha = alpha if alpha <= most else inf  # as in tensors
             x.add_(p, alpha=alpha)
             before = r.clone() if self.options.flexible else None
             r.add_(q, alpha=-alpha)

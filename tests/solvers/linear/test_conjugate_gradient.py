@@ -97,6 +97,11 @@ def test_one_right_hand_side_fares_as_among_others(case: str, flexible: bool):
     assert torch.allclose(alone.x[0], together.x[0], rtol=1e-8, atol=1e-12)
 
 
+def test_one_right_hand_side_fares_as_among_others_where_a_step_is_too_long_for_single_precision():
+    a = torch.tensor([[4.0, 1.0], [1.0, 3.0]]) * 1e-39
+    assert [pcg(a, torch.ones(n, 2), throw=False).status.tolist() for n in (1, 2)] == [[3], [3, 3]]
+
+
 def test_looks_are_rare_and_change_nothing():
     a, b = operator(16), draw(2, 256)
     often, rarely = (pcg(a, b, Jacobi(), check_every=every) for every in (1, 10))
