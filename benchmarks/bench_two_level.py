@@ -6,8 +6,8 @@ begins from.
 The network is that of the example ``diffusion_preconditioner``, trained by its configuration (`sciml fit`) once for
 each state of the code that it depends on, into the cache. It was trained on systems of these families of at most 2000
 unknowns, with contrasts from 2 to 3000 and of two phases up to 1e6, but not on "3D elements, jumps"; all systems here
-have other seeds. Aggregates are 4 x 4 or 2 x 2 x 2 cells of a grid, or pairs of pairs along strong couplings ("pairs",
-and meshes).
+have other seeds. Aggregates are 4 x 4 or 3 x 3 x 3 cells of a grid, or pairs of pairs along strong couplings ("pairs",
+and meshes), some 16 unknowns in the plane and 64 in space.
 
 A row has a system of about so many unknowns: the mean iterations of four right-hand sides of white noise to a residual
 of 1e-8, "uncorrected" those of what the network's corrections begin from; "learned / ..." are of iterations with
@@ -44,6 +44,7 @@ class Family(NamedTuple):
 
 
 GRID = (10**3, 10**4, 10**5, 10**6)
+TOTALS = ("Poisson", "lognormal", "jumps", "elements", "3D lognormal", "3D elements")
 FAMILIES = {
     "Poisson": Family(Diffusion(), 4, GRID),
     "lognormal": Family(Diffusion(coefficient=ROUGH), 4, GRID),
@@ -52,9 +53,9 @@ FAMILIES = {
     "jumps, pairs": Family(Diffusion(coefficient=JUMPS), None, (10**5,)),
     "anisotropic": Family(Diffusion(anisotropy=(1.0, 0.1)), 4, (10**5,)),
     "anisotropic, pairs": Family(Diffusion(anisotropy=(1.0, 0.1)), None, (10**5,)),
-    "3D Poisson": Family(Diffusion(dimension=3), 2, (10**4, 10**5)),
-    "3D lognormal": Family(Diffusion(dimension=3, coefficient=ROUGH), 2, (10**5,)),
-    "3D jumps": Family(Diffusion(dimension=3, coefficient=JUMPS), 2, (10**5,)),
+    "3D Poisson": Family(Diffusion(dimension=3), 3, (10**4, 10**5)),
+    "3D lognormal": Family(Diffusion(dimension=3, coefficient=ROUGH), 3, (10**5,)),
+    "3D jumps": Family(Diffusion(dimension=3, coefficient=JUMPS), 3, (10**5,)),
     "elements": Family(FiniteElements(coefficient=ROUGH), None, (10**3, 10**4, 10**5)),
     "elements, jumps": Family(FiniteElements(coefficient=JUMPS), None, (10**5,)),
     "3D elements": Family(FiniteElements(dimension=3, coefficient=ROUGH), None, (10**4, 10**5)),
@@ -64,7 +65,7 @@ FAMILIES = {
 
 def cases() -> list[str]:
     single = [f"{name}, n = {n:.0e}" for name, family in FAMILIES.items() for n in family.unknowns]
-    return [*single, *(f"{name}, total" for name in ("Poisson", "lognormal", "jumps", "elements"))]
+    return [*single, *(f"{name}, total" for name in TOTALS)]
 
 
 def run(case: str, seed: int) -> dict[str, float | str]:

@@ -29,7 +29,7 @@ class LearnedTwoLevel(LearnedPreconditioner):
     Args:
         width: numbers that the network keeps for an unknown.
         rounds: of messages between neighbours.
-        doublings: of pairs, where no aggregates are given (`on`): they have about 2^doublings unknowns.
+        doublings: of pairs, where no aggregates are given (`on`), as of `Aggregation`.
 
     Example:
         >>> from sciml.problems import Diffusion
@@ -41,9 +41,9 @@ class LearnedTwoLevel(LearnedPreconditioner):
         True
     """
 
-    def __init__(self, width: int = 16, rounds: int = 1, doublings: int = 4):
+    def __init__(self, width: int = 16, rounds: int = 1, doublings: int | None = None):
         super().__init__()
-        if doublings < 1:
+        if doublings is not None and doublings < 1:
             raise ValueError(f"doublings: expected at least 1, got {doublings}")
         self.doublings = doublings
         self.network = MatrixNetwork(NODES, width, rounds, more=width)

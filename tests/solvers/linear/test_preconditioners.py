@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -24,7 +26,7 @@ from sciml.solvers.linear import (
     kernels,
     pcg,
 )
-from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft
+from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft, spatial
 from sciml.solvers.linear.approximate_inverse import Inverse, approximate_inverse, strongest
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.sparse import Compressed
@@ -407,6 +409,18 @@ def test_mistakes_are_named():
         FSAI().setup(SparseOperator.from_scipy(sp.csr_matrix(np.array([[1.0, 2.0], [2.0, 1.0]]))))
     with pytest.raises(ValueError, match="expected a square matrix"):
         SparseOperator.from_scipy(sp.csr_matrix((2, 3)))
+
+
+@pytest.mark.parametrize("family", [Diffusion, FiniteElements])
+def test_aggregates_are_four_unknowns_across_in_the_plane_and_in_space(family: Any):
+    """By the pattern alone, which knows of no dimension."""
+    pytest.importorskip("pyamg")
+    for dimension, cells in ((2, 8), (2, 40), (3, 8), (3, 12)):
+        matrix = family(dimension=dimension).system(0, cells).matrix
+        assert spatial(matrix) == (dimension == 3)
+        if cells > 10:
+            found = pairwise(SparseOperator.from_scipy(matrix))
+            assert matrix.shape[0] / (int(found.max()) + 1) == pytest.approx(4**dimension, rel=0.3)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
