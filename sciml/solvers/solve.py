@@ -13,6 +13,7 @@ from torch import Tensor
 from sciml.errors import Status
 from sciml.solvers import arguments, control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, replay, still
+from sciml.solvers.apart import apart
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
@@ -58,7 +59,8 @@ class Solver:
             and every sample has its own.
         compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time, on a
             GPU as CUDA graphs; None: eagerly. The first call takes seconds to compile. A field that cannot be traced
-            falls back, with a warning.
+            falls back, with a warning. It is the same within a function that `torch.compile` compiles, whose graph
+            breaks there: it leaves solves to themselves.
             The adjoint is then ``Discrete("all")`` by default, with a compiled backward loop.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in marches of lanes "each", leave samples that have arrived out of the batch, whenever half of them
@@ -155,6 +157,7 @@ class Solution:
         return map_state(saved, lambda y: y.squeeze(self.status.ndim))
 
 
+@apart
 def solve(
     term: Any,
     y0: Tree | None,
