@@ -219,10 +219,10 @@ class Constant(Expression):
 
 @dataclass(frozen=True, eq=False)
 class Coefficient(Expression):
-    """A known function of the points, (b, d) -> (b), or a partial derivative of it.
+    """A known function of the points, or a partial derivative of it.
 
     Args:
-        function: the function.
+        function: the function: (b, d) to (b), (b, 1) or one number.
         along: coordinates, each as often as is differentiated along it.
     """
 
@@ -234,9 +234,9 @@ class Coefficient(Expression):
         from sciml.calculus.evaluate import partial_derivative
 
         found = partial_derivative(self.function, x, self.along) if self.along else self.function(x)
-        if found.shape != x.shape[:1]:
+        if found.shape not in ((), (len(x),), (len(x), 1)):
             raise ValueError(f"coefficient: expected values {tuple(x.shape[:1])}, got {tuple(found.shape)}")
-        return found
+        return found.flatten().expand(len(x))
 
     def unknowns(self) -> Iterator[Unknown]:
         """See `Expression.unknowns`."""
@@ -377,3 +377,13 @@ class Applied(Expression):
             name = getattr(self.function, "__name__", repr(self.function))
             raise ValueError(f"{name} of an estimate is biased; expected a polynomial in estimates")
         return self, 0
+
+
+def computed(expression: Expression) -> Iterator[Tensor]:
+    """The tensors in an expression that were computed, with gradients, when it was written down."""
+    if isinstance(expression, Constant) and isinstance(expression.number, Tensor) and expression.number.grad_fn:
+        yield expression.number
+    for part in vars(expression).values():
+        for each in part if isinstance(part, tuple) else (part,):
+            if isinstance(each, Expression):
+                yield from computed(each)

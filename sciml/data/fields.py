@@ -1,6 +1,7 @@
 """Pairs of fields for learning an operator: one field in, one out."""
 
 from abc import abstractmethod
+from typing import Any
 
 from torch import Tensor
 
@@ -43,6 +44,8 @@ class FieldData(SplitData):
         if hasattr(self, "inputs"):
             return
         inputs, targets = self.fields()
+        _check("inputs", inputs)
+        _check("targets", targets)
         if not len(inputs) == len(targets) >= sum(self.sizes.values()):
             raise ValueError(
                 f"train + val + test: expected at most the {min(len(inputs), len(targets))} samples there are, "
@@ -80,3 +83,16 @@ class TensorFields(FieldData):
     def fields(self) -> tuple[Tensor, Tensor]:
         """The tensors given."""
         return self._fields
+
+
+def _check(name: str, fields: Any) -> None:
+    """Refuse what is no finite fields."""
+    if not isinstance(fields, Tensor):
+        raise TypeError(
+            f"{name}: expected a tensor (n, c, *x), got {type(fields).__name__}; torch.from_numpy makes one"
+        )
+    if fields.ndim < 3:
+        raise ValueError(f"{name}: expected (n, c, *x), got {tuple(fields.shape)}; unsqueeze(1) adds a single channel")
+    if not bool(fields.isfinite().all()):
+        first = int((~fields.isfinite()).nonzero()[0, 0])
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinite ones in sample {first}")

@@ -203,7 +203,7 @@ class FNO(nn.Module):
         super().__init__()
         projection = 2 * width if projection is None else projection
         check(in_channels=in_channels, out_channels=out_channels, width=width, layers=layers, projection=projection)
-        if not modes or min(modes) < 1:
+        if isinstance(modes, int) or not modes or min(modes) < 1:
             raise ValueError(f"modes: expected a count of at least 1 per axis of space, such as [16], got {modes}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.modes, self.grid = tuple(modes), grid
@@ -223,10 +223,14 @@ class FNO(nn.Module):
 
         Raises:
             ValueError: if the shape of x does not fit.
+            TypeError: if one of x and the weights is in double precision.
         """
         if x.ndim != 2 + len(self.modes) or x.shape[1] != self.in_channels:
             axes = ", ".join("n" * len(self.modes))
             raise ValueError(f"x: expected shape (b, {self.in_channels}, {axes}), got {tuple(x.shape)}")
+        dtype = self.lift.weight.dtype
+        if x.dtype != dtype and torch.float64 in (x.dtype, dtype):
+            raise TypeError(f"x: expected {dtype}, as the weights are, got {x.dtype}")
         v = rearrange(x, "b c ... -> ... b c")
         transform = Transform.of(self.modes, v.shape[:-2], v)
         v = self.lift(with_coordinates(v) if self.grid else v)

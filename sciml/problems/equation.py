@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sciml.calculus import Expression
+from sciml.calculus.expression import computed
 
 Function = Callable[[Tensor], Tensor]
 
@@ -158,7 +159,7 @@ class Ansatz(nn.Module):
 
 
 def _check(equation: Equation, conditions: dict[str, Condition]) -> None:
-    """Refuse a residual that is no expression, and a condition that is none."""
+    """Refuse a residual that is no expression or holds computed numbers, and a condition likewise."""
     wanted, kind = "an expression, as dt(u) - dxx(u)", type(equation).__name__
     given: dict[str, Any] = {f"{wanted} from {kind}.residual()": equation.residual()}
     wanted = "Condition(residual, sample) with an expression"
@@ -169,6 +170,11 @@ def _check(equation: Equation, conditions: dict[str, Condition]) -> None:
         if not isinstance(value, Expression):
             remedy = "; the further ones of a system are conditions" if isinstance(value, list | tuple) else ""
             raise ValueError(f"equation: expected {expected}, got a {type(value).__name__}{remedy}")
+        if any(True for _ in computed(value)):
+            raise ValueError(
+                f"equation: expected {expected}, whose unknown numbers are parameters or functions of the points, as "
+                "lambda x: 2 * self.k; got a number computed from parameters, which would not change with them"
+            )
 
 
 def uniform_ball(count: int, dim: int, generator: Generator, radial: bool) -> Tensor:

@@ -30,8 +30,9 @@ def expect_times(name: str, given: Any) -> Tensor:
     """Real times as a tensor, float64 where they are not a tensor yet."""
     try:
         ts = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}: expected a tensor or a sequence of times, got {type(given).__name__}") from None
+    except (TypeError, ValueError, RuntimeError) as found:
+        shown = f"{type(given).__name__} ({found})"
+        raise TypeError(f"{name}: expected a tensor or a sequence of times, got {shown}") from None
     if ts.is_complex() or ts.dtype is torch.bool:
         raise TypeError(f"{name}: expected real times, got a tensor of {ts.dtype}")
     return ts

@@ -43,7 +43,8 @@ class Layout(NamedTuple):
         leaves: list[Tensor] = []
         tree = _number(state, leaves, name)
         if tree != self.tree:
-            raise ValueError(f"{name}: expected a {what} in the structure of the state, got {type(state).__name__}")
+            expected, got = (map_state(form, lambda _: "tensor") for form in (self.tree, tree))
+            raise ValueError(f"{name}: expected a {what} in the structure of the state, {expected}, got {got}")
         keep = int(self.lanes == "each")
         shapes = tuple(leaf.shape[keep:] for leaf in leaves)
         if shapes != self.shapes:
@@ -57,7 +58,7 @@ class Layout(NamedTuple):
             part.unflatten(-1, shape) if shape else part.squeeze(-1)
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
-        return _fill(self.tree, leaves)
+        return map_state(self.tree, leaves.__getitem__)
 
 
 class PackedTerm(Term):
@@ -115,6 +116,15 @@ def like(tree: Sequence[Any], parts: list[Any]) -> Any:
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)  # pyrefly: ignore
 
 
+def map_state(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """The tree with a function's value of every leaf in its place."""
+    if isinstance(tree, dict):
+        return {key: map_state(part, function) for key, part in tree.items()}
+    return (
+        like(tree, [map_state(part, function) for part in tree]) if isinstance(tree, tuple | list) else function(tree)
+    )
+
+
 def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:
     if isinstance(tree, Tensor) or hasattr(tree, "__torch_function__"):  # as a jet has
         leaves.append(tree)
@@ -124,11 +134,3 @@ def _number(tree: Any, leaves: list[Tensor], name: str) -> Any:
     if isinstance(tree, tuple | list):
         return like(tree, [_number(part, leaves, name) for part in tree])
     raise TypeError(f"{name}: expected a tensor, or a tuple, list or dict of tensors, got {type(tree).__name__}")
-
-
-def _fill(tree: Any, leaves: Sequence[Tensor]) -> Any:
-    if isinstance(tree, int):
-        return leaves[tree]
-    if isinstance(tree, dict):
-        return {key: _fill(part, leaves) for key, part in tree.items()}
-    return like(tree, [_fill(part, leaves) for part in tree])

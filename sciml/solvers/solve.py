@@ -1,7 +1,7 @@
 """The entry: `solve` integrates a term, `Solver` says how, `Solution` is what comes back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from sciml.errors import Status
 from sciml.solvers import arguments, control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, replay, still
+from sciml.solvers.apart import apart
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Stiff
 from sciml.solvers.backsolve import Backsolve, attach
@@ -26,7 +27,7 @@ from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
 from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
-from sciml.solvers.layout import Layout, PackedJump, PackedTerm, like
+from sciml.solvers.layout import Layout, PackedJump, PackedTerm, map_state
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
 from sciml.solvers.path import Path
@@ -60,7 +61,8 @@ class Solver:
         compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time, on a
             GPU as CUDA graphs; None: eagerly. The first call takes seconds to compile. A field that cannot be traced
             falls back, with a warning; forward-mode differentiation goes eagerly. The adjoint of compiled marches is
-            ``Discrete("all")`` by default, with a compiled backward loop.
+            ``Discrete("all")`` by default, with a compiled backward loop. Within a function that `torch.compile`
+            compiles a solve is a break of the graph, and compiled by this alone.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in marches of lanes "each", leave samples that have arrived out of the batch, whenever half of them
             have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in, and so
@@ -128,15 +130,15 @@ class Solution:
     ys: Any
     ts: Tensor
     status: Tensor
-    mesh: Mesh
+    mesh: Mesh = field(repr=False)
     folds: dict[str, Any]
     events: dict[Any, Crossings]
-    _y: Any  # the final state
-    _t: Tensor  # the time that it belongs to (l)
-    _end: State  # the march's last state
-    _task: "_Task"
-    _frozen: bool  # whether its mesh was given
-    _again: Callable[..., "Solution"]
+    _y: Any = field(repr=False)  # the final state
+    _t: Tensor = field(repr=False)  # the time that it belongs to (l)
+    _end: State = field(repr=False)  # the march's last state
+    _task: "_Task" = field(repr=False)
+    _frozen: bool = field(repr=False)  # whether its mesh was given
+    _again: Callable[..., "Solution"] = field(repr=False)
 
     @cached_property
     def stats(self) -> SolveStats:
@@ -153,9 +155,10 @@ class Solution:
         saved = self._again(mesh=self.mesh, save_at=times.reshape(-1) if times.ndim == 0 else times).ys
         if times.ndim:
             return saved
-        return _map(saved, lambda y: y.squeeze(self.status.ndim))
+        return map_state(saved, lambda y: y.squeeze(self.status.ndim))
 
 
+@apart
 def solve(
     term: Any,
     y0: Tree | None,
@@ -285,8 +288,8 @@ class _Task:
             layout = Layout.of(y0, solver.lanes)
             bound, y0 = PackedTerm(bound, layout), layout.pack(y0)
         if not isinstance(bound, stepper.needs):
-            name = type(stepper).__name__
-            raise ValueError(f"term: {name} expects a {stepper.needs.__name__} term, got {type(bound).__name__}")
+            name, needs = type(stepper).__name__, stepper.needs.__name__
+            raise ValueError(f"term: {name} expects a {needs} term, got {type(term).__name__}")
         if bound.mass(args) is not None and not stepper.masses:
             raise ValueError(f"term: {type(stepper).__name__} takes no mass; expected Rodas5P or Kvaerno5, for example")
         arguments.check_state(y0, solver.lanes)
@@ -373,7 +376,6 @@ class _Task:
 
     def _march(self, resume: Solution | None, keep: bool, progress: bool) -> tuple[Mesh, Pass, State]:
         march, c = self.march, self.const
-        # a program inside another is compiled anyway; tangents flow through none
         if self.solver.compile and not torch.compiler.is_compiling() and forward_ad._current_level < 0:
             from sciml.solvers import compiled
 
@@ -484,18 +486,9 @@ class _Task:
         return SolveStats(torch.where(trials > 0, nfe, 0), end.accepted, trials - end.accepted)
 
 
-def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: _map(part, function) for key, part in tree.items()}
-    return like(tree, [_map(part, function) for part in tree])
-
-
 def _solver(given: Solver | str | None) -> Solver:
     """The solver itself, or the default one with the stepper of that name."""
     if given is None or isinstance(given, Solver):
         return given or Solver()
-    if not isinstance(given, str):
-        raise TypeError(f"solver: expected a Solver or a name, got {type(given).__name__}; try Solver({given})")
+    expect("solver", given, str, "a Solver or a name, as Solver(Tsit5()) or 'tsit5'")
     return Solver(arguments.stepper_named(given))

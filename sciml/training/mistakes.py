@@ -20,6 +20,10 @@ OTHER_FORMS = re.compile(
     r"- Not a valid subclass of \w+\n\s*Subclass types expect one of:(?:\n\s*- a (?:class|dict).*)+"
 )
 OTHER_CLASS = re.compile(r"- Import path ([\w.]+) does not correspond to a subclass of (\w+)")
+HOMES = (  # of the classes that configurations name most
+    *(f"sciml.{name}" for name in ("data", "models", "problems", "solvers", "training")),
+    *("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks"),
+)
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
 
@@ -47,8 +51,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if found := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", inner):
         return unknown_key(found[1], inner, place, parser)
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", inner):
-        public = [name for name in dir(import_module(found[1])) if not name.startswith("_")]
-        return f"{where}{found[1]} has no {found[2]!r}{hint(found[2], public)}"
+        return f"{where}{found[1]} has no {found[2]!r}{hint(found[2], public(found[1]))}"
     if found := re.search(r"No module named '([\w.]+)'", inner):
         if found[1] in EXTRAS:
             return f'{where}{found[1]} is not installed: pip install "sciml-torch[{EXTRAS[found[1]]}]" brings it'
@@ -62,7 +65,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if found := OTHER_CLASS.search(inner):
         return f"{where}expected a {found[2]}, got {found[1]}"
     if found := re.search(r"Expected a dot import path string: (.+)", inner):
-        return f"{where}expected a class with its module, as torch.nn.Tanh, got {found[1]!r}"
+        return where + no_class(found[1], inner)
     if found := re.search(r"^ *- (?!Does not validate|Expected a|Problem with)(.+)", inner, re.MULTILINE):
         return where + found[1]  # what a class itself says
     if found := re.search(r"Problem with given class_path '[\w.]+':\s+(?!Parser key)(.+)", inner):
@@ -74,6 +77,21 @@ def explain(message: str, parser: ArgumentParser) -> str:
         if types and value:
             return f"{where}expected {' or '.join(types)}, got {value[1]!r}"
     return where + " ".join(inner.split())
+
+
+def no_class(word: str, message: str) -> str:
+    """What is wrong with a word that names no class where a class may stand, or a plain value."""
+    if plain := re.findall(r"Expected a <class '(?!NoneType)(\w+)'>", message):
+        return f"expected {' or '.join(dict.fromkeys(plain))}, got {word!r}"
+    known = {name for home in HOMES for name in public(home) if name[0].isupper()}
+    near = "" if word in known else hint(word, known)
+    return f"expected a class with its module, as torch.nn.Tanh, got {word!r}{near}"
+
+
+def public(module: str) -> list[str]:
+    """The names that a module shows."""
+    found = import_module(module)
+    return [name for name in {*dir(found), *getattr(found, "__all__", ())} if not name.startswith("_")]
 
 
 def is_own(error: Exception, code_path: str | None) -> bool:

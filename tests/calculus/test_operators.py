@@ -177,3 +177,12 @@ def test_mistakes_are_named(case: str):
         Unknown() + "x"
     with pytest.raises(TypeError, match="exponent: expected a number, got Unknown"):
         Unknown() ** Unknown()
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 1)])
+def test_coefficient_is_a_number_or_one_per_point(shape: tuple[int, ...]):
+    f, x, u, k = net(2), points(5, 2), Unknown(), torch.tensor(3.0, requires_grad=True)
+    found = (Partial(0)(u) + (lambda x: k.expand(shape)) * u)(f, x)
+    assert torch.allclose(found, nested(f, x, 0) + 3 * f(x)[:, 0], atol=ROUND_OFF)
+    assert torch.autograd.grad(found.sum(), k)[0].isclose(f(x).sum())
+    assert torch.allclose(Partial(0)((lambda x: k.expand(shape)) * u)(f, x), 3 * nested(f, x, 0), atol=ROUND_OFF)

@@ -190,6 +190,7 @@ def test_net_exports_with_free_batch_and_grid():
     [
         ({"modes": []}, "modes: expected"),
         ({"modes": [4, 0]}, "modes: expected"),
+        ({"modes": 4}, "modes: expected"),
         ({"width": 0}, "width: expected at least 1, got 0"),
         ({"layers": 0}, "layers: expected at least 1, got 0"),
         ({"in_channels": 0}, "in_channels: expected at least 1, got 0"),
@@ -204,3 +205,9 @@ def test_wrong_sizes_are_named(change, message):
 def test_wrong_fields_are_named(shape):
     with pytest.raises(ValueError, match=r"x: expected shape \(b, 1, n\), got"):
         FNO(1, 1, modes=[4], width=8)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("weights", "fields"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_fields_of_another_precision_than_the_weights_are_named(weights, fields):
+    with pytest.raises(TypeError, match=f"x: expected {weights}, as the weights are, got {fields}"):
+        FNO(1, 1, [3]).to(weights)(torch.ones(2, 1, 8, dtype=fields))

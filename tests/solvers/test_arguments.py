@@ -36,6 +36,7 @@ def nothing(t: Any, y: Any, key: Tensor, args: Any) -> Any:
         ({"mesh": 3}, "mesh: expected a Mesh or None, got int"),
         ({"resume": 3}, "resume: expected a Solution or None, got int"),
         ({"save_at": "now"}, "save_at: expected a tensor or a sequence of times, got str"),
+        ({"save_at": [[0.1, 0.2], [0.3]]}, r"save_at: .* got list \(expected sequence of length 2"),
         ({"save_at": torch.tensor([1j])}, "save_at: expected real times"),
     ],
 )

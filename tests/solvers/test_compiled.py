@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from sciml import solve
 from sciml.errors import SolveError, Status
 from sciml.solvers import PID, Bosh3, Discrete, Event, Fold, Quadrature, Solver, Stats, Steps, bound, compiled
 from sciml.solvers.fast_math import EDGE, tanh
+from sciml.solvers.interop import odeint
 from tests.solvers.systems import DTYPE, Net, coupled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
@@ -124,11 +126,19 @@ def test_progress_is_shown(lanes: str, capsys: pytest.CaptureFixture[str]):
     assert "100%" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
-def test_solves_within_a_compiled_function_are_part_of_it():
-    made, y0 = solver("loop"), start(3)
-    found = torch.compile(lambda y: solve(coupled, y, 0.0, 1.0, made).ys, backend="eager")(y0)
-    assert close(found, solve(coupled, y0, 0.0, 1.0, solver(None)).ys)
+@pytest.mark.parametrize("mode", [None, "loop"])
+def test_solves_within_a_compiled_function_are_one_break_of_its_graph(mode: str | None):
+    made, y0, graphs = solver(mode), start(3), CompileCounterWithBackend("eager")
+    step = torch.compile(lambda y: y * solve(coupled, 2 * y, 0.0, 1.0, made).ys, backend=graphs)
+    assert close(step(y0), y0 * solve(coupled, 2 * y0, 0.0, 1.0, solver(None)).ys)
+    assert graphs.frame_count == 2  # what is before the solve and what is after
+
+
+def test_odeint_within_a_compiled_function_is_one_break_of_its_graph():
+    ts, graphs = torch.linspace(0, 1, 3, dtype=DTYPE), CompileCounterWithBackend("eager")
+    step = torch.compile(lambda y: 2 * odeint(lambda t, y: -y, 2 * y, ts), backend=graphs)
+    assert close(step(start(3)), 4 * start(3) * (-ts).exp()[:, None, None], 1e-6)  # odeint's tolerances: 1e-7, 1e-9
+    assert graphs.frame_count == 2
 
 
 @pytest.mark.parametrize("lanes", ["joint", "each"])

@@ -129,7 +129,7 @@ def test_symplectic_stepper_is_reversible_and_keeps_area(stepper: Stepper):
 def test_symplectic_stepper_counts_forces_and_refuses_others():
     y0 = torch.tensor([1.0, 0.0], dtype=DTYPE)
     assert int(solve(Pendulum(), y0, 0.0, 1.0, Solver(Yoshida4(), Grid(n=5))).stats.nfe) == 1 + 3 * 5
-    with pytest.raises(ValueError, match="expects a Separable term, got FunctionTerm"):
+    with pytest.raises(ValueError, match="expects a Separable term, got function"):
         solve(lambda t, y: -y, y0, 0.0, 1.0, Solver(Yoshida4(), Grid(n=5)))
     with pytest.raises(ValueError, match="halves of the last axis"):
         solve(Pendulum(), torch.ones(3, dtype=DTYPE), 0.0, 1.0, Solver(Yoshida4(), Grid(n=5)))

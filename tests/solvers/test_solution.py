@@ -37,6 +37,12 @@ def test_output_has_the_promised_shapes(kind: str):
     assert last.mesh.theta.shape[1:] == lanes
 
 
+def test_solution_is_shown_without_its_steps():
+    s = solve(coupled, ones(2), 0.0, 1.0)
+    assert repr(s).startswith(f"Solution(ys={s.ys!r}, ts={s.ts!r}, status=")
+    assert not any(each in repr(s) for each in ("Mesh(", "State(", "March("))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_keeps_its_dtype_and_times_are_its_real_part(dtype: torch.dtype, kind: str):
@@ -376,8 +382,10 @@ def test_tree_that_is_no_state_is_refused(y0, error: type, message: str):
 
 
 def test_field_of_another_tree_is_refused():
-    with pytest.raises(ValueError, match="structure"):
+    with pytest.raises(ValueError, match=r"structure of the state, \('tensor', 'tensor'\), got tensor"):
         solve(lambda t, y: y[0], (ones(2), ones(2)), 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"{'a': 'tensor', 'b': 'tensor'}, got {'a': 'tensor'}"):
+        solve(lambda t, y: {"a": y["a"]}, {"a": ones(2), "b": ones(2)}, 0.0, 1.0)
     with pytest.raises(ValueError, match="shapes"):
         solve(lambda t, y: (y[0], y[1][:1]), (ones(2), ones(2)), 0.0, 1.0)
     with pytest.raises(TypeError, match="term"):
@@ -458,6 +466,8 @@ def test_solver_may_be_named():
         solve(coupled, ones(2), 0.0, 1.0, "tsit6")
     with pytest.raises(ValueError, match="controller: RK4 has no error estimate"):
         solve(coupled, ones(2), 0.0, 1.0, "rk4")
+    with pytest.raises(TypeError, match="got the class Tsit5"):
+        solve(coupled, ones(2), 0.0, 1.0, Tsit5)
     with pytest.raises(TypeError, match=r"solver: expected a Solver or a name.*Tsit5"):
         solve(coupled, ones(2), 0.0, 1.0, Tsit5())
 

@@ -382,7 +382,7 @@ def test_stepper_says_what_it_expects():
     refused("noise_type: expected 'diagonal', 'additive', 'scalar' or 'general', got 'white'", Linear("white", "ito"))
     refused("calculus: expected 'ito' or 'stratonovich', got 'itô'", Linear("general", "itô"))
     refused("term: Tsit5 integrates no noise; expected EulerMaruyama", solver=None)
-    refused("term: EulerMaruyama expects a Diffusive term, got FunctionTerm", lambda t, y, args: -y, path=None)
+    refused("term: EulerMaruyama expects a Diffusive term, got function", lambda t, y, args: -y, path=None)
     refused("path: Tsit5 reads no noise", lambda t, y: -y, solver=Solver(Tsit5()), args=())
     refused("path: EulerMaruyama expects one, as Brownian", path=None)
     with pytest.raises(ValueError, match="controller: EulerMaruyama has no error estimate, expected Grid"):

@@ -137,6 +137,8 @@ def test_only_what_sciml_is_built_on_is_trusted(name, expected):
         ("--model.net=tiny.Nett", "model.net: tiny has no 'Nett'; did you mean 'Net'?"),
         ("--model.net=tinny.Net", "model.net: no module 'tinny'; own modules are found in the configuration's folder"),
         ("--model.optimizer.lrr=3", "model.optimizer.lrr: AdamW has no such key; did you mean 'lr'?"),
+        ("--model.optimizer.lr=fast", "model.optimizer.lr: expected float, got 'fast'"),
+        ("--model.optimizer=AdamX", "as torch.nn.Tanh, got 'AdamX'; did you mean 'Adam"),
         ("--model.optimizer=torch.optim.AdamX", "model.optimizer: torch.optim has no 'AdamX'; did you mean 'Adam"),
         ("--model=sciml.training.OperatorModul", "sciml.training has no 'OperatorModul'; did you mean 'OperatorModule"),
         ("--checkpoint.every_n_step=3", "did you mean 'checkpoint.every_n_steps'?"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sciml import load
+
 QUICKSTART = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()
 MISTAKES = """
 class Slip(Fisher):
@@ -19,6 +21,18 @@ class Two(Fisher):
 class Plain(Fisher):
     def conditions(self):
         return super().conditions() | {"left": lambda x: x}
+
+class Stale(Fisher):
+    def __init__(self, lower, upper, names):
+        super().__init__(lower, upper, names)
+        self.nu = torch.nn.Parameter(torch.tensor(0.01))
+
+    def residual(self):
+        return dt(u) - (self.nu + 0.01) * dxx(u)
+
+class Inverse(Stale):
+    def residual(self):
+        return dt(u) - self.nu * dxx(u) - (lambda x: 2 * self.nu) * u
 
 class Open(Equation):
     def residual(self):
@@ -70,6 +84,11 @@ def test_further_equations_of_a_system_are_conditions(own, sciml):
     assert "test_second" in sciml("test", "run", "--data.test=50")
 
 
+def test_unknown_number_of_an_equation_is_learned(own, sciml):
+    own("mistakes.Inverse", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1")
+    assert load("run", trust=True).equation.nu != 0.01
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
@@ -81,6 +100,7 @@ def test_further_equations_of_a_system_are_conditions(own, sciml):
             "Plain",
             "model.init_args.equation: expected Condition(residual, sample) with an expression from Plain.conditions",
         ),
+        ("Stale", "model.init_args.equation: expected an expression, as dt(u) - dxx(u) from Stale.residual(), whose"),
         ("Open", "model.equation: Open cannot be made: it has to define dim, inside, plane, sample"),
         ("Objects", "nu: expected more"),
     ],

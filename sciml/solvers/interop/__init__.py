@@ -43,6 +43,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sciml.solvers.apart import apart
 from sciml.solvers.interop.options import Method, require
 from sciml.solvers.interop.problem import OdeintError, Problem
 from sciml.solvers.interop.sde import sdeint, sdeint_adjoint
@@ -74,6 +75,7 @@ def __getattr__(name: str) -> Any:
     return getattr(torchsde, name)
 
 
+@apart
 def odeint(
     func: Callable[..., Any],
     y0: State,
@@ -123,6 +125,7 @@ def odeint(
     return problem.until(event_fn) if event_fn is not None else problem.states()
 
 
+@apart
 def odeint_adjoint(
     func: Callable[..., Any],
     y0: State,
@@ -189,6 +192,7 @@ def odeint_adjoint(
     return problem.until(event_fn) if event_fn is not None else problem.states()
 
 
+@apart
 def odeint_event(
     func: Callable[..., Any],
     y0: State,
@@ -231,6 +235,7 @@ def odeint_event(
     return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
 
 
+@apart
 def odeint_dense(
     func: Callable[..., Any],
     y0: Tensor,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml.solvers.adjoint import Discrete
+from sciml.solvers.apart import apart
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Controller, Grid
 from sciml.solvers.doubled import Doubled
@@ -31,6 +32,7 @@ Backend = Literal["sciml", "torchsde"]
 STUB = 1e-3  # of a step, by which equal steps of own noise may miss the end together
 
 
+@apart
 def sdeint(
     sde: Any,
     y0: Tensor,
@@ -123,6 +125,7 @@ def sdeint(
     return problem.results(extra, extra_solver_state, tuple)
 
 
+@apart
 def sdeint_adjoint(
     sde: Any,
     y0: Tensor,
