@@ -9,12 +9,16 @@ from sciml.data import Moons, MovingDigits, TensorFields
 from sciml.models import (
     CNF,
     MLP,
+    Autonomous,
+    CoordinateDiffusion,
+    DiagonalSDE,
     ForecastInterpolant,
     LatentDynamics,
     LatentFSDE,
     LatentODE,
     LatentSDE,
     LatentVideo,
+    NeuralSDE,
     StochasticInterpolant,
     TimeDependent,
 )
@@ -26,6 +30,7 @@ from sciml.training import (
     LatentODEModule,
     LatentSDEModule,
     LatentVideoModule,
+    NeuralSDEModule,
 )
 from sciml.training.trainer_cli import quiet
 from tests.training.running import trainer
@@ -57,10 +62,15 @@ def flow(kind, **options):
     return kind(TimeDependent(MLP(3, 2, activation="tanh")), 2, solver=Solver(RK4(), Grid(n=4)), **options)
 
 
+def plane():
+    return DiagonalSDE(Autonomous(MLP(2, 2, width=8)), CoordinateDiffusion(2))
+
+
 MODULES = {
     "ode": (lambda: LatentODEModule(LatentODE(2, 2, 8, solver=Solver(controller=Grid(n=8))), share=0.6), holes),
     "sde": (lambda: LatentSDEModule(LatentSDE(2, 2, 4, 8, solver=Solver(SRIW1(), Grid(n=8))), share=0.6), holes),
     "fsde": (lambda: LatentSDEModule(LatentFSDE(2, dynamics(), width=8)), holes),
+    "nsde": (lambda: NeuralSDEModule(NeuralSDE(plane(), Solver(SRIW1(), Grid(n=8)))), holes),
     "video": (
         lambda: LatentVideoModule(LatentVideo(dynamics(), 12, features=8, width=2), observed=3, forecasts=2),
         videos,
