@@ -326,6 +326,13 @@ def test_a_run_in_double_precision_is_loaded_in_single(fit, sciml):
     torch.testing.assert_close(single, predictions.float(), rtol=0, atol=1e-6)  # round-off of float32
 
 
+def test_a_plateau_is_looked_for_when_there_was_a_validation(fit):
+    plateau = "{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau, init_args: {patience: 0, threshold: 1.0e+9}}"
+    fit("run", f"--model.scheduler={plateau}", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=5")
+    (state,) = torch.load("run/checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
+    assert state["last_epoch"] == 2  # validations
+
+
 def test_solve_refuses_the_folder_of_a_trained_run(trained, sciml):
     assert "holds a run already" in sciml("solve", "burgers_fno", "--run", "run", code=2)
 
