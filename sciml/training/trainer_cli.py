@@ -52,6 +52,11 @@ def with_nulls(value: Any) -> Any:
 set_loader(YAML, lambda text: with_nulls(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
+def listed(value: Any) -> list[Any]:
+    """What a key of the trainer gives, where that may be one, several or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 class RunCLI(LightningCLI):
     """Builds model, data and trainer from a configuration and overrides; the trainer's files go to the run folder.
 
@@ -108,7 +113,7 @@ class RunCLI(LightningCLI):
         What does not train does so in one process, on one device, which meets every sample once and in order.
         """
         settings = self.config_init["trainer"]
-        loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
+        loggers, plugins = map(listed, (settings.logger, settings.plugins))
         callbacks = list(settings.callbacks or [])
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress())
@@ -124,7 +129,7 @@ class RunCLI(LightningCLI):
         return super().instantiate_trainer(
             default_root_dir=self.run.path,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(), *(settings.plugins or [])],
+            plugins=[AtomicCheckpointIO(), *plugins],
             **kwargs,
         )
 
@@ -152,7 +157,7 @@ def resume(run: RunFolder, overrides: Sequence[str]) -> None:
     """Go on from the last checkpoint, or from the start where there is none yet."""
     checkpoint = run.last if run.last.is_file() else None
     if checkpoint and not overrides and load_checkpoint(checkpoint)["sciml"]["finished"]:
-        print(f"{run.path} is finished; to go on, give a larger --trainer.max_epochs")
+        print(f"{run.path} is finished; to go on, give more of what ended it, as by --trainer.max_epochs")
         return
     train(RunCLI(run.configs[-1], overrides, run, training=True, resumed=True), checkpoint)
 

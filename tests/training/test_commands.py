@@ -326,6 +326,10 @@ def test_a_run_in_double_precision_is_loaded_in_single(fit, sciml):
     torch.testing.assert_close(single, predictions.float(), rtol=0, atol=1e-6)  # round-off of float32
 
 
+def test_a_plugin_by_itself_needs_no_list(fit):
+    fit("run", "--trainer.plugins=lightning.pytorch.plugins.environments.LightningEnvironment")
+
+
 def test_a_plateau_is_looked_for_when_there_was_a_validation(fit):
     plateau = "{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau, init_args: {patience: 0, threshold: 1.0e+9}}"
     fit("run", f"--model.scheduler={plateau}", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=5")
