@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -117,16 +118,19 @@ class Figures(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw."""
+        """Draw; in single precision what was trained in a lower one, as data outside of the trainer's loops are."""
+        if any(p.dtype in (torch.bfloat16, torch.float16) for p in pl_module.parameters()):
+            pl_module.float()
         draw_run(RunFolder(trainer.default_root_dir), pl_module, getattr(trainer, "datamodule", None))
 
 
 def draw_run(run: RunFolder, module: lightning.LightningModule, data: Any) -> list[Path]:
-    """Draw the learning curves and, where there is a data module, what the module has to show; returns the files."""
+    """Draw the learning curves, and what the module has to show of test data if there are any; returns the files."""
     figures = {}
     if rows := MetricsLogger(run.metrics).rows():
         figures["learning_curve"] = draw_metrics(rows, getattr(module, "monitor", ""))
-    if isinstance(module, TrainingModule) and data is not None:
+    empty = data is None or getattr(data, "sizes", {}).get("test") == 0
+    if isinstance(module, TrainingModule) and not empty:
         training = module.training
         figures.update(module.eval().pictures(data))
         module.train(training)

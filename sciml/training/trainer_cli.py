@@ -225,11 +225,16 @@ def predict(run: RunFolder, overrides: Sequence[str]) -> None:
     cli = RunCLI(run.configs[-1], overrides, run)
     with usage_errors(cli), quiet():
         batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
-    if not batches or not isinstance(batches[0], dict):
+    if not batches:
+        raise UsageError("data: expected samples to test on, got none")
+    if not isinstance(batches[0], dict):
         raise UsageError(f"predict: expected {type(cli.model).__name__}.predict_step to return tensors by name")
     with replacing(run.predictions) as path, h5py.File(path, "w") as file:
         for name in batches[0]:
-            file[name] = torch.cat([batch[name] for batch in batches]).numpy()
+            values = torch.cat([batch[name] for batch in batches])
+            file[name] = (
+                values.float() if values.dtype == torch.bfloat16 else values
+            ).numpy()  # which has no such type
     print(run.predictions)
 
 

@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -324,6 +325,23 @@ def test_a_run_in_double_precision_is_loaded_in_single(fit, sciml):
     assert predictions.dtype == torch.float64
     single = load("run", trust=True)(inputs.float())
     torch.testing.assert_close(single, predictions.float(), rtol=0, atol=1e-6)  # round-off of float32
+
+
+def test_a_run_in_half_precision_is_drawn_and_predicts(fit, sciml):
+    fit("run", "--trainer.precision=bf16-true")
+    assert Path("run/figures/prediction.png").is_file()
+    sciml("predict", "run")
+    with h5py.File("run/predictions.h5") as file:
+        assert file["predictions"].dtype == "f4"
+
+
+def test_a_run_without_test_data_ends_with_its_learning_curve(fit, sciml):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Total length of `Loader` across ranks is zero")
+        fit("run", "--data.test=0")
+        assert sciml("predict", "run", code=2) == "sciml: data: expected samples to test on, got none\n"
+    assert [path.name for path in Path("run/figures").iterdir()] == ["learning_curve.png"]
+    assert sciml("plot", "run").split() == ["run/figures/learning_curve.png"]
 
 
 def test_a_plugin_by_itself_needs_no_list(fit):
