@@ -56,6 +56,17 @@ def test_checkpoints_load_as_plain_data_and_resume(train, tmp_path):
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_lightning_finds_the_best_checkpoint(tmp_path, data):
+    torch.manual_seed(0)
+    module, run = (
+        OperatorModule(nn.Conv1d(2, 1, 1), optimizer=lambda p: torch.optim.SGD(p, lr=3.0)),
+        trainer(tmp_path, 4),
+    )
+    run.fit(module, data)
+    (last,), (best,) = (run.validate(module, data, ckpt_path=path, verbose=False) for path in (None, "best"))
+    assert best["val_relative_l2"] == run.checkpoint_callback.best < last["val_relative_l2"]
+
+
 def test_normaliser_comes_from_the_training_part_and_into_the_checkpoint(train, data, tmp_path):
     module = train(1)
     inputs, targets = data.part("train")
