@@ -114,7 +114,7 @@ class RunCLI(LightningCLI):
         """
         settings = self.config_init["trainer"]
         loggers, plugins = map(listed, (settings.logger, settings.plugins))
-        callbacks = list(settings.callbacks or [])
+        callbacks = [*listed(settings.callbacks)]
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress())
         if self.training:

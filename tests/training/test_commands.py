@@ -344,8 +344,13 @@ def test_a_run_without_test_data_ends_with_its_learning_curve(fit, sciml):
     assert sciml("plot", "run").split() == ["run/figures/learning_curve.png"]
 
 
-def test_a_plugin_by_itself_needs_no_list(fit):
-    fit("run", "--trainer.plugins=lightning.pytorch.plugins.environments.LightningEnvironment")
+def test_a_callback_and_a_plugin_by_themselves_need_no_list(fit):
+    fit(
+        "run",
+        "--trainer.callbacks={class_path: tiny.End, init_args: {batch: 1}}",
+        "--trainer.plugins=lightning.pytorch.plugins.environments.LightningEnvironment",
+    )
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
 
 
 def test_a_plateau_is_looked_for_when_there_was_a_validation(fit):
