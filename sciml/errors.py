@@ -39,7 +39,7 @@ CAUSES = {
 
 
 class DataError(ValueError):
-    """A file of data is not as it should be; the message names the file, and the place in it where there is one."""
+    """A file or folder of data is not as it should be; the message names it, and the place in it where there is one."""
 
 
 class SolveError(RuntimeError):

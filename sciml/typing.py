@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 Lanes = Literal["joint", "each"]
 """``"joint"``: the whole state is one system; ``"each"``: every sample of the first axis steps by itself."""
@@ -19,6 +19,9 @@ Calculus = Literal["ito", "stratonovich"]
 
 Seed = int | Tensor
 """Of all draws of a batch; or whole numbers (b), one for each sample, of which its draws are a function."""
+
+Draws = Generator | Tensor | None
+"""A generator on the device of what is drawn, None for torch's; or whole numbers (b), one for each sample, as above."""
 
 Args = tuple[Tensor, ...]
 Time = float | Tensor

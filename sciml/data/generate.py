@@ -27,6 +27,7 @@ import sciml
 from sciml.data.atomic import replacing
 from sciml.data.fields import FieldData
 from sciml.data.seeding import generator
+from sciml.errors import DataError
 from sciml.problems import Problem
 from sciml.problems.problem import final_time
 
@@ -73,7 +74,8 @@ def generate(problem: Problem, count: int, ts: list[float], seed: int = 0, progr
     """Solve a problem from random initial conditions, unless the cache has it.
 
     Chunks of samples are kept in a hidden folder beside the file until all are there: after an interruption, by a kill
-    too, the same call goes on from those that were whole, to the same data bit by bit.
+    too, the same call goes on from those that were whole, to the same data bit by bit. While they are joined both take
+    room on the disk.
 
     Args:
         problem: what to solve.
@@ -84,6 +86,9 @@ def generate(problem: Problem, count: int, ts: list[float], seed: int = 0, progr
 
     Returns:
         The file, with `fields` (n, t, c, *x), `ts` (t), the recipe and a hash of the content as attributes.
+
+    Raises:
+        DataError: the cache's folder cannot be written to.
     """
     made_by = recipe(problem, count, ts, seed)
     path = cache_file(made_by)
@@ -114,18 +119,21 @@ def content(path: Path) -> str:
 
 
 def _write(path: Path, problem: Problem, made_by: dict[str, Any], progress: bool) -> None:
-    """Solve chunk by chunk, and join the chunks; in memory is only one."""
+    """Solve chunk by chunk, and join the chunks; in memory is only one.
+
+    HDF5 writes to Python's file: with one of its own, a full disk makes it crash when it closes that.
+    """
     count, ts = made_by["count"], torch.tensor(made_by["ts"], dtype=torch.float64)
     u0 = problem.start(count, generator(made_by["seed"], "initial conditions"))
     parts = [slice(start, min(start + problem.chunk, count)) for start in range(0, count, problem.chunk)]
-    chunks = {_chunks(path) / f"{part.start}-{part.stop}.npy": part for part in parts}
+    chunks = {_chunks(path) / f"{part.start}-{part.stop}.f4": part for part in parts}
     _solve_missing(problem, {file: u0[part] for file, part in chunks.items()}, ts, progress)
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing(path) as partial, partial.open("w+b") as whole, h5py.File(whole, "w") as file:
         shape = (count, len(ts), *u0.shape[1:])
-        fields = file.create_dataset("fields", shape, dtype="f4", chunks=(1, *shape[1:]))
+        fields = file.create_dataset("fields", shape, dtype="f4")
         file["ts"] = ts.numpy()
         for chunk, part in chunks.items():
-            fields[part] = np.load(chunk)
+            fields[part] = np.fromfile(chunk, np.float32).reshape(-1, *shape[1:])
         file.attrs["recipe"] = json.dumps(made_by)
         file.attrs["content"] = _hash(file)
 
@@ -153,14 +161,18 @@ def _solve_missing(problem: Problem, starts: dict[Path, Tensor], ts: Tensor, pro
         with torch.no_grad():
             solved[:] = problem.evolve(u0, ts, **options).numpy()
         with replacing(file) as partial:
-            np.save(partial, solved)
+            partial.write_bytes(solved.data)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait for other processes that make the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise DataError(f"cache: cannot write to it, {error}; SCIML_CACHE names another folder") from error
+    with lock as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from sciml.calculus import probes, value_and_divergence
 from sciml.calculus.probes import Law
+from sciml.models.draws import normals_like
 from sciml.models.unrolled import unrolled
 from sciml.solvers.solve import Solver, SolveStats, solve
+from sciml.typing import Draws
 
 Divergence = Literal["exact", "hutchinson"]
 
@@ -137,18 +139,20 @@ class CNF(nn.Module):
         self._check(z, "z")
         return self._solve(self.field, z, 0.0, self.t1)
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, count: int, draws: Draws = None) -> Tensor:
         """Draws points.
 
         Args:
             count: how many.
-            generator: of the random numbers, on the weights' device.
+            draws: of the random numbers.
 
         Returns:
             Points (count, d) in the dtype of the weights.
         """
-        like = next(self.parameters())
-        return self.push(torch.randn(count, self.dim, generator=generator, dtype=like.dtype, device=like.device))
+        return self.push(self._normals(count, draws))
+
+    def _normals(self, count: int, draws: Draws) -> Tensor:
+        return normals_like(next(self.parameters()).new_empty(count, self.dim), draws)
 
     def _solve(self, term: nn.Module, y0: Tensor, t0: float, t1: float, args: tuple[Tensor, ...] = ()) -> Tensor:
         if torch.compiler.is_exporting():

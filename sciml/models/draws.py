@@ -7,14 +7,16 @@ from torch import Generator, Tensor
 
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.hashed import GAMMA, SECOND, halved_normals, mixed, signed
-from sciml.typing import Seed
+from sciml.typing import Draws, Seed
 
 
-def normals_like(x: Tensor, seed: Seed) -> Tensor:
-    """Normal numbers of the shape (b, n) of x."""
-    if isinstance(seed, Tensor):
-        return own_normals(seed, x.shape[1]).to(x)
-    return torch.randn(x.shape, generator=Generator().manual_seed(seed)).to(x)
+def normals_like(x: Tensor, draws: Seed | Draws) -> Tensor:
+    """Normal numbers of the shape (b, ..) of x."""
+    if isinstance(draws, Tensor):
+        return own_normals(draws, math.prod(x.shape[1:])).reshape(x.shape).to(x)
+    if isinstance(draws, int):
+        return torch.randn(x.shape, generator=Generator().manual_seed(draws)).to(x)
+    return torch.randn(x.shape, generator=draws, dtype=x.dtype, device=x.device)
 
 
 def brownian(seed: Seed, shape: torch.Size | None = None) -> Brownian:

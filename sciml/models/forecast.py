@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sciml.models.draws import normals_like
 from sciml.models.interpolant import times
 from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import Grid
@@ -12,7 +13,7 @@ from sciml.solvers.solve import Solver, SolveStats, solve
 from sciml.solvers.stepper import Field, Interval
 from sciml.solvers.stochastic_runge_kutta import ShARK
 from sciml.solvers.term import Diffusive
-from sciml.typing import Args
+from sciml.typing import Args, Draws, Seed
 
 
 class ForecastInterpolant(nn.Module):
@@ -72,7 +73,7 @@ class ForecastInterpolant(nn.Module):
         self.custom = solver is not None
         self.solver = solver or Solver(ShARK(), Grid(ts=_ends(steps)))
 
-    def objective(self, state: Tensor, later: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def objective(self, state: Tensor, later: Tensor, draws: Draws = None) -> Tensor:
         """The mean square over samples and entries of what b lacks, at one random time per sample.
 
         Its least value is not 0 but the variance of the velocities that meet in a point.
@@ -80,14 +81,13 @@ class ForecastInterpolant(nn.Module):
         Args:
             state: x0 (b, c, ..).
             later: x1, of x0's shape.
-            generator: of times, which are spread evenly over a batch, and noise, on the states' device.
+            draws: times, which are spread evenly over a batch, and noise; by numbers of samples, over consecutive ones.
         """
         if later.shape != state.shape:
             raise ValueError(f"later: expected the states' shape {tuple(state.shape)}, got {tuple(later.shape)}")
         self.stats = None  # it solves nothing
-        options = {"generator": generator, "dtype": state.dtype, "device": state.device}
-        t = times(state, generator)
-        motion = self.noise * t.sqrt() * torch.randn(state.shape, **options)
+        t = times(state, draws)
+        motion = self.noise * t.sqrt() * normals_like(state, draws)
         velocity = later - state - motion
         between = torch.lerp(state, later, t) + (1 - t) * motion
         return (self.velocity(t, between, state) - velocity).square().sum() / max(1, state.numel())
@@ -96,13 +96,14 @@ class ForecastInterpolant(nn.Module):
         """The velocity b (b, c, ..) at times, () or (b, 1, ..), and points x (b, c, ..), from states x0 (b, c, ..)."""
         return self.net(torch.cat([x, state, t.expand(x.shape[0], 1, *x.shape[2:])], 1))
 
-    def forecast(self, state: Tensor, members: int = 1, seed: int = 0) -> Tensor:
+    def forecast(self, state: Tensor, members: int = 1, seed: Seed = 0) -> Tensor:
         """Draws later states.
 
         Args:
             state: x0 (b, c, ..).
             members: number of draws from each.
-            seed: of the noise; a draw is a function of it, of its own number, and of a state's place in the batch.
+            seed: of the noise; a draw is a function of it, of its own number, and of a state's place in the batch. Or
+                places (b), whole numbers below 2^32, in whatever batches the states come.
 
         Returns:
             Later states (members, b, c, ..).
@@ -110,7 +111,8 @@ class ForecastInterpolant(nn.Module):
         together = 1 if state.device.type == "cpu" else members  # what a core's cache holds is done four times as fast
         if members < 1:
             raise ValueError(f"members: expected at least 1, got {members}")
-        numbers, drawn = (torch.arange(members) << 32)[:, None] + torch.arange(len(state)), []
+        seed, places = (0, seed) if isinstance(seed, Tensor) else (seed, torch.arange(len(state)))
+        numbers, drawn = (torch.arange(members) << 32)[:, None] + places.cpu(), []
         for part in numbers.split(together):
             start = state.repeat(len(part), *[1] * (state.ndim - 1))
             path = Brownian(start.shape, seed, samples=part.flatten())

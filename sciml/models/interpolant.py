@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from sciml.calculus.probes import Law
 from sciml.models.cnf import CNF, Divergence
-from sciml.solvers.brownian import Brownian
+from sciml.models.draws import brownian, normals_like
 from sciml.solvers.control import Grid
+from sciml.solvers.hashed import GAMMA
 from sciml.solvers.solve import Solver, solve
 from sciml.solvers.stochastic_runge_kutta import SRA1
 from sciml.solvers.term import Diffusive
-from sciml.typing import Args
+from sciml.typing import Args, Draws
 
 Coupling = Literal["independent", "optimal"]
 ScheduleName = Literal["linear", "trigonometric"]
@@ -117,21 +118,19 @@ class StochasticInterpolant(CNF):
         self._check_diffusion(diffusion)
         self.noisy_solver = noisy_solver or Solver(SRA1(), Grid(n=64))
 
-    def objective(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def objective(self, x: Tensor, draws: Draws = None) -> Tensor:
         """The mean square over points and coordinates of what the velocity lacks, at one random time per point.
 
         Its least value is not 0 but the variance of the velocities that meet in a point.
 
         Args:
             x: points (b, d) of the data.
-            generator: of times, which are spread evenly over a batch, and noise, on the points' device.
+            draws: times, which are spread evenly over a batch, and noise; by numbers of samples, over consecutive ones.
         """
         self._check(x)
         self.stats = None  # it solves nothing
         a, b, a_rate, b_rate = SCHEDULES[self.schedule]
-        options = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        t = times(x, generator)
-        noise = torch.randn(x.shape, **options)
+        t, noise = times(x, draws), normals_like(x, draws)
         if self.coupling == "optimal":
             noise = noise[_nearest(noise, x)]
         velocity = a_rate(t) * noise + b_rate(t) * x
@@ -155,12 +154,12 @@ class StochasticInterpolant(CNF):
         """
         return -self.denoiser(t, x) / SCHEDULES[self.schedule].alpha(t)
 
-    def sample(self, count: int, generator: torch.Generator | None = None, diffusion: float | None = None) -> Tensor:
+    def sample(self, count: int, draws: Draws = None, diffusion: float | None = None) -> Tensor:
         """Draws points.
 
         Args:
             count: how many.
-            generator: of the random numbers, on the weights' device.
+            draws: of the random numbers.
             diffusion: epsilon; None takes the model's.
 
         Returns:
@@ -172,12 +171,10 @@ class StochasticInterpolant(CNF):
         epsilon = self.diffusion if diffusion is None else diffusion
         self._check_diffusion(epsilon)
         if not epsilon:
-            return super().sample(count, generator)
-        like = next(self.parameters())
-        options = {"generator": generator, "device": like.device}
-        z = torch.randn(count, self.dim, dtype=like.dtype, **options)
-        seed = int(torch.randint(2**62, (), **options))
-        solution = solve(_Noisy(self, epsilon), z, 0.0, 1.0, self.noisy_solver, path=Brownian(seed=seed))
+            return super().sample(count, draws)
+        z = self._normals(count, draws)
+        seed = draws if isinstance(draws, Tensor) else int(torch.randint(2**62, (), generator=draws, device=z.device))
+        solution = solve(_Noisy(self, epsilon), z, 0.0, 1.0, self.noisy_solver, path=brownian(seed))
         self.stats = solution.stats
         return solution.ys
 
@@ -214,11 +211,18 @@ class _Noisy(nn.Module, Diffusive):
         return (2 * self.epsilon * alpha).sqrt() * dw
 
 
-def times(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A random time (b, 1, ..) for each sample of x (b, ..), spread evenly over the batch, in no order."""
-    count, options = len(x), {"generator": generator, "device": x.device}
-    places = torch.randperm(count, **options)  # or times would tell the order of samples
-    t = (places + torch.rand(count, dtype=x.dtype, **options)) / max(1, count)
+def times(x: Tensor, draws: Draws) -> Tensor:
+    """A random time (b, 1, ..) for each sample of x (b, ..), spread evenly over the batch, in no order.
+
+    By numbers n of the samples it is the fraction of 1/2 + n times the golden ratio, which spreads consecutive ones.
+    """
+    count = len(x)
+    if isinstance(draws, Tensor):
+        t = ((draws * GAMMA).double() / 2.0**64 + 0.5).to(x)  # GAMMA is the ratio's fraction of 2^64, modulo that
+    else:
+        options = {"generator": draws, "device": x.device}
+        places = torch.randperm(count, **options)  # or times would tell the order of samples
+        t = (places + torch.rand(count, dtype=x.dtype, **options)) / max(1, count)
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 

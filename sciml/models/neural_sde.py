@@ -5,14 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sciml.models.draws import brownian
 from sciml.models.neural_ode import Flow
 from sciml.models.solver_regularizer import SolverRegularizer
-from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID
 from sciml.solvers.solve import Solver
 from sciml.solvers.stochastic_runge_kutta import SRIW1
 from sciml.solvers.term import Diffusive
-from sciml.typing import Args, Calculus
+from sciml.typing import Args, Calculus, Seed
 
 
 class DiagonalSDE(nn.Module, Diffusive):
@@ -85,7 +85,7 @@ class NeuralSDE(Flow):
             raise ValueError(f"regularizer: expected {expected}, got {given!r}")
         super().__init__(field, solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2)), t1, regularizer)
 
-    def forward(self, y0: Tensor, ts: Tensor | None = None, seed: int = 0) -> Tensor:
+    def forward(self, y0: Tensor, ts: Tensor | None = None, seed: Seed = 0) -> Tensor:
         """Solves.
 
         Args:
@@ -93,12 +93,13 @@ class NeuralSDE(Flow):
             ts: times to save at, of which the first is that of y0 and the last ends the solve: (t), or with lanes
                 "each" also (b, t).
             seed: of the noise. The same seed is the same noise, also that of the default: a training loop has to give
-                another one at every step, as ``int(torch.randint(2**62, ()))``, or it fits the net to one draw.
+                another one at every step, as ``int(torch.randint(2**62, ()))``, or it fits the net to one draw. Whole
+                numbers (b) are one for each state, in whatever batches they come.
 
         Returns:
             The states at t1, (b, ..), or at the given times, (b, t, ..).
         """
-        return self.solved(y0, ts, Brownian(seed=seed))
+        return self.solved(y0, ts, brownian(seed))
 
 
 class Moments(NamedTuple):
@@ -117,3 +118,18 @@ def moments(paths: Tensor, mask: Tensor | None = None) -> Moments:
     variance = ((paths - mean).square() * there).sum(0) / (count - 1).clamp_min(1)
     std = torch.where(variance > 0, variance.clamp_min(torch.finfo(paths.dtype).tiny).sqrt(), 0.0)
     return Moments(mean, std, count)
+
+
+def power_sums(paths: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Number, sum and sum of squares (3, ..) of paths (b, ..) where the mask is set; float64, to be added up."""
+    there = torch.ones_like(paths, dtype=torch.bool) if mask is None else mask
+    paths = paths.double().where(there, 0)
+    return torch.stack([there.double().sum(0), paths.sum(0), paths.square().sum(0)])
+
+
+def summed_moments(sums: Tensor) -> Moments:
+    """`moments` of all paths that are in sums (3, ..) of `power_sums`, to the round-off of their squares."""
+    count, total, squares = sums
+    mean = total / count.clamp_min(1)
+    variance = (squares - total * mean).clamp_min(0) / (count - 1).clamp_min(1)
+    return Moments(mean, variance.sqrt(), count)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from matplotlib.figure import Figure
 
 from sciml.data.atomic import replacing
 from sciml.training.drawing import draw_metrics
@@ -113,24 +115,40 @@ class Lines(ProgressBar):
 
 
 class Figures(Callback):
-    """Draws the run's pictures at the end of training, into `figures` of the trainer's `default_root_dir`."""
+    """Draws the run's pictures at the end of training, into `figures` of the trainer's `default_root_dir`.
+
+    What cannot be drawn is a warning, as the training is done.
+    """
 
     @rank_zero_only
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw."""
-        draw_run(RunFolder(trainer.default_root_dir), pl_module, getattr(trainer, "datamodule", None))
+        """Draw; in single precision what was trained in a lower one, as data outside of the trainer's loops are."""
+        if any(p.dtype in (torch.bfloat16, torch.float16) for p in pl_module.parameters()):
+            pl_module.float()
+        try:
+            draw_run(RunFolder(trainer.default_root_dir), pl_module, getattr(trainer, "datamodule", None))
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            rank_zero_warn(f"figures: not all could be drawn; `sciml plot` shows where it came to {told}")
 
 
 def draw_run(run: RunFolder, module: lightning.LightningModule, data: Any) -> list[Path]:
-    """Draw the learning curves and, where there is a data module, what the module has to show; returns the files."""
-    figures = {}
-    if rows := MetricsLogger(run.metrics).rows():
-        figures["learning_curve"] = draw_metrics(rows, getattr(module, "monitor", ""))
-    if isinstance(module, TrainingModule) and data is not None:
-        training = module.training
-        figures.update(module.eval().pictures(data))
-        module.train(training)
-    for name, figure in figures.items():
-        with replacing(run.figures / f"{name}.png") as path:
+    """Draw the learning curves, and what the module has to show of test data if there are any; returns the files."""
+    paths = []
+    for name, figure in _figures(run, module, data):
+        paths.append(run.figures / f"{name}.png")
+        with replacing(paths[-1]) as path:
             figure.savefig(path, format="png", dpi=150)
-    return [run.figures / f"{name}.png" for name in figures]
+    return paths
+
+
+def _figures(run: RunFolder, module: lightning.LightningModule, data: Any) -> Iterator[tuple[str, Figure]]:
+    if rows := MetricsLogger(run.metrics).rows():
+        yield "learning_curve", draw_metrics(rows, getattr(module, "monitor", ""))
+    empty = data is None or getattr(data, "sizes", {}).get("test") == 0
+    if isinstance(module, TrainingModule) and not empty:
+        training = module.training
+        try:
+            yield from module.eval().pictures(data)
+        finally:
+            module.train(training)

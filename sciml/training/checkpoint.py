@@ -57,9 +57,12 @@ class Checkpoints(Checkpoint):
 
     Attributes:
         config: the resolved configuration as plain data, put into each checkpoint.
+        best_model_path: after training what Lightning takes for ``ckpt_path="best"``: the best one, or the last where
+            none was better than another.
     """
 
     config: dict[str, Any] | None = None
+    best_model_path: str = ""
 
     def __init__(self, every_n_steps: int | None = None, every_seconds: float | None = 60.0):
         super().__init__()
@@ -142,6 +145,7 @@ class Checkpoints(Checkpoint):
         self._save_best(trainer, pl_module)
         self._finished = True
         self._save_last(trainer)
+        self.best_model_path = str(self.run.checkpoint)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]

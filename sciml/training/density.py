@@ -13,6 +13,7 @@ from sciml.models.cnf import CNF, Divergence, normal_log_prob
 from sciml.training.module import TrainingModule
 from sciml.training.neural_ode import work
 from sciml.training.operator import Normalizer
+from sciml.typing import Draws
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,9 +40,9 @@ class NormalizedFlow(nn.Module):
         units = self.points.std.expand(x.shape[1]).log().sum()
         return self.flow.log_prob(self.points(x), generator, divergence) - units
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, count: int, draws: Draws = None) -> Tensor:
         """Points (count, d); arguments as of `CNF.sample`."""
-        return self.points.inverse(self.flow.sample(count, generator))
+        return self.points.inverse(self.flow.sample(count, draws))
 
 
 class NormalFit(nn.Module):
@@ -117,9 +118,9 @@ class DensityModule(TrainingModule):
         generator = torch.Generator(self.device).manual_seed(seed)
         return self._log("train", batch[0], self.loss(batch[0], generator))
 
-    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, x: Tensor, draws: torch.Generator) -> Tensor:
         """The mean of -log p over points (b, d), with the flow's divergence."""
-        return -self.density.log_prob(x, generator).mean()
+        return -self.density.log_prob(x, draws).mean()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the loss, and that of the normal distribution."""
@@ -132,8 +133,8 @@ class DensityModule(TrainingModule):
     def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Points (b, d), the logarithms (b) of the density there, and as many samples (b, d)."""
         (x,) = batch
-        generator = torch.Generator(self.device).manual_seed(derive_seed(run_seed(), "samples", batch_idx))
-        return {"points": x, "log_prob": self(x), "samples": self.density.sample(len(x), generator)}
+        samples = self.density.sample(len(x), self.sample_seeds(batch_idx, len(x)))
+        return {"points": x, "log_prob": self(x), "samples": samples}
 
     def predictor(self) -> nn.Module:
         """From points to the logarithm of the density."""

@@ -14,6 +14,7 @@ from sciml.models.forecast import ForecastInterpolant
 from sciml.training.ensembles import crps, spread
 from sciml.training.module import TrainingModule
 from sciml.training.operator import Normalizer
+from sciml.typing import Draws, Seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ class Forecaster(nn.Module):
         """Later states (b, c, ..) by n steps from standard normal numbers (b, n, 2, c, ..)."""
         return self.states.inverse(self.interpolant(self.states(state), normal))
 
-    def forecast(self, state: Tensor, members: int = 1, seed: int = 0) -> Tensor:
+    def forecast(self, state: Tensor, members: int = 1, seed: Seed = 0) -> Tensor:
         """Draws of later states (members, b, c, ..), as of `ForecastInterpolant.forecast`."""
         return self.states.inverse(self.interpolant.forecast(self.states(state), members, seed))
 
@@ -42,11 +43,12 @@ class ForecastModule(TrainingModule):
     """Trains a stochastic interpolant on pairs of a state and a later one, by least squares.
 
     States are normalised by channel with mean and deviation of all that are there to train on. The loss is that of
-    `ForecastInterpolant.objective`, logged as `train_loss`, `val_loss` and `test_loss`; that of validation and test has
-    the same times and noise in every epoch. The test draws several forecasts of each state, in its own units:
-    `test_crps` is their continuous ranked probability score, beside `test_crps_climate`, that of 64 later states of the
-    training part whatever the state, and `test_persistence`, that of the state itself; `test_mse` the squared
-    error of the mean forecast, beside `test_spread`, what it would be if the truth were one more of the forecasts.
+    `ForecastInterpolant.objective`, logged as `train_loss`, `val_loss` and `test_loss`; times and noise of validation
+    and test are each pair's own, the same in every epoch and in any batch, as those of forecasts are. The test draws
+    several forecasts of each state, in its own units: `test_crps` is their continuous ranked probability score, beside
+    `test_crps_climate`, that of 64 later states of the training part whatever the state, and `test_persistence`, that
+    of the state itself; `test_mse` the squared error of the mean forecast, beside `test_spread`, what it would be if
+    the truth were one more of the forecasts.
 
     Args:
         interpolant: of normalised states.
@@ -91,19 +93,20 @@ class ForecastModule(TrainingModule):
     def training_step(self, batch: Pair, batch_idx: int) -> Tensor:
         """The loss of a batch of pairs."""
         seed = derive_seed(run_seed(), "forecast", self.current_epoch, batch_idx, self.global_rank)
-        loss = self._loss(batch, seed)
+        loss = self._loss(batch, torch.Generator(self.device).manual_seed(seed))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
     def validation_step(self, batch: Pair, batch_idx: int) -> None:
         """Log the loss."""
-        self._evaluate("val", batch, batch_idx)
+        self._evaluate("val", batch, self.sample_seeds(batch_idx, len(batch[0])))
 
     def test_step(self, batch: Pair, batch_idx: int) -> None:
         """Log the loss, and what several forecasts of each state are worth."""
-        self._evaluate("test", batch, batch_idx)
         state, later = batch
-        drawn = self.forecaster.forecast(state, self.members, self._seed("test", batch_idx))
+        seeds = self.sample_seeds(batch_idx, len(state))
+        self._evaluate("test", batch, seeds)
+        drawn = self.forecaster.forecast(state, self.members, seeds)
         metrics = {
             "test_crps": crps(drawn, later).mean(),
             "test_persistence": crps(state[None], later).mean(),
@@ -119,7 +122,7 @@ class ForecastModule(TrainingModule):
     def predict_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
         """States and later ones (b, c, ..), and several forecasts (b, members, c, ..) of each."""
         state, later = batch
-        drawn = self.forecaster.forecast(state, self.members, self._seed("predict", batch_idx))
+        drawn = self.forecaster.forecast(state, self.members, self.sample_seeds(batch_idx, len(state)))
         return {"inputs": state, "targets": later, "forecasts": drawn.transpose(0, 1)}
 
     def predictor(self) -> nn.Module:
@@ -151,17 +154,13 @@ class ForecastModule(TrainingModule):
         fields = {"truth": later[:, 0], "forecasts": drawn.flatten(0, 1), "mean of forecasts": drawn.mean(0)}
         yield "spectrum", draw_spectra(fields)
 
-    def _loss(self, batch: Pair, seed: int) -> Tensor:
+    def _loss(self, batch: Pair, draws: Draws) -> Tensor:
         states, later = map(self.forecaster.states, batch)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        return self.forecaster.interpolant.objective(states, later, generator)
+        return self.forecaster.interpolant.objective(states, later, draws)
 
-    def _evaluate(self, stage: Literal["val", "test"], batch: Pair, batch_idx: int) -> None:
-        loss = self._loss(batch, self._seed(stage, batch_idx))
+    def _evaluate(self, stage: Literal["val", "test"], batch: Pair, seeds: Tensor) -> None:
+        loss = self._loss(batch, seeds)
         self.log(f"{stage}_loss", loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
-
-    def _seed(self, stage: str, batch_idx: int) -> int:
-        return derive_seed(run_seed(), f"forecast {stage}", batch_idx, self.global_rank)
 
 
 def _pairs(data: FieldData) -> Pair:

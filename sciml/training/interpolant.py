@@ -2,23 +2,23 @@
 
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from sciml.data.seeding import derive_seed, run_seed
 from sciml.models.interpolant import StochasticInterpolant
 from sciml.training.density import DensityModule, Stage
+from sciml.typing import Draws
 
 
 class InterpolantModule(DensityModule):
     """Trains the velocity of a stochastic interpolant on points, by least squares; no equation is solved for it.
 
     Points are normalised by coordinate with mean and deviation of the training part. The loss is that of
-    `StochasticInterpolant.objective`, logged as `train_loss`, `val_loss` and `test_loss`; that of validation and test
-    has the same times and noise in every epoch. Beside the latter two stand, of the points' own units, the mean of
-    -log p in nats per point, `val_nll` and `test_nll`, from the equation of the flow with the exact divergence, and
-    `val_gaussian` and `test_gaussian`, the same of a normal distribution with mean and covariance of the training part.
+    `StochasticInterpolant.objective`, logged as `train_loss`, `val_loss` and `test_loss`; times and noise of validation
+    and test are each point's own, the same in every epoch and in any batch, but for the optimal coupling, which pairs
+    those of a batch. Beside the latter two stand, of the points' own units, the mean of -log p in nats per point,
+    `val_nll` and `test_nll`, from the equation of the flow with the exact divergence, and `val_gaussian` and
+    `test_gaussian`, the same of a normal distribution with mean and covariance of the training part.
 
     Args:
         flow: the interpolant of normalised points.
@@ -36,14 +36,13 @@ class InterpolantModule(DensityModule):
     ):
         super().__init__(flow, optimizer, scheduler, scheduler_interval)
 
-    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """The objective (a number) at points (b, d)."""
         flow: Any = self.density.flow
-        return flow.objective(self.density.points(x), generator)
+        return flow.objective(self.density.points(x), draws)
 
     def _evaluate(self, stage: Stage, x: Tensor, batch_idx: int) -> None:
-        seed = derive_seed(run_seed(), f"interpolant {stage}", batch_idx)
-        loss = self.loss(x, torch.Generator(self.device).manual_seed(seed))
+        loss = self.loss(x, self.sample_seeds(batch_idx, len(x)))
         self.log(f"{stage}_nll", -self(x).mean(), batch_size=len(x), sync_dist=True)
         self._log(stage, x, loss)
         self._log_gaussian(stage, x)

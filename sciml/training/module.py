@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from sciml.data.seeding import derive_seed, run_seed
 from sciml.training.sizes import STEPS, told
@@ -87,11 +88,17 @@ class TrainingModule(lightning.LightningModule):
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        scheduler = {
+        scheduler: dict[str, Any] = {
             "scheduler": self.make_scheduler(optimizer),
             "interval": self.scheduler_interval,
             "monitor": self.monitor,
         }
+        if (
+            isinstance(scheduler["scheduler"], ReduceLROnPlateau)
+            and self._trainer
+            and self.scheduler_interval == "epoch"
+        ):
+            scheduler["frequency"] = self.trainer.check_val_every_n_epoch or 1  # epochs that end with the metric
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def noise_seed(self, batch_idx: int) -> int:

@@ -191,6 +191,14 @@ class PINNModule(TrainingModule):
         """Log the loss, and add up errors."""
         self._step("test", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin to add up; an evaluation before may have been stopped."""
+        self._sums = None
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to add up."""
+        self._sums = None
+
     def on_validation_epoch_end(self) -> None:
         """Log the error over all points."""
         self._log_error("val")

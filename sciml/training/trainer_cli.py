@@ -52,6 +52,11 @@ def with_nulls(value: Any) -> Any:
 set_loader(YAML, lambda text: with_nulls(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
+def listed(value: Any) -> list[Any]:
+    """What a key of the trainer gives, where that may be one, several or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 class RunCLI(LightningCLI):
     """Builds model, data and trainer from a configuration and overrides; the trainer's files go to the run folder.
 
@@ -108,8 +113,8 @@ class RunCLI(LightningCLI):
         What does not train does so in one process, on one device, which meets every sample once and in order.
         """
         settings = self.config_init["trainer"]
-        loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
-        callbacks = list(settings.callbacks or [])
+        loggers, plugins = map(listed, (settings.logger, settings.plugins))
+        callbacks = [*listed(settings.callbacks)]
         if settings.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress())
         if self.training:
@@ -124,7 +129,7 @@ class RunCLI(LightningCLI):
         return super().instantiate_trainer(
             default_root_dir=self.run.path,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(), *(settings.plugins or [])],
+            plugins=[AtomicCheckpointIO(), *plugins],
             **kwargs,
         )
 
@@ -152,7 +157,7 @@ def resume(run: RunFolder, overrides: Sequence[str]) -> None:
     """Go on from the last checkpoint, or from the start where there is none yet."""
     checkpoint = run.last if run.last.is_file() else None
     if checkpoint and not overrides and load_checkpoint(checkpoint)["sciml"]["finished"]:
-        print(f"{run.path} is finished; to go on, give a larger --trainer.max_epochs")
+        print(f"{run.path} is finished; to go on, give more of what ended it, as by --trainer.max_epochs")
         return
     train(RunCLI(run.configs[-1], overrides, run, training=True, resumed=True), checkpoint)
 
@@ -220,11 +225,16 @@ def predict(run: RunFolder, overrides: Sequence[str]) -> None:
     cli = RunCLI(run.configs[-1], overrides, run)
     with usage_errors(cli), quiet():
         batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
-    if not batches or not isinstance(batches[0], dict):
+    if not batches:
+        raise UsageError("data: expected samples to test on, got none")
+    if not isinstance(batches[0], dict):
         raise UsageError(f"predict: expected {type(cli.model).__name__}.predict_step to return tensors by name")
     with replacing(run.predictions) as path, h5py.File(path, "w") as file:
         for name in batches[0]:
-            file[name] = torch.cat([batch[name] for batch in batches]).numpy()
+            values = torch.cat([batch[name] for batch in batches])
+            file[name] = (
+                values.float() if values.dtype == torch.bfloat16 else values
+            ).numpy()  # which has no such type
     print(run.predictions)
 
 

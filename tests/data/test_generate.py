@@ -1,10 +1,12 @@
 import importlib.util
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from torch.testing import assert_close
 
 from sciml.data import OperatorData, TensorFields, generate
 from sciml.data.seeding import generator
+from sciml.errors import DataError
 from sciml.problems import Burgers, PeriodicPDE, RandomlyForced
 
 BURGERS = Burgers(points=32, nu=0.05, dt=0.05, t1=0.1)
@@ -127,7 +130,7 @@ def test_chunks_of_other_data_are_not_taken_up(monkeypatch, other):
 
 KILLED = """
 import os, signal, sys
-import numpy
+from pathlib import Path
 from sciml.data import generate
 from sciml.problems import Burgers
 
@@ -139,13 +142,14 @@ def third(*arguments):
     return evolve(*arguments) if len(calls) < 3 else die()
 
 def half(path, array):
-    path.write_bytes(array.tobytes()[:100])
+    with path.open("wb") as file:
+        file.write(array.tobytes()[:100])
     die()
 
 Burgers.chunk = 2
 changes = {
     "solving": (Burgers, "evolve", third),
-    "saving": (numpy, "save", half),
+    "saving": (Path, "write_bytes", half),
     "joining": (generate, "_hash", die),
     "cleaning": (generate, "rmtree", die),
 }
@@ -165,7 +169,7 @@ def test_killed_generation_goes_on_to_the_same_data(monkeypatch, cache):
         done = subprocess.run([sys.executable, "-c", KILLED, moment], env=environment, check=False)
         assert done.returncode == -signal.SIGKILL
         assert path.exists() == (moment == "cleaning")
-        assert len(list(cache.glob(".*.chunks/[0-9]*.npy"))) == chunks
+        assert len(list(cache.glob(".*.chunks/[0-9]*.f4"))) == chunks
     seen = interrupt(monkeypatch, 0)
     assert generate.generate(BURGERS, 9, TIMES, progress=False) == path
     assert not seen
@@ -186,6 +190,38 @@ def test_failed_generation_leaves_no_data(monkeypatch, cache):
     with pytest.raises(ZeroDivisionError):
         generate.generate(BURGERS, 2, TIMES, progress=False)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+@contextmanager
+def no_file_above(size):
+    """Writing fails as on a full disk, once a file is so large."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1000, 0), (2000, 4), (4000, 4), (10000, 4)])
+def test_generation_that_met_a_full_disk_goes_on(monkeypatch, cache, room, kept):
+    """Chunks take 1024 bytes, the 4 of them 4096, and the file 10088."""
+    monkeypatch.setattr(Burgers, "chunk", 2)
+    seen = interrupt(monkeypatch, 0)
+    with no_file_above(room), pytest.raises(OSError, match="File too large"):
+        generate.generate(BURGERS, 8, [0.0, 0.05, 0.1, 0.1], progress=False)
+    assert len(list(cache.rglob("[0-9]*-*"))) == kept
+    assert not list(cache.rglob("*.h5"))
+    seen.clear()
+    generate.load(generate.generate(BURGERS, 8, [0.0, 0.05, 0.1, 0.1], progress=False))
+    assert len(seen) == 4 - kept
+
+
+def test_cache_that_cannot_be_written_to_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cache: cannot write to it, .*/file'; SCIML_CACHE names another folder"):
+        generate.generate(BURGERS, 2, TIMES, progress=False)
 
 
 def test_editing_an_own_class_or_its_module_makes_new_data(tmp_path):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sciml import PID, Solver
 from sciml.models import StochasticInterpolant
-from sciml.models.interpolant import SCHEDULES
+from sciml.models.draws import normals_like
+from sciml.models.interpolant import SCHEDULES, times
 from sciml.solvers import Tsit5
 
 DTYPE = torch.float64
@@ -92,6 +93,19 @@ def test_objective_is_least_for_the_exact_velocity(schedule: str):
         error = found.std(0) / 8**0.5
         assert ((found.mean(0) - expected).abs() < 5 * error).all()
         assert (error < 0.05).all()
+
+
+@pytest.mark.parametrize("first", [0, 10**6, 2**40])
+def test_times_by_number_are_evenly_spread(first: int):
+    """Consecutive multiples of the golden ratio leave no gap of 3 times the mean one; each is a sample's own."""
+    seeds = torch.arange(first, first + 200)
+    t = times(draw(200, 2), seeds)
+    assert t.shape == (200, 1)
+    assert torch.equal(times(draw(50, 2), seeds[150:]), t[150:])
+    ends = torch.cat([torch.zeros(1), t.flatten().sort().values, torch.ones(1)])
+    assert 0 <= ends.diff().min() <= ends.diff().max() < 3 / 200
+    lagged = torch.corrcoef(torch.stack([t[1:, 0], normals_like(t, seeds)[1:, 0], seeds[1:].to(t)]))
+    assert (lagged - torch.eye(3)).abs().max() < 0.2  # of 199 independent pairs a deviation is .07
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -5,7 +5,7 @@ import torch
 
 from sciml import Discrete, Grid, Solver, solve
 from sciml.models import MLP, STEER, Autonomous, CoordinateDiffusion, DiagonalSDE, NeuralSDE, SolverRegularizer
-from sciml.models.neural_sde import moments
+from sciml.models.neural_sde import moments, power_sums, summed_moments
 from sciml.solvers import PID, SRIW1, Backsolve, Brownian, ErrorEstimate
 
 
@@ -46,6 +46,11 @@ def test_moments_are_those_of_the_paths_that_are_there():
     assert torch.allclose(std[1], paths[:4, 1].std(0))
     for found, right in zip(moments(paths)[:2], (paths.mean(0), paths.std(0)), strict=True):
         assert torch.allclose(found, right)
+    halves = [(paths[part].where(mask[part], torch.nan), mask[part]) for part in (slice(4), slice(4, 6))]
+    summed = summed_moments(sum(power_sums(*half) for half in halves))
+    for found, right in zip(summed, moments(paths.where(mask, torch.nan), mask), strict=True):
+        assert torch.allclose(found.float(), right, atol=1e-6)
+    assert torch.equal(power_sums(paths), power_sums(paths, torch.ones_like(mask)))
 
 
 def test_deviation_of_equal_paths_is_zero_and_has_a_finite_gradient():

@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -326,6 +327,39 @@ def test_a_run_in_double_precision_is_loaded_in_single(fit, sciml):
     assert predictions.dtype == torch.float64
     single = load("run", trust=True)(inputs.float())
     torch.testing.assert_close(single, predictions.float(), rtol=0, atol=1e-6)  # round-off of float32
+
+
+def test_a_run_in_half_precision_is_drawn_and_predicts(fit, sciml):
+    fit("run", "--trainer.precision=bf16-true")
+    assert Path("run/figures/prediction.png").is_file()
+    sciml("predict", "run")
+    with h5py.File("run/predictions.h5") as file:
+        assert file["predictions"].dtype == "f4"
+
+
+def test_a_run_without_test_data_ends_with_its_learning_curve(fit, sciml):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Total length of `Loader` across ranks is zero")
+        fit("run", "--data.test=0")
+        assert sciml("predict", "run", code=2) == "sciml: data: expected samples to test on, got none\n"
+    assert [path.name for path in Path("run/figures").iterdir()] == ["learning_curve.png"]
+    assert sciml("plot", "run").split() == ["run/figures/learning_curve.png"]
+
+
+def test_a_callback_and_a_plugin_by_themselves_need_no_list(fit):
+    fit(
+        "run",
+        "--trainer.callbacks={class_path: tiny.End, init_args: {batch: 1}}",
+        "--trainer.plugins=lightning.pytorch.plugins.environments.LightningEnvironment",
+    )
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_a_plateau_is_looked_for_when_there_was_a_validation(fit):
+    plateau = "{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau, init_args: {patience: 0, threshold: 1.0e+9}}"
+    fit("run", f"--model.scheduler={plateau}", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=5")
+    (state,) = torch.load("run/checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
+    assert state["last_epoch"] == 2  # validations
 
 
 def test_solve_refuses_the_folder_of_a_trained_run(trained, sciml):

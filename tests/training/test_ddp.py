@@ -45,9 +45,9 @@ def checkpoint(run):
     return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)
 
 
-def validation(run):
+def validation(run, metric="val_relative_l2"):
     with open(f"{run}/metrics.csv") as file:
-        errors = [row["val_relative_l2"] for row in csv.DictReader(file)]
+        errors = [row[metric] for row in csv.DictReader(file)]
     return torch.tensor([float(error) for error in errors if error], dtype=torch.float64)
 
 
@@ -99,6 +99,17 @@ def test_two_processes_judge_videos_as_one_does():
         one = judged(1)
     assert {"test_loss", "test_blank_mse"} <= set(one)
     assert_close(two, one, **ROUNDING)
+
+
+@pytest.mark.slow
+def test_two_processes_judge_moments_of_paths_as_one_does(fit):
+    config = TINY.with_name("neural_sde.yaml")
+    solver = "{stepper: sciml.solvers.SRIW1, controller: {class_path: sciml.solvers.Grid, init_args: {n: 8}}}"
+    still = ("--data.val=5", "--trainer.max_epochs=1", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0")
+    still = (*still, f"--model.sde.solver={solver}")
+    start("-m", "sciml", "fit", "--config", config, "--run", "two", *TWO, "--data.batch_size=1", *still)
+    fit("one", *still, config=config)
+    assert_close(*(validation(run, "val_loss") for run in ("two", "one")), **ROUNDING)
 
 
 PINN = (  # small enough, its Laplacian estimated, with a condition among the losses

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from pytorch_optimizer import AdaHessian
 from torch import nn
 
@@ -49,6 +50,24 @@ def test_baseline_is_the_best_constant_in_the_place_of_the_net(tmp_path):
     y, p = equation.exact(x)[:, 0], 1 - x.square().sum(1)
     best = (y - p * (p @ y) / (p @ p)).norm() / y.norm()
     torch.testing.assert_close(metrics["test_baseline"], best.item(), rtol=1e-4, atol=0)
+
+
+def test_an_evaluation_that_was_stopped_leaves_nothing_to_the_next_one(tmp_path):
+    class Stop(Callback):
+        def on_validation_batch_end(self, *args):
+            raise ArithmeticError
+
+    model, data = module(Poisson(3)), Collocation(points=5, steps=1, val=10, test=10)
+    with quiet():
+        (whole,) = trainer(tmp_path).validate(model, data, verbose=False)
+        with torch.no_grad():
+            weights = [p.clone() for p in model.parameters()]
+            torch._foreach_mul_(list(model.parameters()), 3.0)
+            with pytest.raises(ArithmeticError):
+                trainer(tmp_path, callbacks=[Stop()]).validate(model, data, verbose=False)
+            torch._foreach_copy_(list(model.parameters()), weights)
+        (again,) = trainer(tmp_path).validate(model, data, verbose=False)
+    assert again == whole
 
 
 def _blocks(count):

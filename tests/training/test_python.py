@@ -4,6 +4,7 @@ import lightning
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from sciml import load
 from sciml.data import TensorFields
@@ -54,6 +55,32 @@ def test_checkpoints_load_as_plain_data_and_resume(train, tmp_path):
     train(2)
     resumed = train(3, run.last).state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_lightning_finds_the_best_checkpoint(tmp_path, data):
+    torch.manual_seed(0)
+    module, run = (
+        OperatorModule(nn.Conv1d(2, 1, 1), optimizer=lambda p: torch.optim.SGD(p, lr=3.0)),
+        trainer(tmp_path, 4),
+    )
+    run.fit(module, data)
+    (last,), (best,) = (run.validate(module, data, ckpt_path=path, verbose=False) for path in (None, "best"))
+    assert best["val_relative_l2"] == run.checkpoint_callback.best < last["val_relative_l2"]
+
+
+def test_data_without_parts_are_trained_on_and_not_drawn(tmp_path, data):
+    class Plain(lightning.LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(*data.part("train")), 4)
+
+        val_dataloader = train_dataloader
+
+    data.setup("fit")
+    module = OperatorModule(nn.Conv1d(2, 1, 1))
+    with pytest.warns(UserWarning, match=r"figures: not all could be drawn; .* AttributeError: 'Plain'"):
+        trainer(tmp_path).fit(module, Plain())
+    assert [path.name for path in RunFolder(tmp_path).figures.iterdir()] == ["learning_curve.png"]
+    assert module.training
 
 
 def test_normaliser_comes_from_the_training_part_and_into_the_checkpoint(train, data, tmp_path):

@@ -1,14 +1,37 @@
-"""What latent modules make of a part of the data is a function of weights and data, whatever the batches are."""
+"""What modules that draw make of a part of the data is a function of weights and data, whatever the batches are."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from sciml import Grid, Solver
-from sciml.data import MovingDigits
-from sciml.models import LatentDynamics, LatentFSDE, LatentODE, LatentSDE, LatentVideo
-from sciml.solvers import SRIW1
-from sciml.training import LatentODEModule, LatentSDEModule, LatentVideoModule
+from sciml.data import Moons, MovingDigits, TensorFields
+from sciml.models import (
+    CNF,
+    MLP,
+    Autonomous,
+    CoordinateDiffusion,
+    DiagonalSDE,
+    ForecastInterpolant,
+    LatentDynamics,
+    LatentFSDE,
+    LatentODE,
+    LatentSDE,
+    LatentVideo,
+    NeuralSDE,
+    StochasticInterpolant,
+    TimeDependent,
+)
+from sciml.solvers import RK4, SRIW1
+from sciml.training import (
+    DensityModule,
+    ForecastModule,
+    InterpolantModule,
+    LatentODEModule,
+    LatentSDEModule,
+    LatentVideoModule,
+    NeuralSDEModule,
+)
 from sciml.training.trainer_cli import quiet
 from tests.training.running import trainer
 from tests.training.tiny.tiny import Rotations
@@ -26,14 +49,35 @@ def dynamics():
     return LatentDynamics(2, 4, 8, steps=1)
 
 
+def moons(batch_size):
+    return Moons(train=8, val=4, test=4, batch_size=batch_size)
+
+
+def pairs(batch_size):
+    fields = torch.randn(2, 12, 1, 6, generator=torch.Generator().manual_seed(0))
+    return TensorFields(*fields, train=4, val=4, test=4, batch_size=batch_size)
+
+
+def flow(kind, **options):
+    return kind(TimeDependent(MLP(3, 2, activation="tanh")), 2, solver=Solver(RK4(), Grid(n=4)), **options)
+
+
+def plane():
+    return DiagonalSDE(Autonomous(MLP(2, 2, width=8)), CoordinateDiffusion(2))
+
+
 MODULES = {
     "ode": (lambda: LatentODEModule(LatentODE(2, 2, 8, solver=Solver(controller=Grid(n=8))), share=0.6), holes),
     "sde": (lambda: LatentSDEModule(LatentSDE(2, 2, 4, 8, solver=Solver(SRIW1(), Grid(n=8))), share=0.6), holes),
     "fsde": (lambda: LatentSDEModule(LatentFSDE(2, dynamics(), width=8)), holes),
+    "nsde": (lambda: NeuralSDEModule(NeuralSDE(plane(), Solver(SRIW1(), Grid(n=8)))), holes),
     "video": (
         lambda: LatentVideoModule(LatentVideo(dynamics(), 12, features=8, width=2), observed=3, forecasts=2),
         videos,
     ),
+    "forecast": (lambda: ForecastModule(ForecastInterpolant(torch.nn.Conv1d(3, 1, 1)), members=3), pairs),
+    "density": (lambda: DensityModule(flow(CNF)), moons),
+    "interpolant": (lambda: InterpolantModule(flow(StochasticInterpolant, diffusion=0.5)), moons),
 }
 
 
