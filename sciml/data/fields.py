@@ -91,7 +91,7 @@ def _check(name: str, fields: Any) -> None:
         raise TypeError(
             f"{name}: expected a tensor (n, c, *x), got {type(fields).__name__}; torch.from_numpy makes one"
         )
-    if fields.ndim < 3:
+    if fields.ndim < 2:
         raise ValueError(f"{name}: expected (n, c, *x), got {tuple(fields.shape)}; unsqueeze(1) adds a single channel")
     if not bool(fields.isfinite().all()):
         first = int((~fields.isfinite()).nonzero()[0, 0])

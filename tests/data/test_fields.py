@@ -13,7 +13,7 @@ GOOD = torch.zeros(6, 1, 4)
     ("bad", "error", "message"),
     [
         (np.zeros((6, 1, 4)), TypeError, r"expected a tensor \(n, c, \*x\), got ndarray; torch.from_numpy makes one"),
-        (torch.zeros(6, 4), ValueError, r"expected \(n, c, \*x\), got \(6, 4\); unsqueeze\(1\) adds a single channel"),
+        (torch.zeros(6), ValueError, r"expected \(n, c, \*x\), got \(6,\); unsqueeze\(1\) adds a single channel"),
         (GOOD.index_fill(0, torch.tensor(3), math.nan), ValueError, "expected finite numbers, got NaN .* in sample 3"),
     ],
     ids=["numpy", "no channel", "nan"],

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 
 from sciml.solvers.linear.operator import DenseOperator, LinearOperator
@@ -17,11 +18,13 @@ def as_operator(A: Any) -> LinearOperator:
     """The matrix as a linear operator.
 
     Raises:
-        TypeError: it is neither an operator nor a real tensor, or not of float32 or float64.
+        TypeError: it is neither an operator nor a real matrix of torch or scipy, or not of float32 or float64.
         ValueError: it is not square.
     """
+    if issparse(A):
+        return SparseOperator.from_scipy(A)
     if not isinstance(A, LinearOperator) and not (isinstance(A, Tensor) and A.is_floating_point()):
-        raise TypeError(f"A: expected a LinearOperator or a real tensor (n, n), got {_kind(A)}")
+        raise TypeError(f"A: expected a LinearOperator, a real tensor or a sparse scipy matrix (n, n), got {_kind(A)}")
     if A.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"A: expected float32 or float64, got {A.dtype}")
     if isinstance(A, LinearOperator):
@@ -91,6 +94,21 @@ def as_rows(name: str, b: Tensor, operator: LinearOperator) -> Tensor:
         expected = f"({n},) or (m, {n})" if m == 1 else f"({m}, {n})"
         raise ValueError(f"{name}: expected the shape {expected} for A of {n} unknowns, got {tuple(b.shape)}")
     return b.reshape(-1, n)
+
+
+def as_guess(x0: Tensor | None, b: Tensor, operator: LinearOperator) -> Tensor:
+    """First guesses for b as rows (m, n), 0 where none are given.
+
+    Raises:
+        TypeError: they are no tensor of the operator's dtype.
+        ValueError: they have not b's shape.
+    """
+    if x0 is None:
+        return torch.zeros_like(b).reshape(-1, b.shape[-1])
+    rows = as_rows("x0", x0, operator)
+    if x0.numel() != b.numel():
+        raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x0.shape)}")
+    return rows
 
 
 def _kind(x: Any) -> str:

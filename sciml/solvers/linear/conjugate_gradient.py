@@ -1,7 +1,6 @@
 """The preconditioned conjugate gradient method for several right-hand sides at once."""
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from math import inf, isfinite, nan
 from numbers import Integral
 from typing import Any
@@ -9,67 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.errors import LinearSolveError
+from sciml.solvers.apart import apart
 from sciml.solvers.expect import expect
-from sciml.solvers.linear.arguments import as_operator, as_rows, check_symmetric
+from sciml.solvers.linear.arguments import as_guess, as_operator, as_rows, check_symmetric
 from sciml.solvers.linear.derivatives import no_tangents, recording
 from sciml.solvers.linear.operator import FEW, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
+from sciml.solvers.linear.solution import LinearSolution, LinearStatus, Strict, relative, throw_failed
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
 from sciml.solvers.linear.sparse import SparseOperator
 
 LOOK = 10  # iterations between two looks at the residuals where a look waits for the device
 KEEP = 10  # iterations between two copies of the iterate, to return to from what is not finite
-SHOWN = 5  # right-hand sides that a message names
 REFRESHES = 3  # times that the iteration may begin again where its own residual has drifted from the true one
 LONG = 2**15  # unknowns from which a product of two vectors fills no cache
 
 
-class LinearStatus(IntEnum):
-    """How a right-hand side of an iterative solve stands."""
-
-    CONVERGED = 0
-    MAX_ITER = 1
-    BREAKDOWN = 2
-    NON_FINITE = 3
-
-
-CAUSES = {
-    LinearStatus.MAX_ITER: "max_iter={max_iter} iterations were used up; raise max_iter, loosen rtol or take a better "
-    "preconditioner",
-    LinearStatus.BREAKDOWN: "the iteration broke down: A or the preconditioner is not positive definite, A is singular "
-    "with a right-hand side outside its range, or rtol lies below what its condition allows in this dtype",
-    LinearStatus.NON_FINITE: "A, the right-hand side or the preconditioner has NaN or infinite values",
-}
-
-
-@dataclass(frozen=True)
-class LinearSolution:
-    """What an iterative solve found.
-
-    Attributes:
-        x: solutions, of the shape of b. Where the status is no success, the last iterate that was looked at.
-        status: `LinearStatus` of each right-hand side (m).
-        iterations: of each (m); those of the fallback count.
-        residual: true residual norms |b - A x| (m).
-        history: norms of the iteration's own residuals (k + 1, m), from the first guess on; constant after a
-            right-hand side's own end.
-        fell_back: whether the preconditioner's fallback had to finish (m).
-    """
-
-    x: Tensor
-    status: Tensor
-    iterations: Tensor
-    residual: Tensor
-    history: Tensor
-    fell_back: Tensor
-
-    @property
-    def converged(self) -> Tensor:
-        """Which right-hand sides were solved (m)."""
-        return self.status == LinearStatus.CONVERGED.value
-
-
+@apart
 def pcg(
     A: Any,
     b: Tensor,
@@ -91,7 +46,7 @@ def pcg(
     differentiable, once, in b and in what A is made of, backward and forward, by one more solve.
 
     Args:
-        A: a `LinearOperator`, or a sparse or dense tensor (n, n).
+        A: a `LinearOperator`, or a tensor, sparse or dense, or a sparse matrix of scipy (n, n).
         b: (n), or several right-hand sides as rows (m, n).
         M: the preconditioner, or one prepared for A before; None is the identity.
         x0: first guess, of b's shape; None is 0.
@@ -125,9 +80,7 @@ def pcg(
     operator = as_operator(A)
     expect("M", M, Preconditioner | Prepared | None, "a Preconditioner or None")
     rows = as_rows("b", b, operator)
-    first = torch.zeros_like(rows) if x0 is None else as_rows("x0", x0, operator)
-    if first.shape != rows.shape:
-        raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x0.shape)}")  # pyrefly: ignore
+    first = as_guess(x0, b, operator)
     solver = (_Strict if throw else CG)(M, rtol, atol, max_iter, check_every, flexible)
     with torch.no_grad(), no_tangents():
         check_symmetric(operator)
@@ -138,14 +91,7 @@ def pcg(
     x = solution.x
     if recording():
         x = attach(x, rows - operator.matvec(x), lambda x: operator, solver)
-    return LinearSolution(
-        x.reshape(b.shape),
-        solution.status,
-        solution.iterations,
-        solution.residual,
-        solution.history,
-        solution.fell_back,
-    )
+    return replace(solution, x=x.reshape(b.shape))
 
 
 @dataclass(frozen=True)
@@ -190,7 +136,7 @@ class CG(LinearSolver):
             merged = _merged(operator)
             prepared = self._prepared(merged)
         least = 10 * torch.finfo(operator.dtype).eps  # a marching solver cannot choose its tolerance by the dtype
-        again = replace(self, preconditioner=prepared, rtol=max(self.relative(operator.dtype), least))
+        again = replace(self, preconditioner=prepared, rtol=max(relative(self.rtol, operator.dtype), least))
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), no_tangents():
@@ -219,12 +165,6 @@ class CG(LinearSolver):
     def adjoint(self, operator: LinearOperator) -> Inverse:
         """The matrices are symmetric."""
         return self.inverse(operator)
-
-    def relative(self, dtype: torch.dtype) -> float:
-        """The relative tolerance for a dtype."""
-        if self.rtol is None:
-            return 1e-8 if dtype == torch.float64 else 1e-5
-        return self.rtol
 
     def _prepared(self, operator: LinearOperator) -> Prepared | None:
         m = self.preconditioner
@@ -267,15 +207,8 @@ class _Made(Preconditioner):
         return self.prepared if _same(operator, self.operator) else self.preconditioner.setup(operator)
 
 
-class _Strict(CG):
+class _Strict(Strict, CG):
     """Refuses gradients that were not found."""
-
-    def admit(self, known: Tensor) -> None:
-        if not bool(known.all()):
-            rows = (~known).nonzero().squeeze(-1).tolist()
-            status = [LinearStatus.BREAKDOWN] * len(rows)
-            message = "the system of the gradient was not solved for right-hand sides {}; a preconditioner or a larger "
-            raise LinearSolveError(message.format(rows) + "rtol may help; throw=False leaves NaN there", status, rows)
 
 
 class _Run:
@@ -286,7 +219,7 @@ class _Run:
     ):
         self.options, self.operator, self.b, self.x = options, operator, b, x
         self.every = options.check_every or (1 if b.device.type == "cpu" else LOOK)
-        self.target = torch.maximum(options.relative(b.dtype) * _norm(b), atol)
+        self.target = torch.maximum(relative(options.rtol, b.dtype) * _norm(b), atol)
         self.iterations = torch.zeros_like(self.target, dtype=torch.int64)
         self.worst = torch.full_like(self.target, torch.inf)  # least of the products that must be positive
         self.history: list[Tensor] = []
@@ -420,26 +353,6 @@ def _same(a: LinearOperator, b: LinearOperator) -> bool:
     c, d = a.compressed, b.compressed
     pairs = ((c.values.detach(), d.values.detach()), (c.col, d.col), (c.crow, d.crow))
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
-
-
-def throw_failed(solution: LinearSolution, max_iter: int) -> None:
-    """Raise for the right-hand sides that were not solved.
-
-    Raises:
-        LinearSolveError: naming some of them, and the causes.
-    """
-    failed = solution.status.nonzero().squeeze(-1)
-    if not len(failed):
-        return
-    rows, status = failed.tolist(), [LinearStatus(s) for s in solution.status[failed].tolist()]
-    sizes = solution.residual[failed].tolist()
-    what = "; ".join(
-        f"right-hand side {row}: {kind.name.lower()} at |b - A x| = {size:.3g}"
-        for row, kind, size in zip(rows[:SHOWN], status, sizes, strict=False)
-    )
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    causes = "; ".join(f"{kind.name.lower()}: {CAUSES[kind].format(max_iter=max_iter)}" for kind in sorted(set(status)))
-    raise LinearSolveError(f"{len(rows)} of {len(solution.status)} not solved: {what}{more}. {causes}", status, rows)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,16 +1,107 @@
 """Krylov methods: solutions from products with a matrix alone."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from math import ceil, inf
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sciml.solvers.apart import apart
+from sciml.solvers.expect import expect
+from sciml.solvers.linear import solution
+from sciml.solvers.linear.arguments import as_guess, as_operator, as_rows
 from sciml.solvers.linear.derivatives import no_tangents, recording
 from sciml.solvers.linear.early import over
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
+from sciml.solvers.linear.solution import LinearSolution, LinearStatus, Strict, relative, throw_failed
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
+
+STILL = 1e-6  # share of a residual that a cycle has to take away
+CAUSES = {
+    **solution.CAUSES,
+    LinearStatus.MAX_ITER: "max_iter={max_iter} products were used up; raise max_iter or restart, loosen rtol or take "
+    "a better preconditioner",
+    LinearStatus.BREAKDOWN: "a whole cycle brought nothing: raise restart, which bounds it; or A is singular, or rtol "
+    "lies below what its condition allows in this dtype",
+}
+
+
+@apart
+def gmres(
+    A: Any,
+    b: Tensor,
+    M: Preconditioner | Prepared | None = None,
+    x0: Tensor | None = None,
+    *,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    restart: int = 32,
+    max_iter: int = 10_000,
+    throw: bool = True,
+) -> LinearSolution:
+    r"""Solve A x = b for any square A by restarted GMRES, preconditioned from the right.
+
+    A right-hand side ends where :math:`|b - A x|_2 \le \max(rtol |b|_2, atol)`, which is checked on the true residual;
+    those that have ended are frozen while others go on. The solution is differentiable, once, in b and in what A is
+    made of, backward (by one more solve, with the transposed matrix) and forward.
+
+    Args:
+        A: a `LinearOperator`, or a tensor, sparse or dense, or a sparse matrix of scipy (n, n).
+        b: (n), or several right-hand sides as rows (m, n).
+        M: the preconditioner, or one prepared before; None is the identity. For gradients its transpose has to suit
+            A's, as that of a symmetric one does.
+        x0: first guess, of b's shape; None is 0.
+        rtol: residual to reach, relative to b; None is 1e-8, in single precision 1e-5.
+        atol: residual that is always good enough.
+        restart: products before the basis, so many vectors for each right-hand side, is thrown away.
+        max_iter: products allowed.
+        throw: whether a right-hand side that was not solved is an error; else its status says so, `BREAKDOWN` where a
+            whole cycle brought nothing.
+
+    Returns:
+        Solutions, statuses and residuals.
+
+    Raises:
+        ValueError: shapes that do not fit, options out of range.
+        TypeError: dtypes that differ.
+        LinearSolveError: some right-hand sides were not solved, and ``throw``; in the backward pass, too.
+
+    Reference:
+        as of `GMRES`, which solves the systems of implicit steps.
+
+    Example:
+        >>> import torch
+        >>> from sciml.solvers.linear import gmres
+        >>> a = torch.tensor([[2.0, 1.0], [-1.0, 1.0]])
+        >>> gmres(a, torch.tensor([4.0, 1.0])).x
+        tensor([1., 2.])
+    """
+    operator = as_operator(A)
+    expect("M", M, Preconditioner | Prepared | None, "a Preconditioner or None")
+    rows, first = as_rows("b", b, operator), as_guess(x0, b, operator)
+    rtol = relative(rtol, operator.dtype)
+    options = {"rtol": (rtol, 0), "atol": (atol, 0), "restart": (restart, 1), "max_iter": (max_iter, 1)}
+    for name, (value, least) in options.items():
+        if not value >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    with torch.no_grad(), no_tangents():
+        prepared = M.setup(operator) if isinstance(M, Preconditioner) else M
+        small, power = scaled(rows.detach())
+        first = torch.where((small == 0).all(-1, keepdim=True), 0, first.detach() / power)
+        target = torch.maximum(rtol * torch.linalg.vector_norm(small, dim=-1), atol / power[:, 0])
+        found = _restarted(operator, prepared, small, first, target, restart, max_iter)
+        sizes = {"residual": power[:, 0] * found.residual, "history": power[:, 0] * found.history}
+        found = replace(found, x=power * found.x, **sizes)
+    if throw:
+        throw_failed(found, max_iter, CAUSES)
+    x = found.x
+    if recording():
+        kind = _StrictGMRES if throw else GMRES
+        again = kind(max(rtol, torch.finfo(x.dtype).eps), restart, ceil(max_iter / restart), prepared)
+        x = attach(x, rows - operator.matvec(x), lambda x: operator, again)
+    return replace(found, x=x.reshape(b.shape))
 
 
 @dataclass(frozen=True)
@@ -67,37 +158,76 @@ class GMRES(LinearSolver):
             size = torch.linalg.vector_norm(r, dim=-1)
             if cycle and over(size <= target):
                 break
-            x = x + self._cycle(operator, r, size, target)
+            x = x + _cycle(operator, r, size, target, self.restart).change
             r = b - operator.matvec(x)
         size = torch.linalg.vector_norm(r, dim=-1)
         # the residual itself loses digits to cancellation; what is not finite is not for a solver to explain
         return x, (size <= 4 * target) | ~size.isfinite()
 
-    def _cycle(self, operator: LinearOperator, r: Tensor, size: Tensor, target: Tensor) -> Tensor:
-        """The correction of one cycle, from the residuals r (m, n) of the given size (m)."""
-        basis = [_quotient(r, size)]
-        rest, columns, rotations, active = [size], [], [], []
-        for j in range(min(self.restart, r.shape[-1])):
-            active.append(rest[j].abs() > target)
-            w, column = _orthogonal(operator.matvec(basis[j]), basis)
-            length = torch.linalg.vector_norm(w, dim=-1)
-            basis.append(_quotient(w, length))
-            for i, (c, s) in enumerate(rotations):
-                column[i], column[i + 1] = c * column[i] + s * column[i + 1], c * column[i + 1] - s * column[i]
-            turn = _rotation(column[j], length)
-            rotations.append(turn)
-            column[j] = turn.c * column[j] + turn.s * length
-            columns.append(column)
-            rest[j:] = [turn.c * rest[j], -turn.s * rest[j]]
-            if over(rest[j + 1].abs() <= target):
-                break
-        weights: list[Tensor] = []  # from the last one on
-        for i in reversed(range(len(columns))):
-            total = rest[i]
-            for k, weight in enumerate(reversed(weights), i + 1):
-                total = total - columns[k][i] * weight
-            weights.append(torch.where(active[i], _quotient(total, columns[i][i]), 0))
-        return sum((a[:, None] * v for a, v in zip(reversed(weights), basis, strict=False)), torch.zeros_like(r))
+
+class _StrictGMRES(Strict, GMRES):
+    """Refuses gradients that were not found."""
+
+
+def _restarted(
+    operator: LinearOperator, prepared: Prepared | None, b: Tensor, x: Tensor, target: Tensor, restart: int, most: int
+) -> LinearSolution:
+    """Cycles until the true residuals are at their targets (m), stand still, or ``most`` products were taken."""
+    iterated = operator if prepared is None else _Product(operator, prepared)
+    r = b - operator.matvec(x)
+    size = torch.linalg.vector_norm(r, dim=-1)
+    running, stuck, history, iterations = size > target, size > inf, [size], torch.zeros_like(size, dtype=torch.int64)
+    while most > 0 and bool(running.any()):
+        found = _cycle(iterated, r, size, torch.where(running, target, inf), min(restart, most))
+        change = found.change if prepared is None else prepared.apply(found.change.to(prepared.dtype)).to(x.dtype)
+        r = b - operator.matvec(x + change)
+        before, size = size, torch.where(running, torch.linalg.vector_norm(r, dim=-1), size)
+        x = torch.where((running & size.isfinite())[:, None], x + change, x)
+        for active, own in zip(found.active, found.sizes, strict=True):
+            iterations += active
+            history.append(torch.where(active, own, history[-1]))
+        running = running & (size > target)
+        stuck |= running & (size >= (1 - STILL) * before)
+        running, most = running & ~stuck, most - len(found.sizes)
+    status = torch.where(size <= target, LinearStatus.CONVERGED.value, LinearStatus.MAX_ITER.value)
+    status = torch.where(stuck, LinearStatus.BREAKDOWN.value, status)
+    status = torch.where(size.isfinite(), status, LinearStatus.NON_FINITE.value)
+    return LinearSolution(x, status, iterations, size, torch.stack(history), torch.zeros_like(stuck))
+
+
+class _Cycle(NamedTuple):
+    change: Tensor  # of the solutions (m, n)
+    active: list[Tensor]  # which of them (m) each product served
+    sizes: list[Tensor]  # of the residuals (m) after it
+
+
+def _cycle(operator: LinearOperator, r: Tensor, size: Tensor, target: Tensor, most: int) -> _Cycle:
+    """One cycle from the residuals r (m, n) of the given size (m)."""
+    basis = [_quotient(r, size)]
+    rest, columns, rotations, active, sizes = [size], [], [], [], []
+    for j in range(min(most, r.shape[-1])):
+        active.append(rest[j].abs() > target)
+        w, column = _orthogonal(operator.matvec(basis[j]), basis)
+        length = torch.linalg.vector_norm(w, dim=-1)
+        basis.append(_quotient(w, length))
+        for i, (c, s) in enumerate(rotations):
+            column[i], column[i + 1] = c * column[i] + s * column[i + 1], c * column[i + 1] - s * column[i]
+        turn = _rotation(column[j], length)
+        rotations.append(turn)
+        column[j] = turn.c * column[j] + turn.s * length
+        columns.append(column)
+        rest[j:] = [turn.c * rest[j], -turn.s * rest[j]]
+        sizes.append(rest[j + 1].abs())
+        if over(sizes[-1] <= target):
+            break
+    weights: list[Tensor] = []  # from the last one on
+    for i in reversed(range(len(columns))):
+        total = rest[i]
+        for k, weight in enumerate(reversed(weights), i + 1):
+            total = total - columns[k][i] * weight
+        weights.append(torch.where(active[i], _quotient(total, columns[i][i]), 0))
+    change = sum((a[:, None] * v for a, v in zip(reversed(weights), basis, strict=False)), torch.zeros_like(r))
+    return _Cycle(change, active, sizes)
 
 
 class _Product(LinearOperator):

@@ -11,9 +11,10 @@ from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from sciml.solvers.linear.arguments import as_operator
-from sciml.solvers.linear.conjugate_gradient import LinearSolution, pcg, throw_failed
+from sciml.solvers.linear.conjugate_gradient import pcg
 from sciml.solvers.linear.incomplete import SSOR
 from sciml.solvers.linear.relaxation import sor
+from sciml.solvers.linear.solution import LinearSolution, throw_failed
 
 NEWTON = 50  # iterations for the weights of Tsallis-INF; some ten are needed
 DECAY = 0.5  # of the variance from one polynomial to the next

@@ -8,16 +8,12 @@ from scipy.sparse import diags, identity
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from sciml.solvers.apart import apart
 from sciml.solvers.linear import kernels
-from sciml.solvers.linear.conjugate_gradient import (
-    LOOK,
-    LinearSolution,
-    LinearStatus,
-    as_operator,
-    as_rows,
-    throw_failed,
-)
+from sciml.solvers.linear.arguments import as_guess, as_operator, as_rows
+from sciml.solvers.linear.conjugate_gradient import LOOK
 from sciml.solvers.linear.preconditioner import positive, stored
+from sciml.solvers.linear.solution import LinearSolution, LinearStatus, throw_failed
 from sciml.solvers.linear.solve import scaled
 from sciml.solvers.linear.sparse import SparseOperator
 from sciml.solvers.linear.triangular import Lower
@@ -26,6 +22,7 @@ from sciml.solvers.linear.unrolled import young
 CHUNK = 256  # sweeps between two looks at where the iteration stands
 
 
+@apart
 def sor(
     A: Any,
     b: Tensor,
@@ -74,9 +71,7 @@ def sor(
     operator = sparse(A)
     with torch.no_grad():
         rows = as_rows("b", b, operator).detach()
-        x = torch.zeros_like(rows) if x0 is None else as_rows("x0", x0, operator).detach()
-        if x.shape != rows.shape:
-            raise ValueError(f"x0: expected the shape {tuple(b.shape)} of b, got {tuple(x.shape)}")
+        x = as_guess(x0, b, operator).detach()
         rows, power = scaled(rows)
         x = x / power
         target = torch.maximum(rtol * torch.linalg.vector_norm(rows, dim=-1), atol / power[:, 0])

@@ -383,7 +383,11 @@ def test_matrices_of_any_size_are_known_to_be_symmetric(size: float):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"A": np.eye(4)}, TypeError, "A: expected a LinearOperator or a real tensor (n, n), got ndarray"),
+        (
+            {"A": np.eye(4)},
+            TypeError,
+            "A: expected a LinearOperator, a real tensor or a sparse scipy matrix",
+        ),
         ({"A": torch.ones(3, 4)}, ValueError, "A: expected a square matrix"),
         ({"A": torch.ones(0, 0), "b": torch.ones(0)}, ValueError, "A: expected at least one unknown"),
         ({"b": torch.ones(4)}, TypeError, "b: expected a tensor of A's dtype torch.float64, got torch.float32"),
