@@ -36,6 +36,7 @@ _WHERE = {
     "StochasticSpiral": "stochastic",
     "TwoPhase": "coefficients",
     "Wave": "implicit_steps",
+    "measured": "measurements",
 }
 
 __all__ = sorted(_WHERE)
