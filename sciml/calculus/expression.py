@@ -17,6 +17,7 @@ from numbers import Number
 from operator import add, mul
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from sciml.calculus.derivative import VALUE, Derivative
@@ -234,6 +235,7 @@ class Coefficient(Expression):
         from sciml.calculus.evaluate import partial_derivative
 
         found = partial_derivative(self.function, x, self.along) if self.along else self.function(x)
+        found = torch.as_tensor(found, dtype=x.dtype, device=x.device) if isinstance(found, float | int) else found
         if found.shape not in ((), (len(x),), (len(x), 1)):
             raise ValueError(f"coefficient: expected values {tuple(x.shape[:1])}, got {tuple(found.shape)}")
         return found.flatten().expand(len(x))

@@ -14,8 +14,8 @@ def normals_like(x: Tensor, draws: Seed | Draws) -> Tensor:
     """Normal numbers of the shape (b, ..) of x."""
     if isinstance(draws, Tensor):
         return own_normals(draws, math.prod(x.shape[1:])).reshape(x.shape).to(x)
-    if isinstance(draws, int):
-        return torch.randn(x.shape, generator=Generator().manual_seed(draws)).to(x)
+    if draws is not None and not isinstance(draws, Generator):
+        return torch.randn(x.shape, generator=Generator().manual_seed(int(draws))).to(x)
     return torch.randn(x.shape, generator=draws, dtype=x.dtype, device=x.device)
 
 
@@ -35,7 +35,7 @@ def own_normals(seeds: Tensor, count: int, purpose: int = 0) -> Tensor:
         >>> torch.equal(own_normals(torch.arange(5), 3)[2:], own_normals(torch.arange(2, 5), 3))
         True
     """
-    pairs = torch.arange((count + 1) // 2, device=seeds.device)
+    seeds, pairs = seeds.long(), torch.arange((count + 1) // 2, device=seeds.device)
     key = mixed(torch.tensor([signed(purpose * GAMMA + SECOND)], device=seeds.device))
     bits = mixed(mixed(key + seeds * GAMMA)[:, None] + pairs * GAMMA)
     return math.sqrt(2) * halved_normals(bits, torch.float64)[:, :count]

@@ -218,7 +218,8 @@ def times(x: Tensor, draws: Draws) -> Tensor:
     """
     count = len(x)
     if isinstance(draws, Tensor):
-        t = ((draws * GAMMA).double() / 2.0**64 + 0.5).to(x)  # GAMMA is the ratio's fraction of 2^64, modulo that
+        turns = draws.long() * GAMMA  # modulo 2^64, of which GAMMA is the ratio's fraction
+        t = (turns.double() / 2.0**64 + 0.5).to(x)
     else:
         options = {"generator": draws, "device": x.device}
         places = torch.randperm(count, **options)  # or times would tell the order of samples

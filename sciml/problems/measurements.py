@@ -5,6 +5,7 @@ from torch import Generator, Tensor
 
 from sciml.calculus import Expression
 from sciml.problems.equation import Condition
+from sciml.solvers.expect import expect
 
 
 class Measurements:
@@ -12,14 +13,15 @@ class Measurements:
 
     Args:
         points: (n, d).
-        values: (n); of a point that was measured more than once it is their mean.
+        values: (n); of points that single precision does not tell apart it is their mean.
     """
 
     def __init__(self, points: Tensor, values: Tensor):
-        self.points, place = points.unique(dim=0, return_inverse=True)
+        different, place = points.float().unique(dim=0, return_inverse=True)  # told apart in single precision
         self.place = place  # of every measurement (n) among the points
-        totals = values.new_zeros(len(self.points)).index_add(0, place, values)
-        self.values = totals / torch.bincount(place)
+        counts, none = torch.bincount(place), torch.zeros_like(different, dtype=points.dtype)
+        self.points = none.index_add(0, place, points) / counts[:, None]
+        self.values = none[:, 0].to(values.dtype).index_add(0, place, values) / counts
 
     def __call__(self, x: Tensor) -> Tensor:
         """The values (b) at points (b, d) that were drawn."""
@@ -42,6 +44,7 @@ def measured(expression: Expression, points: Tensor, values: Tensor) -> Conditio
         values: (n).
 
     Raises:
+        TypeError: of what is no expression or no tensor.
         ValueError: if there is none, shapes do not fit, or some are not finite.
 
     Example:
@@ -54,6 +57,9 @@ def measured(expression: Expression, points: Tensor, values: Tensor) -> Conditio
         tensor([[0.1000],
                 [0.5000]])
     """
+    expect("expression", expression, Expression, "an expression, as Unknown()")
+    for name, given in (("points", points), ("values", values)):
+        expect(name, given, Tensor, "a tensor")
     if points.ndim != 2 or not len(points):
         raise ValueError(f"points: expected (n, d) with at least one, got {tuple(points.shape)}")
     if values.shape != points.shape[:1]:

@@ -101,7 +101,7 @@ class Solver:
     @property
     def gradient(self) -> Discrete | Backsolve:
         """The adjoint, or the default one."""
-        replays = self.compile and not (self.stepper or Tsit5()).history
+        replays = self.compile and forward_ad._current_level < 0 and not (self.stepper or Tsit5()).history
         return self.adjoint or Discrete("all" if replays else "graph")
 
 

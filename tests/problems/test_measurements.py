@@ -33,6 +33,12 @@ def test_measurements_are_known_at_their_points_and_drawn_alike():
     assert not torch.equal(drawn, table.sample(120, torch.Generator().manual_seed(2)))
 
 
+def test_points_that_single_precision_does_not_tell_apart_are_one():
+    points = torch.tensor([[0.1], [0.1 + 1e-9], [0.5]], dtype=torch.float64)
+    table = Measurements(points, torch.tensor([1.0, 3.0, 7.0]))
+    assert table(table.sample(9, torch.Generator())).sort().values.tolist() == [2.0] * 6 + [7.0] * 3
+
+
 class Decay(Box):
     """u' = -k u on (0, 2), measured at twenty times."""
 
@@ -67,5 +73,7 @@ def test_unknown_number_is_found_from_measurements(tmp_path):
     ],
 )
 def test_mistakes_are_named(points, values, message):
+    with pytest.raises(TypeError, match="values: expected a tensor, got list"):
+        measured(u, torch.zeros(1, 2), [0.0])
     with pytest.raises(ValueError, match=message):
         measured(u, points, values)

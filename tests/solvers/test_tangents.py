@@ -65,3 +65,17 @@ def test_compiled_solves_are_eager_where_there_are_tangents(compile: Any):
     frozen = Net().requires_grad_(requires_grad=False)
     found, right = (tangent(Solver(None, PID(), compile=c), frozen) for c in (compile, None))
     assert torch.equal(found, right)
+
+
+@pytest.mark.parametrize("compile", ["chunks", "loop"])
+def test_compiled_solves_of_modules_with_weights_have_tangents(compile: Any):
+    found, right = (tangent(Solver(None, PID(), compile=c), Net()).detach() for c in (compile, None))
+    assert torch.allclose(found, right, rtol=1e-12)
+
+
+def test_iterated_stages_refuse_derivatives_of_tangents():
+    with forward_ad.dual_level():
+        y0 = Y0.clone().requires_grad_()
+        ys = solve(Net(), forward_ad.make_dual(y0, WAY), 0.0, 0.7, Solver(Kvaerno5(), Grid(n=5))).ys
+        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+            torch.autograd.grad(forward_ad.unpack_dual(ys).tangent.sum(), y0)

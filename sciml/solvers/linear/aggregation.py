@@ -143,6 +143,8 @@ class Aggregation(Preconditioner):
             ImportError: no aggregates are given and pyamg is not installed.
         """
         a = stored(operator, "Aggregation")
+        if self.doublings is not None and self.doublings < 1:
+            raise ValueError(f"doublings: expected at least 1, or None, got {self.doublings}")
         positive(a.diagonal(), "Aggregation")
         aggregates = pairwise(a, self.doublings) if self.aggregates is None else self.aggregates
         z = soft(a.compressed, aggregates, self.damping)

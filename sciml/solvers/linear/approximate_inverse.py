@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.linear import kernels
-from sciml.solvers.linear.derivatives import recorded
+from sciml.solvers.linear.derivatives import recorded, transformed
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
@@ -32,20 +32,21 @@ class Inverse(Prepared):
     def apply(self, r: Tensor) -> Tensor:
         """Two products with sparse matrices."""
         if not self._compiled(r):
-            return self.turned.product(self.g.product(r))
+            turned = self.g.transpose() if self.g.values.requires_grad else self.turned
+            return turned.product(self.g.product(r))
         g, z = self.by_length, torch.zeros_like(r)
         kernels.call(kernels.normal_product, g.crow, g.col, g.values, r.contiguous(), z, reorder=True)
         return z
 
     def _compiled(self, r: Tensor) -> bool:
         """Whether one loop does both."""
-        plain = not recorded(r, self.g.values) and not torch._C._are_functorch_transforms_active()
+        plain = not recorded(r, self.g.values) and not transformed()
         return plain and r.device.type == "cpu" and kernels.available() and torch.get_num_threads() <= FEW
 
     @cached_property
     def turned(self) -> Compressed:
-        """G^T."""
-        with torch.inference_mode(False), torch.enable_grad():  # whoever asks first
+        """G^T, whose values need no gradient."""
+        with torch.inference_mode(False):
             return self.g.transpose()
 
     @cached_property

@@ -21,6 +21,11 @@ def recorded(*tensors: Tensor) -> bool:
     return _forward() and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
+def transformed() -> bool:
+    """Whether a transform of torch.func is at work, whose derivatives tensors inside do not show."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def no_tangents() -> AbstractContextManager[object]:
     """What `torch.no_grad` is for the other way."""
     return nullcontext() if torch.compiler.is_compiling() else forward_ad._set_fwd_grad_enabled(False)
@@ -28,7 +33,7 @@ def no_tangents() -> AbstractContextManager[object]:
 
 def symmetric(function: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
     """A symmetric linear map that a library applies to rows r (m, n), with its derivatives."""
-    return _Symmetric.apply(r, function) if recorded(r) or torch._C._are_functorch_transforms_active() else function(r)
+    return _Symmetric.apply(r, function) if recorded(r) or transformed() else function(r)
 
 
 class _Symmetric(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import ceil, inf
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -84,6 +85,7 @@ def gmres(
     rtol = relative(rtol, operator.dtype)
     options = {"rtol": (rtol, 0), "atol": (atol, 0), "restart": (restart, 1), "max_iter": (max_iter, 1)}
     for name, (value, least) in options.items():
+        expect(name, value, Integral if least else Real, "a whole number" if least else "a number")
         if not value >= least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
     with torch.no_grad(), no_tangents():
@@ -138,27 +140,27 @@ class GMRES(LinearSolver):
         with torch.no_grad():
             m = self.preconditioner
             prepared = m.setup(operator) if isinstance(m, Preconditioner) else m
-            iterated = operator if prepared is None else _Product(operator, prepared)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), no_tangents():
                 small, power = scaled(b)
-                x, found = self._solve(iterated, small)
-                x = power * (x if prepared is None else prepared.apply(x.to(prepared.dtype)).to(x.dtype))
+                x, found = self._solve(operator, prepared, small)
+                x = power * x
             if not recording():
                 return x, found
             return attach(x, b - operator.matvec(x), lambda x: operator, self), found
 
         return solve
 
-    def _solve(self, operator: LinearOperator, b: Tensor) -> tuple[Tensor, Tensor]:
+    def _solve(self, operator: LinearOperator, prepared: Prepared | None, b: Tensor) -> tuple[Tensor, Tensor]:
+        iterated = operator if prepared is None else _Product(operator, prepared)
         target = max(self.rtol, 10 * torch.finfo(b.dtype).eps) * torch.linalg.vector_norm(b, dim=-1)  # (m)
         x, r = torch.zeros_like(b), b
         for cycle in range(self.cycles):
             size = torch.linalg.vector_norm(r, dim=-1)
             if cycle and over(size <= target):
                 break
-            x = x + _cycle(operator, r, size, target, self.restart).change
+            x = x + _applied(prepared, _cycle(iterated, r, size, target, self.restart).change)
             r = b - operator.matvec(x)
         size = torch.linalg.vector_norm(r, dim=-1)
         # the residual itself loses digits to cancellation; what is not finite is not for a solver to explain
@@ -179,7 +181,7 @@ def _restarted(
     running, stuck, history, iterations = size > target, size > inf, [size], torch.zeros_like(size, dtype=torch.int64)
     while most > 0 and bool(running.any()):
         found = _cycle(iterated, r, size, torch.where(running, target, inf), min(restart, most))
-        change = found.change if prepared is None else prepared.apply(found.change.to(prepared.dtype)).to(x.dtype)
+        change = _applied(prepared, found.change)
         r = b - operator.matvec(x + change)
         before, size = size, torch.where(running, torch.linalg.vector_norm(r, dim=-1), size)
         x = torch.where((running & size.isfinite())[:, None], x + change, x)
@@ -187,12 +189,17 @@ def _restarted(
             iterations += active
             history.append(torch.where(active, own, history[-1]))
         running = running & (size > target)
-        stuck |= running & (size >= (1 - STILL) * before)
+        whole = most >= restart or most >= x.shape[-1]
+        stuck |= running & (size >= (1 - STILL) * before) & whole
         running, most = running & ~stuck, most - len(found.sizes)
     status = torch.where(size <= target, LinearStatus.CONVERGED.value, LinearStatus.MAX_ITER.value)
     status = torch.where(stuck, LinearStatus.BREAKDOWN.value, status)
     status = torch.where(size.isfinite(), status, LinearStatus.NON_FINITE.value)
     return LinearSolution(x, status, iterations, size, torch.stack(history), torch.zeros_like(stuck))
+
+
+def _applied(prepared: Prepared | None, x: Tensor) -> Tensor:
+    return x if prepared is None else prepared.apply(x.to(prepared.dtype)).to(x.dtype)
 
 
 class _Cycle(NamedTuple):
@@ -238,7 +245,7 @@ class _Product(LinearOperator):
         self.operator, self.prepared = operator, prepared
 
     def matvec(self, x: Tensor) -> Tensor:
-        return self.operator.matvec(self.prepared.apply(x.to(self.prepared.dtype)).to(x.dtype))
+        return self.operator.matvec(_applied(self.prepared, x))
 
     def transpose(self) -> LinearOperator:
         raise NotImplementedError("the iteration does not ask for the transposed product")

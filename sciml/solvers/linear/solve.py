@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.solvers.linear.derivatives import recorded
+from sciml.solvers.linear.derivatives import recorded, recording, transformed
 from sciml.solvers.linear.operator import LinearOperator
 
+ONCE = "this derivative cannot be differentiated again: it is that of a root found by iteration"
 UNROLLED = 8  # unknowns up to which a compiled program eliminates without LAPACK
 
 Inverse = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -116,7 +117,7 @@ def attach(x: Tensor, residual: Tensor, operator: Callable[[Tensor], LinearOpera
         operator: A at a solution, asked for only in the backward pass.
         solver: solves with the transposed of A.
     """
-    return _Root.apply(x, residual, operator, solver) if recorded(residual) else x
+    return _Root.apply(x, residual, operator, solver) if recorded(residual) or transformed() else x
 
 
 class _Root(torch.autograd.Function):
@@ -136,12 +137,13 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
         (root,), (dx, residual, *_) = ctx.saved_tensors, grad_inputs
-        if dx is not None:
-            return dx.clone()
-        with torch.no_grad():
-            found, known = ctx.solver.inverse(ctx.operator(root))(residual)
-            ctx.solver.admit(known)
-            return torch.where(known[:, None], found, torch.nan)
+        tangent = None if dx is None else dx.clone()
+        if tangent is None:
+            with torch.no_grad():
+                found, known = ctx.solver.inverse(ctx.operator(root))(residual)
+                ctx.solver.admit(known)
+                tangent = torch.where(known[:, None], found, torch.nan)
+        return _Once.apply(tangent, root, residual) if torch.is_grad_enabled() else tangent
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
@@ -152,7 +154,7 @@ class _Root(torch.autograd.Function):
             found, known = ctx.solver.adjoint(ctx.operator(root))(grad_outputs[0])
             ctx.solver.admit(known)
             grad = torch.where(known[:, None], found, torch.nan)  # rather no gradient than a wrong one
-        return None, _Once.apply(grad, root, *grad_outputs) if torch.is_grad_enabled() else grad, None, None
+        return None, _Once.apply(grad, root, *grad_outputs) if recording() else grad, None, None
 
 
 class _Once(torch.autograd.Function):
@@ -166,5 +168,9 @@ class _Once(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None: ...
 
     @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        raise RuntimeError(ONCE)
+
+    @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        raise RuntimeError("this gradient cannot be differentiated again: it is that of a root found by iteration")
+        raise RuntimeError(ONCE)

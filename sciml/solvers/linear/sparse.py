@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from sciml.solvers.linear.derivatives import recorded
+from sciml.solvers.linear.derivatives import recorded, transformed
 from sciml.solvers.linear.operator import LinearOperator
 
 ROWS = 8  # vectors up to which products are taken one by one: torch's product with a block of vectors is slower
@@ -81,7 +81,7 @@ class Compressed:
             return self._turned()
 
     def _turned(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self.col.device.type == "cpu":  # counting beats sorting
+        if self.col.device.type == "cpu" and not transformed():  # counting beats sorting
             number = np.arange(self.nnz, dtype=np.int32)
             parts = (number, self.col.numpy(), self.crow.numpy())
             turned = sparse.csr_matrix(parts, shape=self.size).tocsc()
@@ -110,7 +110,7 @@ class Compressed:
 
     def product(self, x: Tensor) -> Tensor:
         """The products (m, rows) with vectors (m, columns)."""
-        if recorded(self.values, x) or torch._C._are_functorch_transforms_active():
+        if recorded(self.values, x) or transformed():
             return _Product.apply(self.values, x, self)
         return self._product(x)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.linear import kernels
-from sciml.solvers.linear.derivatives import recorded
+from sciml.solvers.linear.derivatives import recorded, transformed
 from sciml.solvers.linear.sparse import Compressed
 
 
@@ -55,7 +55,7 @@ class Lower:
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
         """L^-1 b, or L^-T b, for rows b (m, n)."""
         values = self.compressed.values
-        if recorded(values, b) or torch._C._are_functorch_transforms_active():
+        if recorded(values, b) or transformed():
             return _Solve.apply(values, b, self, transposed)
         return self._solve(b, transposed)
 
@@ -120,23 +120,24 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, _, ctx.lower, ctx.transposed = inputs
-        ctx.save_for_backward(values, output)
-        ctx.save_for_forward(values, output)
+        values, b, ctx.lower, ctx.transposed = inputs
+        ctx.save_for_backward(values, b)  # of the solution itself a derivative of the derivative would know nothing
+        ctx.save_for_forward(values, b)
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
-        (values, x), (dvalues, db, *_) = ctx.saved_tensors, grad_inputs
-        dl = ctx.lower.compressed.with_values(dvalues)
-        right = db - (dl.transpose() if ctx.transposed else dl).product(x)
-        return ctx.lower.with_values(values).solve(right, ctx.transposed)
+        (values, b), (dvalues, db, *_) = ctx.saved_tensors, grad_inputs
+        lower, dl = ctx.lower.with_values(values), ctx.lower.compressed.with_values(dvalues)
+        x = lower.solve(b, ctx.transposed)
+        return lower.solve(db - (dl.transpose() if ctx.transposed else dl).product(x), ctx.transposed)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        values, x = ctx.saved_tensors
-        lower = ctx.lower.with_values(values)
+        values, b = ctx.saved_tensors
+        lower, to_values = ctx.lower.with_values(values), None
         to_b = lower.solve(grad_outputs[0], not ctx.transposed)
-        c = lower.compressed
-        left, right = (x, to_b) if ctx.transposed else (to_b, x)
-        to_values = -(left[:, c.row] * right[:, c.col.long()]).sum(0) if ctx.needs_input_grad[0] else None
+        if ctx.needs_input_grad[0]:
+            x, c = lower.solve(b, ctx.transposed), lower.compressed
+            left, right = (x, to_b) if ctx.transposed else (to_b, x)
+            to_values = -(left[:, c.row] * right[:, c.col.long()]).sum(0)
         return to_values, to_b, None, None

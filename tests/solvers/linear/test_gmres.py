@@ -6,9 +6,21 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import gmres as scipy_gmres
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sciml.errors import LinearSolveError
-from sciml.solvers.linear import FunctionOperator, Jacobi, LinearStatus, Prepared, SparseOperator, gmres, pcg
+from sciml.solvers.linear import (
+    FSAI,
+    GMRES,
+    FunctionOperator,
+    Jacobi,
+    LinearStatus,
+    Prepared,
+    Single,
+    SparseOperator,
+    gmres,
+    pcg,
+)
 from tests.solvers.linear.spd import draw
 from tests.solvers.systems import DTYPE
 
@@ -82,6 +94,7 @@ def test_what_is_not_solved_is_told():
     singular = torch.diag(torch.tensor([1.0, 2.0, 0.0], dtype=DTYPE))
     b = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], dtype=DTYPE)
     assert gmres(singular, b, throw=False).status.tolist() == [OK, BREAKDOWN]
+    assert gmres(shift, shift[0], restart=12, max_iter=8, throw=False).status.tolist() == [MAX_ITER]
     found = gmres(A, B, max_iter=7, restart=5, throw=False)
     assert found.status.tolist() == [MAX_ITER] * 4
     assert found.iterations.tolist() == [7] * 4
@@ -101,6 +114,32 @@ def test_gradients_to_matrix_and_right_hand_side():
     assert torch.autograd.gradcheck(free, inputs, check_forward_ad=True)
 
 
+@pytest.mark.parametrize("solve", [pcg, gmres])
+def test_derivatives_of_derivatives_are_refused_and_unrelated_transforms_pass(solve: Any):
+    a = torch.from_numpy(carried(3, 0.0).toarray())
+    b, way = draw(9, seed=1), draw(9, seed=2)
+    with forward_ad.dual_level():
+        own = b.clone().requires_grad_()
+        x = solve(a, forward_ad.make_dual(own, way), rtol=1e-12).x
+        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+            torch.autograd.grad(forward_ad.unpack_dual(x).tangent.square().sum(), own, retain_graph=True)
+        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+            torch.autograd.grad(x.square().sum(), own)
+    inner = lambda b: torch.func.jvp(lambda c: solve(a, b, rtol=1e-12).x * c, (way,), (way,))[1]  # noqa: E731
+    right = torch.linalg.solve(a, way) * way
+    assert torch.allclose(torch.func.jvp(inner, (b,), (way,))[1], right, rtol=1e-9)
+
+
+def test_preconditioners_in_single_precision_bring_double_precision():
+    a = SparseOperator.from_scipy(carried(12, 0.0))
+    b = B[:2].clone().requires_grad_()
+    x = gmres(a, b, Single(FSAI()), rtol=1e-12).x
+    assert torch.allclose(torch.autograd.grad(x.sum(), b)[0], pcg(a, torch.ones_like(b), rtol=1e-13).x, rtol=1e-8)
+    found, known = GMRES(rtol=1e-12, preconditioner=Single(FSAI())).inverse(a)(B)
+    assert known.all()
+    assert (torch.linalg.vector_norm(B - a.matvec(found), dim=1) <= 4e-12 * B.norm(dim=1)).all()
+
+
 def test_matrices_of_scipy_are_taken():
     spd = sp.coo_matrix(carried(5, 0.0))
     b = draw(25)
@@ -116,6 +155,7 @@ def test_matrices_of_scipy_are_taken():
         ({"x0": B[:2]}, ValueError, r"x0: expected the shape \(4, 144\) of b, got \(2, 144\)"),
         ({"M": 1.0}, TypeError, "M: expected a Preconditioner or None"),
         ({"rtol": -1.0}, ValueError, "rtol: expected at least 0"),
+        ({"max_iter": 5.5}, TypeError, "max_iter: expected a whole number, got float"),
         ({"restart": 0}, ValueError, "restart: expected at least 1"),
         ({"max_iter": 0}, ValueError, "max_iter: expected at least 1"),
     ],

@@ -282,6 +282,7 @@ def test_triangular_solves_and_their_gradients():
         solve = lambda values, b, t=transposed: lower.with_values(values).solve(b, t)  # noqa: E731
         inputs = lower.compressed.values.clone().requires_grad_(), b.clone().requires_grad_()
         assert torch.autograd.gradcheck(solve, inputs, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(solve, inputs, check_fwd_over_rev=True)
 
 
 @pytest.mark.usefixtures("compiled")
