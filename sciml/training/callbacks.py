@@ -123,13 +123,17 @@ class Figures(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw; in single precision what was trained in a lower one, as data outside of the trainer's loops are."""
-        if any(p.dtype in (torch.bfloat16, torch.float16) for p in pl_module.parameters()):
+        low = next((p.dtype for p in pl_module.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None)
+        if low is not None:
             pl_module.float()
         try:
             draw_run(RunFolder(trainer.default_root_dir), pl_module, getattr(trainer, "datamodule", None))
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             rank_zero_warn(f"figures: not all could be drawn; `sciml plot` shows where it came to {told}")
+        finally:
+            if low is not None:
+                pl_module.to(low)
 
 
 def draw_run(run: RunFolder, module: lightning.LightningModule, data: Any) -> list[Path]:

@@ -93,11 +93,8 @@ class TrainingModule(lightning.LightningModule):
             "interval": self.scheduler_interval,
             "monitor": self.monitor,
         }
-        if (
-            isinstance(scheduler["scheduler"], ReduceLROnPlateau)
-            and self._trainer
-            and self.scheduler_interval == "epoch"
-        ):
+        waits = isinstance(scheduler["scheduler"], ReduceLROnPlateau) and self.scheduler_interval == "epoch"
+        if waits and self._trainer:
             scheduler["frequency"] = self.trainer.check_val_every_n_epoch or 1  # epochs that end with the metric
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

@@ -232,9 +232,9 @@ def predict(run: RunFolder, overrides: Sequence[str]) -> None:
     with replacing(run.predictions) as path, h5py.File(path, "w") as file:
         for name in batches[0]:
             values = torch.cat([batch[name] for batch in batches])
-            file[name] = (
-                values.float() if values.dtype == torch.bfloat16 else values
-            ).numpy()  # which has no such type
+            if values.dtype == torch.bfloat16:  # which numpy does not know
+                values = values.float()
+            file[name] = values.numpy()
     print(run.predictions)
 
 

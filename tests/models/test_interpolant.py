@@ -102,6 +102,9 @@ def test_times_by_number_are_evenly_spread(first: int):
     t = times(draw(200, 2), seeds)
     assert t.shape == (200, 1)
     assert torch.equal(times(draw(50, 2), seeds[150:]), t[150:])
+    if first < 2**31:
+        assert torch.equal(times(draw(200, 2), seeds.int()), t)
+        assert torch.equal(normals_like(t, seeds.int()), normals_like(t, seeds))
     ends = torch.cat([torch.zeros(1), t.flatten().sort().values, torch.ones(1)])
     assert 0 <= ends.diff().min() <= ends.diff().max() < 3 / 200
     lagged = torch.corrcoef(torch.stack([t[1:, 0], normals_like(t, seeds)[1:, 0], seeds[1:].to(t)]))

@@ -60,7 +60,7 @@ def test_unknown_number_is_found_from_measurements(tmp_path):
     model = PINNModule(Decay(), MLP(1, 1, width=8, depth=2), optimizer=search)
     data = Collocation(points=30, boundary=20, steps=20, hold=20, val=20, test=20)
     fit(model, tmp_path, data, precision="64-true")
-    assert model.equation.k.item() == pytest.approx(1.2, abs=1e-3)
+    assert model.equation.k.item() == pytest.approx(1.2, abs=1e-3)  # it began at .3; the data are exact
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,13 @@ def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path):
         AtomicCheckpointIO().save_checkpoint({"a": lambda: None}, path)
     assert AtomicCheckpointIO().load_checkpoint(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pictures_leave_a_module_in_its_precision(tmp_path, data):
+    module = OperatorModule(nn.Conv1d(2, 1, 1)).to(torch.bfloat16)
+    data.setup("fit")
+    run = trainer(tmp_path)
+    run.datamodule = data
+    Figures().on_fit_end(run, module)
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert (tmp_path / "figures" / "prediction.png").is_file()

@@ -153,14 +153,13 @@ class GMRES(LinearSolver):
         return solve
 
     def _solve(self, operator: LinearOperator, prepared: Prepared | None, b: Tensor) -> tuple[Tensor, Tensor]:
-        iterated = operator if prepared is None else _Product(operator, prepared)
         target = max(self.rtol, 10 * torch.finfo(b.dtype).eps) * torch.linalg.vector_norm(b, dim=-1)  # (m)
         x, r = torch.zeros_like(b), b
         for cycle in range(self.cycles):
             size = torch.linalg.vector_norm(r, dim=-1)
             if cycle and over(size <= target):
                 break
-            x = x + _applied(prepared, _cycle(iterated, r, size, target, self.restart).change)
+            x = x + _cycle(operator, prepared, r, size, target, self.restart).change
             r = b - operator.matvec(x)
         size = torch.linalg.vector_norm(r, dim=-1)
         # the residual itself loses digits to cancellation; what is not finite is not for a solver to explain
@@ -175,16 +174,15 @@ def _restarted(
     operator: LinearOperator, prepared: Prepared | None, b: Tensor, x: Tensor, target: Tensor, restart: int, most: int
 ) -> LinearSolution:
     """Cycles until the true residuals are at their targets (m), stand still, or ``most`` products were taken."""
-    iterated = operator if prepared is None else _Product(operator, prepared)
     r = b - operator.matvec(x)
     size = torch.linalg.vector_norm(r, dim=-1)
     running, stuck, history, iterations = size > target, size > inf, [size], torch.zeros_like(size, dtype=torch.int64)
     while most > 0 and bool(running.any()):
-        found = _cycle(iterated, r, size, torch.where(running, target, inf), min(restart, most))
-        change = _applied(prepared, found.change)
-        r = b - operator.matvec(x + change)
+        found = _cycle(operator, prepared, r, size, torch.where(running, target, inf), min(restart, most))
+        new = x + found.change
+        r = b - operator.matvec(new)
         before, size = size, torch.where(running, torch.linalg.vector_norm(r, dim=-1), size)
-        x = torch.where((running & size.isfinite())[:, None], x + change, x)
+        x = torch.where((running & size.isfinite())[:, None], new, x)
         for active, own in zip(found.active, found.sizes, strict=True):
             iterations += active
             history.append(torch.where(active, own, history[-1]))
@@ -199,6 +197,7 @@ def _restarted(
 
 
 def _applied(prepared: Prepared | None, x: Tensor) -> Tensor:
+    """M x in the precision of x."""
     return x if prepared is None else prepared.apply(x.to(prepared.dtype)).to(x.dtype)
 
 
@@ -208,13 +207,15 @@ class _Cycle(NamedTuple):
     sizes: list[Tensor]  # of the residuals (m) after it
 
 
-def _cycle(operator: LinearOperator, r: Tensor, size: Tensor, target: Tensor, most: int) -> _Cycle:
-    """One cycle from the residuals r (m, n) of the given size (m)."""
+def _cycle(
+    operator: LinearOperator, prepared: Prepared | None, r: Tensor, size: Tensor, target: Tensor, most: int
+) -> _Cycle:
+    """One cycle on A M from the residuals r (m, n) of the given size (m)."""
     basis = [_quotient(r, size)]
     rest, columns, rotations, active, sizes = [size], [], [], [], []
     for j in range(min(most, r.shape[-1])):
         active.append(rest[j].abs() > target)
-        w, column = _orthogonal(operator.matvec(basis[j]), basis)
+        w, column = _orthogonal(operator.matvec(_applied(prepared, basis[j])), basis)
         length = torch.linalg.vector_norm(w, dim=-1)
         basis.append(_quotient(w, length))
         for i, (c, s) in enumerate(rotations):
@@ -234,21 +235,7 @@ def _cycle(operator: LinearOperator, r: Tensor, size: Tensor, target: Tensor, mo
             total = total - columns[k][i] * weight
         weights.append(torch.where(active[i], _quotient(total, columns[i][i]), 0))
     change = sum((a[:, None] * v for a, v in zip(reversed(weights), basis, strict=False)), torch.zeros_like(r))
-    return _Cycle(change, active, sizes)
-
-
-class _Product(LinearOperator):
-    """A M."""
-
-    def __init__(self, operator: LinearOperator, prepared: Prepared):
-        super().__init__(operator.shape, operator.dtype, operator.device)
-        self.operator, self.prepared = operator, prepared
-
-    def matvec(self, x: Tensor) -> Tensor:
-        return self.operator.matvec(_applied(self.prepared, x))
-
-    def transpose(self) -> LinearOperator:
-        raise NotImplementedError("the iteration does not ask for the transposed product")
+    return _Cycle(_applied(prepared, change), active, sizes)
 
 
 class _Turn(NamedTuple):

@@ -404,6 +404,8 @@ def test_mistakes_are_named():
         FSAI().setup(FunctionOperator(lambda x: x, 3))
     with pytest.raises(ValueError, match=r"aggregates: expected the shape \(25,\)"):
         Aggregation(aggregates=torch.zeros(3)).setup(SparseOperator.from_scipy(SMALL))
+    with pytest.raises(ValueError, match="doublings: expected at least 1, or None, got 0"):
+        Aggregation(doublings=0)
     with pytest.raises(ValueError, match="aggregates: expected every number"):
         Aggregation(aggregates=2 * BLOCKS).setup(SparseOperator.from_scipy(SMALL))
     with pytest.raises(ValueError, match="block of row 1 is not"):
