@@ -32,14 +32,17 @@ def mixed(z: Any) -> Any:
 
 def _mixed_array(z: np.ndarray) -> np.ndarray:
     """The same of an array, whose shifts know no sign."""
+    (shift, factor), (other, another) = UNSIGNED
     z = z.view(np.uint64)
-    for shift, factor in UNSIGNED:
-        high = z >> shift
-        high ^= z
-        z = np.multiply(high, factor, out=high)
-    high = z >> np.uint64(31)
-    high ^= z
-    return high.view(np.int64)
+    first = z >> shift
+    first ^= z
+    first *= factor
+    second = first >> other
+    second ^= first
+    second *= another
+    np.right_shift(second, np.uint64(31), out=first)
+    first ^= second
+    return first.view(np.int64)
 
 
 def _folded(z: Tensor, shift: int) -> Tensor:

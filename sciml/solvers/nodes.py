@@ -6,7 +6,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from sciml.solvers.dyadic import Values, halved, scaled, whole
+from sciml.solvers.dyadic import Values, halved, scaled, scales, whole
 
 
 class Nodes:
@@ -25,16 +25,16 @@ class Nodes:
     def __init__(self, draw: Callable[[Sequence[int]], Sequence[Tensor]], cells: int, root: float, block: int):
         self.draw, self.cells, self.root, self.block = draw, cells, root, block
         self.kept: dict[int, tuple[int, Values]] = {}  # of each level the first node and the values of all (n, *shape)
-        self.rows: dict[int, Sequence[Values]] = {}  # the same by nodes, of levels that were asked for
+        self.rows: dict[int, dict[int, Values]] = {}  # the same by nodes, of levels that were asked for
 
     def over(self, level: int, index: int) -> Values:
         """The values over a node, (*shape) each."""
-        if not self._has(level, index):
-            self._draw(level, index)
-        first, values = self.kept[level]
-        if level not in self.rows:
-            self.rows[level] = list(zip(*(x.unbind() for x in values), strict=True))
-        return self.rows[level][index - first]
+        if level not in self.rows or index not in self.rows[level]:
+            if not self._has(level, index):
+                self._draw(level, index)
+            first, values = self.kept[level]
+            self.rows[level] = dict(enumerate(zip(*(x.unbind() for x in values), strict=True), first))
+        return self.rows[level][index]
 
     def _has(self, level: int, index: int) -> bool:
         return index in self._there(level)
@@ -61,8 +61,7 @@ class Nodes:
         for k, span, numbers in zip(levels, spans, drawn, strict=True):
             start, values = self.kept[k]
             above = [x[span.start - start : span.stop - start] for x in values]
-            halves = halved(above, scaled(numbers, self.root * 2.0**-k))
-            self._keep(k + 1, 2 * span.start, [torch.stack(x, 1).flatten(0, 1) for x in zip(*halves, strict=True)])
+            self._keep(k + 1, 2 * span.start, _halves(above, numbers, self.root * 2.0**-k))
 
     def _keep(self, level: int, first: int, values: Values) -> None:
         self.kept[level] = first, values
@@ -82,6 +81,19 @@ class Nodes:
         """How many nodes of a level have cells."""
         depth = (self.cells - 1).bit_length()
         return -(-self.cells >> (depth - level))
+
+
+def _halves(values: Sequence[Tensor], numbers: Sequence[Tensor], length: float) -> Values:
+    """The values (2 n, *shape) over the halves of nodes of a length, from those over the nodes and their numbers."""
+    if len(values) > 1:
+        halves = halved(values, scaled(numbers, length))
+        return [torch.stack(x, 1).flatten(0, 1) for x in zip(*halves, strict=True)]
+    (w,), (number,), (scale,) = values, numbers, scales(length, 1)
+    both = w.new_empty(len(w), 2, *w.shape[1:])
+    left, right = both.unbind(1)
+    torch.mul(number, scale, out=left).add_(w, alpha=0.5)  # as `halved` does, but in place
+    torch.sub(w, left, out=right)
+    return [both.flatten(0, 1)]
 
 
 class Steps(Nodes):
