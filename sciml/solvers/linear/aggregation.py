@@ -48,13 +48,19 @@ class Coarse:
         """Z^T r (m, c)."""
         return self.turned.product(r)
 
-    def image(self, x: Tensor) -> Tensor:
-        """Z^T A x (m, c)."""
-        return self.half.product(x)
-
     def solve(self, r: Tensor) -> Tensor:
         """Z (Z^T A Z)^-1 r (m, n) for coarse vectors r (m, c)."""
         return self.z.product(symmetric(self._solve, r))
+
+    def correct(self, z: Tensor, r: Tensor) -> Tensor:
+        """z + Q (r - A z), perhaps in the memory of z."""
+        if not kernels.suited(r, z, self.z.values):
+            return z + self.solve(self.restrict(r) - self.half.product(z))
+        turned, half = ((c.crow, c.col, c.values) for c in (self.turned, self.half))
+        z, coarse = z.contiguous(), r.new_empty(len(r), self.z.size[1])
+        kernels.call(kernels.coarse_residual, *turned, *half, r.contiguous(), z, coarse, reorder=True)
+        kernels.call(kernels.spread, *turned, self._solve(coarse), z)
+        return z
 
     def _solve(self, r: Tensor) -> Tensor:
         found = self.factors.solve(r.detach().cpu().double().numpy().T)
@@ -79,13 +85,13 @@ class DenseCoarse:
         """Z^T r (m, c)."""
         return r @ self.z
 
-    def image(self, x: Tensor) -> Tensor:
-        """Z^T A x (m, c)."""
-        return x @ self.az
-
     def solve(self, r: Tensor) -> Tensor:
         """Z (Z^T A Z)^-1 r (m, n) for coarse vectors r (m, c)."""
         return torch.cholesky_solve(r.mT, self.factor).mT @ self.z.mT
+
+    def correct(self, z: Tensor, r: Tensor) -> Tensor:
+        """z + Q (r - A z)."""
+        return z + self.solve(self.restrict(r) - z @ self.az)
 
 
 class TwoLevel(Prepared):
@@ -105,8 +111,7 @@ class TwoLevel(Prepared):
 
     def apply(self, r: Tensor) -> Tensor:
         """One sweep of the smoother, one coarse solve."""
-        z = self.smoother.apply(r)
-        return z + self.coarse.solve(self.coarse.restrict(r) - self.coarse.image(z))
+        return self.coarse.correct(self.smoother.apply(r), r)
 
     def start(self, operator: LinearOperator, b: Tensor, x: Tensor) -> Tensor:
         """The guess x + Q (b - A x)."""

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.linear import kernels
-from sciml.solvers.linear.derivatives import recorded, transformed
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 from sciml.solvers.linear.triangular import Lower
 
-FEW = 2  # threads up to which one compiled loop beats two products by torch
+WINDOW = 256  # rows
 BLOCK = 2**22  # entries of small dense matrices that are solved at once
 
 
@@ -31,17 +30,12 @@ class Inverse(Prepared):
 
     def apply(self, r: Tensor) -> Tensor:
         """Two products with sparse matrices."""
-        if not self._compiled(r):
+        if not kernels.suited(r, self.g.values):
             turned = self.g.transpose() if self.g.values.requires_grad else self.turned
             return turned.product(self.g.product(r))
         g, z = self.by_length, torch.zeros_like(r)
         kernels.call(kernels.normal_product, g.crow, g.col, g.values, r.contiguous(), z, reorder=True)
         return z
-
-    def _compiled(self, r: Tensor) -> bool:
-        """Whether one loop does both."""
-        plain = not recorded(r, self.g.values) and not transformed()
-        return plain and r.device.type == "cpu" and kernels.available() and torch.get_num_threads() <= FEW
 
     @cached_property
     def turned(self) -> Compressed:
@@ -52,9 +46,16 @@ class Inverse(Prepared):
     @cached_property
     def by_length(self) -> Compressed:
         """G with rows of one length together, which G^T G does not see, and loops over them do."""
-        lengths = np.diff(self.g.crow.numpy())
-        order = np.argsort(lengths.astype(np.min_scalar_type(lengths.max(initial=0))), kind="stable")
-        return Compressed.from_scipy(self.g.to_scipy()[order])
+        return Compressed.from_scipy(self.g.to_scipy()[_by_length(np.diff(self.g.crow.numpy()))])
+
+
+def _by_length(lengths: np.ndarray) -> np.ndarray:
+    """The order of rows (n) by length, within windows of neighbours: these read the same places of vectors."""
+    kind = np.min_scalar_type(lengths.max(initial=0))
+    rows = np.full((-(-len(lengths) // WINDOW), WINDOW), np.iinfo(kind).max, kind)
+    rows.flat[: len(lengths)] = lengths
+    order = np.argsort(rows, kind="stable") + WINDOW * np.arange(len(rows))[:, None]
+    return order[order < len(lengths)]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import recorded, transformed
+
+FEW = 2  # threads up to which one compiled loop beats products by torch
+
 
 @cache
 def available() -> bool:
     """Whether numba is installed."""
     return find_spec("numba") is not None
+
+
+def suited(*tensors: Tensor) -> bool:
+    """Whether one compiled loop on these is the quickest, and no derivative is asked for."""
+    plain = not recorded(*tensors) and not transformed()
+    return plain and tensors[0].device.type == "cpu" and available() and torch.get_num_threads() <= FEW
 
 
 def call(kernel: Callable[..., Any], *arguments: Any, reorder: bool = False) -> Any:
@@ -199,6 +209,29 @@ def normal_product(crow: Any, col: Any, values: Any, r: Any, z: Any) -> None:
                 total += values[k] * r[s, col[k]]
             for k in range(crow[i], crow[i + 1]):
                 z[s, col[k]] += values[k] * total
+
+
+def coarse_residual(
+    crow: Any, col: Any, values: Any, a_crow: Any, a_col: Any, a_values: Any, r: Any, z: Any, out: Any
+) -> None:
+    """Z^T r - (Z^T A) z of Z^T and Z^T A."""
+    for i in range(out.shape[1]):
+        for s in range(out.shape[0]):
+            total = values.dtype.type(0)
+            for k in range(crow[i], crow[i + 1]):
+                total += values[k] * r[s, col[k]]
+            for k in range(a_crow[i], a_crow[i + 1]):
+                total -= a_values[k] * z[s, a_col[k]]
+            out[s, i] = total
+
+
+def spread(crow: Any, col: Any, values: Any, coarse: Any, z: Any) -> None:
+    """Adds Z c of Z^T to z: its rows are long, those of Z short and of many lengths."""
+    for i in range(coarse.shape[1]):
+        for s in range(coarse.shape[0]):
+            found = coarse[s, i]
+            for k in range(crow[i], crow[i + 1]):
+                z[s, col[k]] += values[k] * found
 
 
 def bonds(crow: Any, col: Any, values: Any, scale: Any, begin: Any, other: Any, strength: Any) -> int:

@@ -26,7 +26,7 @@ class Prepared(ABC):
 
     @abstractmethod
     def apply(self, r: Tensor) -> Tensor:
-        """M r for residuals (m, n)."""
+        """M r for residuals (m, n), in memory of its own."""
 
     def start(self, operator: LinearOperator, b: Tensor, x: Tensor) -> Tensor:
         """The first guess (m, n) to use in place of x."""

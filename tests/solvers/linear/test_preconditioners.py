@@ -193,14 +193,22 @@ def test_chebyshev_levels_the_interval_that_it_aims_at(kind: str):
         assert np.abs(error - np.sort(expected)).max() < 1e-10  # eigenvalues of a matrix that is not symmetric
 
 
-def test_two_levels_are_their_formula():
-    a, z = SMALL.toarray(), np.eye(5)[BLOCKS.numpy()]
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("damping", [0.0, 0.6])
+def test_two_levels_are_their_formula(damping: float):
+    op, a = SparseOperator.from_scipy(SMALL), SMALL.toarray()
+    z = soft(op.compressed, BLOCKS, damping).dense().numpy()
     q = z @ np.linalg.inv(z.T @ a @ z) @ z.T
     s = matrix(FSAI(), SMALL).numpy()
-    assert near(matrix(Aggregation(aggregates=BLOCKS), SMALL), s + q @ (np.eye(25) - a @ s))
-    two = Aggregation(aggregates=BLOCKS).setup(SparseOperator.from_scipy(SMALL))
+    two = Aggregation(aggregates=BLOCKS, damping=damping).setup(op)
+    whole = s + q @ (np.eye(25) - a @ s)
+    assert near(matrix_of(two, 25), whole)
+    r = draw(25, 3)
+    for rows in (r.mT, r.mT.contiguous(), r.mT[:0], r.mT[:1]):
+        before = rows.clone()
+        assert near(two.apply(rows), before.numpy() @ whole.T)
+        assert torch.equal(rows, before)
     b = draw(2, 25)
-    op = SparseOperator.from_scipy(SMALL)
     assert near(two.start(op, b, torch.zeros_like(b)), b.numpy() @ q)
     left = b - op.matvec(two.start(op, b, draw(2, 25, seed=4)))
     assert near(two.coarse.restrict(left), np.zeros((2, 5)))
