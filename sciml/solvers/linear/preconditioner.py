@@ -47,6 +47,15 @@ class Preconditioner(ABC):
         """All that can be done before the first right-hand side is known."""
 
 
+def prepare(m: Preconditioner | Prepared | None, operator: LinearOperator) -> Prepared | None:
+    """What is prepared already, or is made now and knows what takes over from it."""
+    if not isinstance(m, Preconditioner):
+        return m
+    prepared = m.setup(operator)
+    prepared.fallback = m.fallback
+    return prepared
+
+
 class _Jacobi(Prepared):
     def __init__(self, diagonal: Tensor):
         self.inverse, self.nnz, self.dtype = 1 / diagonal, diagonal.shape[-1], diagonal.dtype

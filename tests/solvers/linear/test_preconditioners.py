@@ -27,7 +27,7 @@ from sciml.solvers.linear import (
     pcg,
 )
 from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft, spatial
-from sciml.solvers.linear.approximate_inverse import Inverse, approximate_inverse, strongest
+from sciml.solvers.linear.approximate_inverse import LEAST, Inverse, approximate_inverse, strongest
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.sparse import Compressed
 from sciml.solvers.linear.triangular import Lower
@@ -128,7 +128,8 @@ def test_strong_pattern_has_the_strongest_pairs_and_as_many_entries_as_the_matri
     dense, n = a.toarray(), a.shape[0]
     d, off = dense.diagonal(), ~np.eye(n, dtype=bool)
     scaled = np.abs(dense) * off / np.sqrt(np.outer(d, d))
-    strength = np.abs(dense) / np.minimum.outer(d, d) + scaled @ scaled / 2
+    paths = np.where(scaled >= LEAST, scaled, 0)
+    strength = np.abs(dense) / np.minimum.outer(d, d) + paths @ paths / 2
     kept = np.zeros((n, n), bool)
     kept[g.row, g.col.long()] = True
     assert not (kept & kept.T & off).any()
