@@ -16,7 +16,7 @@ from sciml.solvers import arguments, control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, replay, still
 from sciml.solvers.apart import apart
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
-from sciml.solvers.auto import Stiff
+from sciml.solvers.auto import Auto, Stiff
 from sciml.solvers.backsolve import Backsolve, attach
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
@@ -232,11 +232,12 @@ def solve(
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
     named = arguments.named_events(events)
     make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, named, mesh)
-    frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
         task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
-        mesh, results, end = task.run(mesh, resume, progress)
+        taken, results, end = task.run(mesh, resume, progress)
+        if isinstance(task.march.stepper, Auto) and mesh is None:
+            task.march.stepper.ended(end)
     except Stiff as found:
         return again(replace(solver, stepper=found.stepper), save_at=save_at, folds=folds, mesh=mesh, progress=progress)
     except RuntimeError as found:
@@ -244,7 +245,7 @@ def solve(
         raise
     if throw:
         raise_failures(task.march, task.const, end)
-    return task.solution(mesh, results, end, partial(again, solver=solver), frozen)
+    return task.solution(taken, results, end, partial(again, solver=solver), mesh is not None)
 
 
 @dataclass(frozen=True, eq=False)
