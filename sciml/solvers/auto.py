@@ -30,9 +30,10 @@ class Auto(Tsit5):
 
     The last two stages are slopes at one time, so that |k7 - k6| / |g7 - g6| estimates the largest eigenvalue of the
     Jacobian. Where h times that is near the end of the stability interval in 15 accepted steps, not interrupted by 6
-    others in a row, or where the solve fails, the field counts as stiff, for lanes "each" in any of them. Everything that `solve` returns, its
-    statistics and gradients too, is that of the method that went through; the steps before are lost. A march reads a
-    number on the host in every step, and cannot be compiled. Complex states are never called stiff.
+    others in a row, or where the solve fails, the field counts as stiff, for lanes "each" in any of them. Everything
+    that `solve` returns, its statistics and gradients too, is that of the method that went through; the steps before
+    are lost. A march reads a number on the host in every step, and cannot be compiled. Complex states are never called
+    stiff.
 
     Args:
         stiff: what takes over; None takes `Rodas5P`.

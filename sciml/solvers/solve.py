@@ -18,6 +18,7 @@ from sciml.solvers.apart import apart
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.auto import Auto, Stiff
 from sciml.solvers.backsolve import Backsolve, attach
+from sciml.solvers.consistent import check_consistent
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
@@ -337,6 +338,8 @@ class _Task:
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
+        if mesh is None and resume is None and not self.empty and self.march.term.mass(self.const.args) is not None:
+            check_consistent(self.march, self.const, self.y0)
         mesh, done, end = self._run(mesh, resume, progress)
         if torch.is_grad_enabled() and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
             done = still(self.march, self.const, self.y0, done)

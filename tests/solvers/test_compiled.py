@@ -93,7 +93,9 @@ def test_batches_of_a_training_run_compile_once(capsys: pytest.CaptureFixture[st
         ys = solve(coupled, y0, 0.0, 1.0, solver("loop")).ys
         if train:
             ys.sum().backward()
-    assert capsys.readouterr().err.count("compiling") == 3  # two marches, one of which keeps states, and a backward pass
+    assert (
+        capsys.readouterr().err.count("compiling") == 3
+    )  # two marches, one of which keeps states, and a backward pass
 
 
 @pytest.mark.usefixtures("traced")
