@@ -26,6 +26,7 @@ from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures, refuse_transforms
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
+from sciml.solvers.full import full
 from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm, map_state
@@ -160,6 +161,7 @@ class Solution:
 
 
 @apart
+@full
 def solve(
     term: Any,
     y0: Tree | None,
@@ -178,7 +180,7 @@ def solve(
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
-    """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time.
+    """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time; within `torch.autocast` in full precision.
 
     Args:
         term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not; the third is the

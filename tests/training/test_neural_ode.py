@@ -307,3 +307,9 @@ def test_classifier_without_an_ode_logs_no_work(tmp_path):
     model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
     metrics, _ = train(model, Signs(), tmp_path)
     assert set(metrics) == {"test_loss", "test_accuracy"}
+
+
+def test_training_in_mixed_precision_solves_in_single_precision(fit):
+    fit("run", "--trainer.precision=bf16-mixed", config=TINY.with_name("ode.yaml"))
+    rows = MetricsLogger(Path("run/metrics.csv")).rows()
+    assert all(0 < float(row["train_loss"]) < 10 for row in rows if row["train_loss"])
