@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from scipy.linalg import cholesky
+from scipy.sparse.linalg import LinearOperator as LinearOperatorOfScipy
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
@@ -271,6 +272,25 @@ def test_multigrid_is_the_librarys(kind: str):
     cg(a, b.numpy(), rtol=1e-8, M=cycle, callback=lambda _: counted.append(1))
     found = pcg(SparseOperator.from_scipy(a), b, AlgebraicMultigrid(kind))
     assert abs(int(found.iterations) - len(counted)) <= 1
+
+
+def test_native_multigrid_is_the_librarys_and_symmetric():
+    pyamgcl = pytest.importorskip("pyamgcl")
+    a, b = diffusion(80, 10.0), draw(6400)
+    counted: list[int] = []
+    cycle = LinearOperatorOfScipy(a.shape, pyamgcl.amg(a))
+    cg(a, b.numpy(), rtol=1e-8, M=cycle, callback=lambda _: counted.append(1))
+    prepared = AlgebraicMultigrid("amgcl").setup(SparseOperator.from_scipy(a))
+    assert abs(int(pcg(SparseOperator.from_scipy(a), b, prepared).iterations) - len(counted)) <= 1
+    left, right = draw(2, 6400, seed=2)
+    one, other = prepared.apply(left[None])[0] @ right, prepared.apply(right[None])[0] @ left
+    assert abs(one - other) < 1e-12 * abs(one)
+    assert prepared.nnz > 3 * a.nnz
+
+
+def test_kinds_of_multigrid_are_named():
+    with pytest.raises(ValueError, match=r"kind: expected 'ruge_stuben', .* got 'classic'"):
+        AlgebraicMultigrid("classic").setup(SparseOperator.from_scipy(SMALL))  # pyrefly: ignore[bad-argument-type]
 
 
 def test_fill_saves_iterations():
