@@ -288,6 +288,14 @@ def test_native_multigrid_is_the_librarys_and_symmetric():
     assert prepared.nnz > 3 * a.nnz
 
 
+@pytest.mark.parametrize("m", [SSOR(), IncompleteCholesky(), FSAI(True), Aggregation(aggregates=BLOCKS)])
+def test_dense_tensors_are_taken(m: Preconditioner):
+    dense, b = torch.from_numpy(SMALL.toarray()), draw(25)
+    found, right = (pcg(a, b, m) for a in (dense, SMALL))
+    assert found.iterations == right.iterations
+    assert near(found.x, right.x)
+
+
 def test_kinds_of_multigrid_are_named():
     with pytest.raises(ValueError, match=r"kind: expected 'ruge_stuben', .* got 'classic'"):
         AlgebraicMultigrid("classic").setup(SparseOperator.from_scipy(SMALL))  # pyrefly: ignore[bad-argument-type]
