@@ -41,13 +41,22 @@ def derivatives(u: Function, x: Tensor, wanted: Sequence["Unknown"], draw: "Draw
     partial = [w.derivative for w in wanted if w.derivative.fixed and not w.derivative.orders]
     if partial:
         whole |= _partials(u, x, list(dict.fromkeys(partial)))
-    for each in dict.fromkeys((w.derivative, w.group) for w in wanted if w.derivative.orders):
+    sums = list(dict.fromkeys((w.derivative, w.group) for w in wanted if w.derivative.orders))
+    for each in sums:
         whole |= draw.estimate(u, x, *each) if draw is not None else _summed(u, x, *each)
+    if draw is not None and draw.apart:
+        whole |= draw.shifted({each: whole[each] for each in sums}, x)
     if VALUE not in whole and any(not w.derivative.order for w in wanted):
         whole[VALUE] = u(x)
-    return {
-        w: _component(whole[(w.derivative, w.group) if w.derivative.orders else w.derivative], w, x) for w in wanted
-    }
+    return {w: _read(whole, w, x, draw is not None and draw.apart) for w in wanted}
+
+
+def _read(whole: dict[Any, Tensor], wanted: "Unknown", x: Tensor, apart: bool) -> Tensor:
+    """An unknown's values (b), or rows (n, b) of a sum whose samples are kept apart."""
+    if not wanted.derivative.orders:
+        return _component(whole[wanted.derivative], wanted, x)
+    found = whole[wanted.derivative, wanted.group]
+    return torch.vmap(lambda row: _component(row, wanted, x))(found) if apart else _component(found, wanted, x)
 
 
 def _check_coordinates(derivative: Derivative, d: int) -> None:
@@ -108,12 +117,20 @@ def _summed(u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[
     return {VALUE: values[0], (derivative, group): torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]}
 
 
-def moved(u: Function, x: Tensor, fixed: tuple[int, ...], orders: tuple[int, ...], columns: Sequence[Tensor]) -> Jet:
-    """The jet along fixed coordinates and along some others (R) or (R, b), summed over R at the highest orders."""
+def moved(
+    u: Function,
+    x: Tensor,
+    fixed: tuple[int, ...],
+    orders: tuple[int, ...],
+    columns: Sequence[Tensor],
+    collapsed: bool = True,
+) -> Jet:
+    """The jet along fixed coordinates and along some others (R) or (R, b), at the highest orders summed over R."""
     count = Counter(fixed)
     along = [torch.full_like(columns[0], c) for c in count]
     top = (*count.values(), *orders)
-    return checked(coordinate_jet(u, x, [*along, *columns], downset(top, collapsed=(top,))), sum(top))
+    algebra = downset(top, collapsed=(top,) if collapsed else ())
+    return checked(coordinate_jet(u, x, [*along, *columns], algebra), sum(top))
 
 
 def terms(orders: tuple[int, ...], coordinates: range) -> Iterator[tuple[tuple[int, ...], int, list[tuple[int, ...]]]]:

@@ -51,6 +51,35 @@ class Expression(ABC):
         whole = self if draw is None else self.grouped(0)[0]
         return whole.value(derivatives(u, x, list(dict.fromkeys(whole.unknowns())), draw), x)
 
+    def with_error(self, u: Function, x: Tensor, draw: "Draw") -> tuple[Tensor, Tensor]:
+        """An estimate at points and its standard error, from one pass in which the samples are kept apart.
+
+        The square of the error is an unbiased estimate of the variance; where estimates are multiplied with each other
+        it is right to first order, and rather too large.
+
+        Args:
+            u: the unknown, as of `__call__`.
+            x: points (b, d).
+            draw: at least two samples for each sum.
+
+        Returns:
+            The value and its standard error (b), zero where all terms of the sums were taken.
+
+        Raises:
+            ValueError: as of `__call__`, and if there is only one sample.
+
+        Example:
+            >>> import torch
+            >>> from sciml.calculus import Laplacian, Sparse, Unknown
+            >>> laplacian, x = Laplacian()(Unknown()), torch.zeros(1, 100)
+            >>> u = lambda x: (x**2).sum(1)  # all of its second derivatives are the same
+            >>> laplacian.with_error(u, x, Sparse(4).draw(laplacian, x))
+            (tensor([200.]), tensor([0.]))
+        """
+        rows = self(u, x, draw._replace(apart=True))
+        rows = rows if rows.ndim == 2 else rows[None]  # where nothing is estimated
+        return rows[0], (rows[1:] - rows[0]).square().sum(0).sqrt()
+
     @property
     def constant(self) -> bool:
         """Whether it is the same number everywhere."""
