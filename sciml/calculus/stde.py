@@ -46,7 +46,8 @@ class Estimator(ABC):
 
         Args:
             expression: what is to be estimated.
-            x: points (b, d), of which only the shape, the dtype and the device are read.
+            x: points (b, d); where no operator has vectors that depend on them, only their shape, dtype and device are
+                read.
             generator: of the random numbers.
 
         Raises:
@@ -55,7 +56,7 @@ class Estimator(ABC):
         """
         whole, _ = expression.grouped(0)
         wanted = dict.fromkeys((w.derivative, w.group) for w in whole.unknowns() if w.derivative.orders)
-        return Draw(self, {each: self.sample(each[0], x, generator) for each in wanted})
+        return Draw(self, {each: self.sample(each[0], each[0].chart(x)[1], generator) for each in wanted})
 
     @abstractmethod
     def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -81,7 +82,10 @@ class Draw(NamedTuple):
 
     def random(self, x: Tensor) -> bool:
         """Whether it leaves out terms of any sum at points (b, d)."""
-        return any(self.estimator.left_out(derivative, x) for derivative, _ in self.samples)
+        return any(self._left_out(derivative, x) for derivative, _ in self.samples)
+
+    def _left_out(self, derivative: Derivative, x: Tensor) -> float:
+        return self.estimator.left_out(derivative, derivative.chart(x)[1])
 
     def estimate(self, u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
         """The value of u by `VALUE`, and an estimate by (derivative, group), where kept apart (R, ...).
@@ -91,7 +95,9 @@ class Draw(NamedTuple):
         """
         if (derivative, group) not in self.samples:
             raise ValueError(f"draw: it has no samples for {derivative!r}, group {group}; draw for this expression")
-        value, found = self.estimator.estimate(u, x, derivative, self.samples[derivative, group], self.apart)
+        place, y = derivative.chart(x)
+        sample = self.samples[derivative, group]
+        value, found = self.estimator.estimate(lambda y: u(place(y)), y, derivative, sample, self.apart)
         return {VALUE: value, (derivative, group): found}
 
     def shifted(self, found: dict[Any, Tensor], x: Tensor) -> dict[Any, Tensor]:
@@ -108,7 +114,7 @@ class Draw(NamedTuple):
         """
         means, moves = {}, {}
         for key, each in found.items():
-            count, left_out = len(each), self.estimator.left_out(key[0], x)
+            count, left_out = len(each), self._left_out(key[0], x)
             if left_out and count < 2:
                 raise ValueError(f"samples: expected 2 or more for a standard error, got {count}")
             means[key] = each.mean(0, keepdim=True)
@@ -146,7 +152,7 @@ class Sparse(Estimator):
         for _ in derivative.orders:
             columns.append(start + sample % width)
             sample = sample // width
-        out = moved(u, x, derivative.fixed, derivative.orders, columns, collapsed=not apart)
+        out = moved(u, x, derivative.coordinates, derivative.orders, columns, collapsed=not apart)
         weight = _count(derivative, x) / (1 if apart else len(sample))
         return out.primal, weight * out.derivative(derivative.index)
 

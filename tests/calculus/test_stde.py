@@ -15,6 +15,7 @@ from sciml.calculus import (
     Partial,
     PowerSum,
     Sparse,
+    Trace,
     Unknown,
 )
 from sciml.calculus.stde import Estimator, subset
@@ -47,11 +48,19 @@ def kdv(u: Unknown) -> Expression:
     return Derivative((0,), (1,), (1, None))(u) + PowerSum(3, 1, start=1)(u) + products + Laplacian(start=1)(u)
 
 
+def factor(x: Tensor) -> Tensor:
+    """A matrix (b, d, 2 d) at each point."""
+    rows, columns = (torch.arange(n, dtype=x.dtype, device=x.device) for n in (x.shape[1], 2 * x.shape[1]))
+    return (1 + x[:, :, None]) * (1 + torch.cos((1 + rows[:, None]) * columns) / 2)
+
+
 OPERATORS: dict[str, tuple[Callable[[Unknown], Expression], list[Estimator]]] = {
     "laplacian": (Laplacian(), [Sparse(8), Dense(8), Dense(8, law="gaussian")]),
     "biharmonic": (Biharmonic(), [Sparse(16), Dense(16, law="gaussian")]),
     "u_xxy": (PowerSum(2, 1), [Sparse(16)]),
     "kdv": (kdv, [Sparse(16)]),
+    "trace": (Trace(factor), [Sparse(4), Dense(4), Dense(4, law="gaussian")]),
+    "diagonal trace": (Trace(lambda x: 1 + x), [Sparse(8), Dense(8)]),
 }
 CASES = [(name, est, d) for name, (_, ests) in OPERATORS.items() for est in ests for d in (3, 6, 12)]
 
