@@ -161,6 +161,8 @@ class Sparse(Estimator):
 class Dense(Estimator):
     """Random directions v: the Laplacian as E D^2 u[v, v], the biharmonic as E D^4 u[v, v, v, v] / 3 (section 4.3).
 
+    A `Trace` with sigma is estimated along sigma v.
+
     Args:
         samples: as of `Estimator`.
         shared: as of `Estimator`.
