@@ -1,6 +1,6 @@
 """Derivatives of any order: jets through PyTorch functions, and the differential operators and estimators on them."""
 
-from sciml.calculus.derivative import Biharmonic, Derivative, Laplacian, Partial, PowerSum
+from sciml.calculus.derivative import Biharmonic, Derivative, Directional, Laplacian, Partial, PowerSum, Trace
 from sciml.calculus.divergence import divergence, hutchinson, value_and_divergence
 from sciml.calculus.expression import Expression, Unknown
 from sciml.calculus.jet import coordinate_jet, jet
@@ -12,6 +12,7 @@ __all__ = [
     "Biharmonic",
     "Dense",
     "Derivative",
+    "Directional",
     "Draw",
     "Estimator",
     "Expression",
@@ -19,6 +20,7 @@ __all__ = [
     "Partial",
     "PowerSum",
     "Sparse",
+    "Trace",
     "Unknown",
     "coordinate_jet",
     "divergence",

@@ -61,6 +61,12 @@ def norm(func: Any, x: Jet, p: Any = 2, dim: Any = None, keepdim: bool = False, 
     return size.sum(dim, keepdim=keepdim).sqrt()
 
 
+@rule("cdist")
+def cdist(func: Any, x1: Any, x2: Any, p: float = 2.0, compute_mode: str = "") -> Any:
+    """Distances between each of some points and each of others."""
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
 @rule("normalize")
 def normalize(func: Any, x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """Divided by Euclid's norm."""

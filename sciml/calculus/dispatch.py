@@ -280,6 +280,12 @@ def like(jets: Sequence[Jet], coefficients: Polynomial) -> Jet:
     return Jet(jets[0].algebra, coefficients, jets[0].directions, min(x.smoothness for x in jets))
 
 
+def same_type(value: Any, parts: Sequence[Any]) -> Any:
+    """Other parts in a tuple or list of the type of a value, with its names."""
+    kind = type(value)
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+
 def primal(value: Any) -> Any:
     """The value of a jet; anything else as it is."""
     return value.primal if isinstance(value, Jet) else value

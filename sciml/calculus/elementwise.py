@@ -137,9 +137,12 @@ def cosh(algebra: Algebra, x: Polynomial) -> Polynomial:
 
 
 def softplus(algebra: Algebra, x: Polynomial, beta: float = 1.0, threshold: float = 20.0) -> Polynomial:
-    """log(1 + exp(beta x)) / beta; the threshold of torch only guards the value, not the derivatives."""
-    slope = sigmoid(algebra, scale(x, float(beta)))
-    return _primitive(algebra, x, functional.softplus(x[0], beta, threshold), slope)
+    """log(1 + exp(beta x)) / beta, and x itself where beta x is above the threshold, as in torch."""
+    steep = scale(x, float(beta))
+    steep[0] = torch.where(
+        steep[0] > threshold, torch.inf, steep[0]
+    )  # where the slope is one, and its derivatives zero
+    return _primitive(algebra, x, functional.softplus(x[0], beta, threshold), sigmoid(algebra, steep))
 
 
 def logsigmoid(algebra: Algebra, x: Polynomial) -> Polynomial:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sciml.calculus.algebra import downset
-from sciml.calculus.derivative import VALUE, Derivative
+from sciml.calculus.algebra import Algebra, downset
+from sciml.calculus.derivative import VALUE, Derivative, in_order
 from sciml.calculus.dispatch import Jet
 from sciml.calculus.jet import coordinate_jet, jet
+from sciml.calculus.vectors import Vectors
 
 if TYPE_CHECKING:
     from sciml.calculus.expression import Unknown
@@ -41,17 +42,26 @@ def derivatives(u: Function, x: Tensor, wanted: Sequence["Unknown"], draw: "Draw
     partial = [w.derivative for w in wanted if w.derivative.fixed and not w.derivative.orders]
     if partial:
         whole |= _partials(u, x, list(dict.fromkeys(partial)))
-    for each in dict.fromkeys((w.derivative, w.group) for w in wanted if w.derivative.orders):
+    sums = list(dict.fromkeys((w.derivative, w.group) for w in wanted if w.derivative.orders))
+    for each in sums:
         whole |= draw.estimate(u, x, *each) if draw is not None else _summed(u, x, *each)
+    if draw is not None and draw.apart:
+        whole |= draw.shifted({each: whole[each] for each in sums}, x)
     if VALUE not in whole and any(not w.derivative.order for w in wanted):
         whole[VALUE] = u(x)
-    return {
-        w: _component(whole[(w.derivative, w.group) if w.derivative.orders else w.derivative], w, x) for w in wanted
-    }
+    return {w: _read(whole, w, x, draw is not None and draw.apart) for w in wanted}
+
+
+def _read(whole: dict[Any, Tensor], wanted: "Unknown", x: Tensor, apart: bool) -> Tensor:
+    """An unknown's values (b), or rows (n, b) of a sum whose samples are kept apart."""
+    if not wanted.derivative.orders:
+        return _component(whole[wanted.derivative], wanted, x)
+    found = whole[wanted.derivative, wanted.group]
+    return torch.vmap(lambda row: _component(row, wanted, x))(found) if apart else _component(found, wanted, x)
 
 
 def _check_coordinates(derivative: Derivative, d: int) -> None:
-    last = max((*derivative.fixed, (derivative.over[1] or 1) - 1, derivative.over[0]))
+    last = max((*derivative.coordinates, (derivative.over[1] or 1) - 1, derivative.over[0]))
     if last >= d:
         raise ValueError(f"x: expected points of at least {last + 1} coordinates for {derivative!r}, got {d}")
 
@@ -70,50 +80,65 @@ def _component(values: Tensor, wanted: "Unknown", x: Tensor) -> Tensor:
 
 
 def _partials(u: Function, x: Tensor, wanted: Sequence[Derivative]) -> dict[Any, Tensor]:
-    """Partial derivatives, all from the one jet that moves along each of their coordinates.
+    """Partial derivatives, all from the one jet that moves along each of their coordinates and vectors.
 
     Its multi-indices are those below the wanted ones and no others. That is the least that a pass can carry: a
     derivative of order n along k directions has as many of lower order below it, and univariate jets along sums of the
     directions would carry those of each.
     """
-    coordinates = sorted({c for derivative in wanted for c in derivative.fixed})
-    indices = {each: tuple(each.fixed.count(c) for c in coordinates) for each in wanted}
-    algebra, last = downset(*indices.values()), max(each.order for each in wanted)
-    if x.shape[1] <= FEW:
-        units = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        out = checked(jet(u, x, [units[c : c + 1] for c in coordinates], algebra), last)
-    else:
-        out = checked(coordinate_jet(u, x, [torch.full((1,), c, device=x.device) for c in coordinates], algebra), last)
+    lines = in_order(dict.fromkeys(line for derivative in wanted for line in derivative.fixed))
+    indices = {each: tuple(each.fixed.count(line) for line in lines) for each in wanted}
+    out = checked(_along(u, x, lines, downset(*indices.values())), max(each.order for each in wanted))
     return {VALUE: out.primal} | {each: out.derivative(index)[0] for each, index in indices.items()}
 
 
-def partial_derivative(function: Function, x: Tensor, along: tuple[int, ...]) -> Tensor:
+def partial_derivative(function: Function, x: Tensor, along: tuple[int | Vectors, ...]) -> Tensor:
     """A partial derivative (b) of a known function of the points, zero where it is constant."""
-    coordinates = sorted(set(along))
-    index = tuple(along.count(c) for c in coordinates)
-    out = coordinate_jet(function, x, [torch.full((1,), c, device=x.device) for c in coordinates], downset(index))
+    lines = tuple(dict.fromkeys(along))
+    index = tuple(along.count(line) for line in lines)
+    out = _along(function, x, lines, downset(index))
     if isinstance(out, Tensor):
         return torch.zeros_like(out)
     return checked(out, len(along)).derivative(index)[0]
 
 
+def _along(u: Function, x: Tensor, lines: tuple[int | Vectors, ...], algebra: Algebra) -> Any:
+    """The jet with a variable for each of some coordinates and vectors."""
+    coordinates = [line for line in lines if not isinstance(line, Vectors)]
+    if x.shape[1] > FEW and len(coordinates) == len(lines):
+        return coordinate_jet(u, x, [torch.full((1,), c, device=x.device) for c in coordinates], algebra)
+    every = torch.arange(x.shape[1], device=x.device)
+    units = (line.direction(x) if isinstance(line, Vectors) else (every == line).to(x.dtype)[None] for line in lines)
+    return jet(u, x, [unit[None] for unit in units], algebra)  # (1, b or 1, d) each
+
+
 def _summed(u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
     """A sum of derivatives over coordinates, by all of its terms."""
+    place, y = derivative.chart(x)
     start, stop = derivative.over
     count, values, parts = tuple(Counter(derivative.fixed).values()), [], []
-    for orders, weight, tuples in terms(derivative.orders, range(start, x.shape[1] if stop is None else stop)):
-        out = moved(u, x, derivative.fixed, orders, torch.tensor(tuples, device=x.device).unbind(1))
+    for orders, weight, tuples in terms(derivative.orders, range(start, y.shape[1] if stop is None else stop)):
+        columns = torch.tensor(tuples, device=x.device).unbind(1)
+        out = moved(lambda y: u(place(y)), y, derivative.coordinates, orders, columns)
         values.append(out.primal)
         parts.append(weight * out.derivative((*count, *orders)))
     return {VALUE: values[0], (derivative, group): torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]}
 
 
-def moved(u: Function, x: Tensor, fixed: tuple[int, ...], orders: tuple[int, ...], columns: Sequence[Tensor]) -> Jet:
-    """The jet along fixed coordinates and along some others (R) or (R, b), summed over R at the highest orders."""
+def moved(
+    u: Function,
+    x: Tensor,
+    fixed: tuple[int, ...],
+    orders: tuple[int, ...],
+    columns: Sequence[Tensor],
+    collapsed: bool = True,
+) -> Jet:
+    """The jet along fixed coordinates and along some others (R) or (R, b), at the highest orders summed over R."""
     count = Counter(fixed)
     along = [torch.full_like(columns[0], c) for c in count]
     top = (*count.values(), *orders)
-    return checked(coordinate_jet(u, x, [*along, *columns], downset(top, collapsed=(top,))), sum(top))
+    algebra = downset(top, collapsed=(top,) if collapsed else ())
+    return checked(coordinate_jet(u, x, [*along, *columns], algebra), sum(top))
 
 
 def terms(orders: tuple[int, ...], coordinates: range) -> Iterator[tuple[tuple[int, ...], int, list[tuple[int, ...]]]]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sciml.calculus.derivative import VALUE, Derivative
+from sciml.calculus.vectors import Vectors
 
 if TYPE_CHECKING:
     from sciml.calculus.stde import Draw
@@ -51,6 +52,35 @@ class Expression(ABC):
         whole = self if draw is None else self.grouped(0)[0]
         return whole.value(derivatives(u, x, list(dict.fromkeys(whole.unknowns())), draw), x)
 
+    def with_error(self, u: Function, x: Tensor, draw: "Draw") -> tuple[Tensor, Tensor]:
+        """An estimate at points and its standard error, from one pass in which the samples are kept apart.
+
+        The square of the error is an unbiased estimate of the variance; where estimates are multiplied with each other
+        it is right to first order, and rather too large.
+
+        Args:
+            u: the unknown, as of `__call__`.
+            x: points (b, d).
+            draw: at least two samples for each sum.
+
+        Returns:
+            The value and its standard error (b), zero where all terms of the sums were taken.
+
+        Raises:
+            ValueError: as of `__call__`, and if there is only one sample.
+
+        Example:
+            >>> import torch
+            >>> from sciml.calculus import Laplacian, Sparse, Unknown
+            >>> laplacian, x = Laplacian()(Unknown()), torch.zeros(1, 100)
+            >>> u = lambda x: (x**2).sum(1)  # all of its second derivatives are the same
+            >>> laplacian.with_error(u, x, Sparse(4).draw(laplacian, x))
+            (tensor([200.]), tensor([0.]))
+        """
+        rows = self(u, x, draw._replace(apart=True))
+        rows = rows if rows.ndim == 2 else rows[None]  # where nothing is estimated
+        return rows[0], (rows[1:] - rows[0]).square().sum(0).sqrt()
+
     @property
     def constant(self) -> bool:
         """Whether it is the same number everywhere."""
@@ -65,8 +95,8 @@ class Expression(ABC):
         """The unknowns and derivatives of unknowns in it."""
 
     @abstractmethod
-    def differentiated(self, coordinate: int) -> "Expression":
-        """Its derivative along a coordinate, by the rules of sums, products and powers."""
+    def differentiated(self, line: int | Vectors) -> "Expression":
+        """Its derivative along a coordinate or a vector, by the rules of sums, products and powers."""
 
     @abstractmethod
     def grouped(self, group: int) -> tuple["Expression", int]:
@@ -179,9 +209,9 @@ class Unknown(Expression):
         """See `Expression.unknowns`."""
         yield self
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
-        return replace(self, derivative=self.derivative.after(Derivative((coordinate,))))
+        return replace(self, derivative=Derivative((line,)).after(self.derivative))
 
     def grouped(self, group: int) -> tuple[Expression, int]:
         """See `Expression.grouped`."""
@@ -207,7 +237,7 @@ class Constant(Expression):
         """See `Expression.unknowns`."""
         return iter(())
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
         if not self.constant:
             raise ValueError("differentiation of a tensor of values: give the coefficient as a function of points")
@@ -224,11 +254,11 @@ class Coefficient(Expression):
 
     Args:
         function: the function: (b, d) to (b), (b, 1) or one number.
-        along: coordinates, each as often as is differentiated along it.
+        along: coordinates and vectors, each as often as is differentiated along it.
     """
 
     function: Function
-    along: tuple[int, ...] = ()
+    along: tuple[int | Vectors, ...] = ()
 
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
         """See `Expression.value`."""
@@ -244,9 +274,9 @@ class Coefficient(Expression):
         """See `Expression.unknowns`."""
         return iter(())
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
-        return replace(self, along=(*self.along, coordinate))
+        return replace(self, along=Derivative((line,)).after(Derivative(self.along)).fixed)
 
     def grouped(self, group: int) -> tuple[Expression, int]:
         """See `Expression.grouped`."""
@@ -267,9 +297,9 @@ class Total(Expression):
         """See `Expression.unknowns`."""
         return (found for term in self.terms for found in term.unknowns())
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
-        return Total(tuple(term.differentiated(coordinate) for term in self.terms))
+        return Total(tuple(term.differentiated(line) for term in self.terms))
 
     def grouped(self, group: int) -> tuple[Expression, int]:
         """See `Expression.grouped`."""
@@ -296,11 +326,9 @@ class Product(Expression):
         """See `Expression.unknowns`."""
         return (found for factor in self.factors for found in factor.unknowns())
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
-        return Total(
-            tuple(Product(self._but(i, factor.differentiated(coordinate))) for i, factor in enumerate(self.factors))
-        )
+        return Total(tuple(Product(self._but(i, factor.differentiated(line))) for i, factor in enumerate(self.factors)))
 
     def _but(self, i: int, factor: Expression) -> tuple[Expression, ...]:
         return *self.factors[:i], factor, *self.factors[i + 1 :]
@@ -335,9 +363,9 @@ class Power(Expression):
         """See `Expression.unknowns`."""
         return self.base.unknowns()
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
-        slope = self.base.differentiated(coordinate)
+        slope = self.base.differentiated(line)
         if self.exponent in (0, 1):  # else a power of zero would stand beside a factor of zero
             return slope if self.exponent else Constant(0.0)
         return self.exponent * self.base ** (self.exponent - 1) * slope
@@ -368,7 +396,7 @@ class Applied(Expression):
         """See `Expression.unknowns`."""
         return (found for argument in self.arguments for found in argument.unknowns())
 
-    def differentiated(self, coordinate: int) -> Expression:
+    def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
         name = getattr(self.function, "__name__", repr(self.function))
         raise ValueError(f"a derivative of {name}(..) is not taken by itself; write it out by the chain rule")
@@ -385,6 +413,10 @@ def computed(expression: Expression) -> Iterator[Tensor]:
     """The tensors in an expression that were computed, with gradients, when it was written down."""
     if isinstance(expression, Constant) and isinstance(expression.number, Tensor) and expression.number.grad_fn:
         yield expression.number
+    derivative = expression.derivative if isinstance(expression, Unknown) else VALUE
+    for vectors in (*derivative.fixed, derivative.factor):
+        if isinstance(vectors, Vectors) and isinstance(vectors.given, Tensor) and vectors.given.grad_fn:
+            yield vectors.given
     for part in vars(expression).values():
         for each in part if isinstance(part, tuple) else (part,):
             if isinstance(each, Expression):

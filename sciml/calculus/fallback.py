@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sciml.calculus.algebra import Index, plus
-from sciml.calculus.dispatch import FALLBACK, RULES, Jet, jets_of, like, name_of
+from sciml.calculus.dispatch import FALLBACK, RULES, Jet, jets_of, like, name_of, same_type
 
-# Of which torch's jvp of a jvp is not the second derivative; a test shows it of a determinant.
-WRONG = {"det", "linalg_det", "logdet", "slogdet", "linalg_slogdet", "linalg_solve", "instance_norm"}
+WRONG = {"instance_norm"}  # of which torch's jvp of a jvp is not the second derivative; a test shows it
 
 Point = tuple[Tensor, ...]
 Derivatives = dict[Index, Any]
@@ -67,7 +66,7 @@ def _propagate(func: Callable[..., Any], jets: list[Jet]) -> Any:
     several = not isinstance(value, Tensor)
     outputs = len(value) if several else 1
     of_all = (lambda *v: tuple(func(*v))) if several else (lambda *v: (func(*v),))
-    parts = [[v] + [None] * (count - 1) for v in (value if several else (value,))]
+    parts: list[list[Any]] = [[v] + [None] * (count - 1) for v in (value if several else (value,))]
     for k, derived in _curved(of_all, jets).items():
         for n in range(outputs):
             parts[n][k] = derived[n].sum(0) if k in algebra.collapsed else derived[n]
@@ -77,8 +76,12 @@ def _propagate(func: Callable[..., Any], jets: list[Jet]) -> Any:
             slopes = torch.func.jvp(of_all, tuple(x.primal for x in jets), tangents)[1]
             for n in range(outputs):
                 parts[n][k] = plus(parts[n][k], slopes[n])
-    results = tuple(like(jets, p) for p in parts)
-    return results if several else results[0]
+    results = [like(jets, p) if _smooth(p[0]) else p[0] for p in parts]  # the places that a sort gives are no jets
+    return same_type(value, results) if several else results[0]
+
+
+def _smooth(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
 
 
 def _curved(func: Callable[..., Any], jets: list[Jet]) -> dict[int, Any]:

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from sciml.calculus import arithmetic, composite, fallback, structural  # noqa: F401  (they fill the table of rules)
+from sciml.calculus import (  # noqa: F401  (they fill the table of rules)
+    arithmetic,
+    composite,
+    fallback,
+    matrices,
+    structural,
+)
 from sciml.calculus.algebra import Algebra, Index, constant, univariate
 from sciml.calculus.dispatch import Jet
 from sciml.calculus.sparse import SparseJet, seeded

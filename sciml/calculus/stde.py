@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sciml.calculus.algebra import downset
 from sciml.calculus.derivative import VALUE, Derivative
 from sciml.calculus.evaluate import checked, moved
 from sciml.calculus.expression import Expression
@@ -47,7 +46,8 @@ class Estimator(ABC):
 
         Args:
             expression: what is to be estimated.
-            x: points (b, d), of which only the shape, the dtype and the device are read.
+            x: points (b, d); where no operator has vectors that depend on them, only their shape, dtype and device are
+                read.
             generator: of the random numbers.
 
         Raises:
@@ -56,15 +56,21 @@ class Estimator(ABC):
         """
         whole, _ = expression.grouped(0)
         wanted = dict.fromkeys((w.derivative, w.group) for w in whole.unknowns() if w.derivative.orders)
-        return Draw(self, {each: self.sample(each[0], x, generator) for each in wanted})
+        return Draw(self, {each: self.sample(each[0], each[0].chart(x)[1], generator) for each in wanted})
 
     @abstractmethod
     def sample(self, derivative: Derivative, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Samples for one sum: (R, ...) shared by all points or (R, b, ...)."""
 
     @abstractmethod
-    def estimate(self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """The value of u and the estimate of a sum of its derivatives."""
+    def estimate(
+        self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor, apart: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The value of u and the estimate of a sum of its derivatives; apart, the estimate (R, ...) of each sample."""
+
+    def left_out(self, derivative: Derivative, x: Tensor) -> float:
+        """The share of a sum's terms that is not among the samples: what is there has no variance."""
+        return 1.0
 
 
 class Draw(NamedTuple):
@@ -72,17 +78,51 @@ class Draw(NamedTuple):
 
     estimator: Estimator
     samples: dict[tuple[Derivative, int], Tensor]  # by derivative and group
+    apart: bool = False  # whether the estimates of the samples are kept apart
+
+    def random(self, x: Tensor) -> bool:
+        """Whether it leaves out terms of any sum at points (b, d)."""
+        return any(self._left_out(derivative, x) for derivative, _ in self.samples)
+
+    def _left_out(self, derivative: Derivative, x: Tensor) -> float:
+        return self.estimator.left_out(derivative, derivative.chart(x)[1])
 
     def estimate(self, u: Function, x: Tensor, derivative: Derivative, group: int) -> dict[Any, Tensor]:
-        """The value of u by `VALUE`, and an estimate by (derivative, group).
+        """The value of u by `VALUE`, and an estimate by (derivative, group), where kept apart (R, ...).
 
         Raises:
             ValueError: if there are no samples for it.
         """
         if (derivative, group) not in self.samples:
             raise ValueError(f"draw: it has no samples for {derivative!r}, group {group}; draw for this expression")
-        value, found = self.estimator.estimate(u, x, derivative, self.samples[derivative, group])
+        place, y = derivative.chart(x)
+        sample = self.samples[derivative, group]
+        value, found = self.estimator.estimate(lambda y: u(place(y)), y, derivative, sample, self.apart)
         return {VALUE: value, (derivative, group): found}
+
+    def shifted(self, found: dict[Any, Tensor], x: Tensor) -> dict[Any, Tensor]:
+        """Rows (1 + n, ...) of sums whose squared differences from the first row add up to the estimates' variance.
+
+        The first has the means; each of the others moves one sum by what one of its samples contributes.
+
+        Args:
+            found: estimates (R, ...) of each sample, by (derivative, group).
+            x: points (b, d).
+
+        Raises:
+            ValueError: if a sum has only one of several samples.
+        """
+        means, moves = {}, {}
+        for key, each in found.items():
+            count, left_out = len(each), self._left_out(key[0], x)
+            if left_out and count < 2:
+                raise ValueError(f"samples: expected 2 or more for a standard error, got {count}")
+            means[key] = each.mean(0, keepdim=True)
+            moves[key] = (each - means[key]) * (left_out / (count * (count - 1))) ** 0.5 if left_out else each[:0]
+        return {
+            key: torch.cat([mean, *(mean + move * (other == key) for other, move in moves.items())])
+            for key, mean in means.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -100,20 +140,28 @@ class Sparse(Estimator):
         shape = () if self.shared else x.shape[:1]
         return subset(count, min(self.samples, count), shape, x.device, generator)
 
-    def estimate(self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor) -> tuple[Tensor, Tensor]:
+    def left_out(self, derivative: Derivative, x: Tensor) -> float:
+        """See `Estimator.left_out`."""
+        return max(0.0, 1 - self.samples / _count(derivative, x))
+
+    def estimate(
+        self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor, apart: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """See `Estimator.estimate`."""
         start, width, columns = derivative.over[0], _width(derivative, x), []
         for _ in derivative.orders:
             columns.append(start + sample % width)
             sample = sample // width
-        out = moved(u, x, derivative.fixed, derivative.orders, columns)
-        weight = _count(derivative, x) / len(sample)
+        out = moved(u, x, derivative.coordinates, derivative.orders, columns, collapsed=not apart)
+        weight = _count(derivative, x) / (1 if apart else len(sample))
         return out.primal, weight * out.derivative(derivative.index)
 
 
 @dataclass(frozen=True)
 class Dense(Estimator):
     """Random directions v: the Laplacian as E D^2 u[v, v], the biharmonic as E D^4 u[v, v, v, v] / 3 (section 4.3).
+
+    A `Trace` with sigma is estimated along sigma v.
 
     Args:
         samples: as of `Estimator`.
@@ -136,11 +184,13 @@ class Dense(Estimator):
         v[..., start + width :] = 0
         return v
 
-    def estimate(self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(
+        self, u: Function, x: Tensor, derivative: Derivative, sample: Tensor, apart: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """See `Estimator.estimate`."""
         order = sum(derivative.orders)
-        out = checked(jet(u, x, sample, downset((order,), collapsed=((order,),))), order)
-        return out.primal, out.derivative(order) / (len(sample) * (3 if order == 4 else 1))
+        out = checked(jet(u, x, sample, order, collapsed=not apart), order)
+        return out.primal, out.derivative(order) / ((1 if apart else len(sample)) * (3 if order == 4 else 1))
 
 
 def _width(derivative: Derivative, x: Tensor) -> int:

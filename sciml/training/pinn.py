@@ -88,7 +88,9 @@ class PINNModule(TrainingModule):
 
     Logs `train_loss`, `train_residual` (the mean square), each condition's loss, and for validation and test the same
     and, where the solution is known, `relative_l2` over all points and what the best constant net reaches, `baseline`;
-    where it is known at a landmark, that error by its name.
+    where it is known at a landmark, that error by its name. Where at least two samples estimate a sum, it logs
+    `train_estimate_std`, the standard error of the residual's estimate (root mean square over the points), at the steps
+    that are written down: its square is what the variance of the estimate adds to `train_residual` with one draw.
 
     Args:
         equation: the equation, its domain and its conditions.
@@ -284,7 +286,20 @@ class PINNModule(TrainingModule):
         self.log_dict(metrics, prog_bar=True, batch_size=block.interior, sync_dist=stage != "train")
         if stage != "train":
             self._add_error(x.detach())
+        elif self._has_spread(x, draws[0]):
+            self.log("train_estimate_std", self._spread(x, draws[0]))
         return total
+
+    def _has_spread(self, x: Tensor, draw: Draw | None) -> bool:
+        """Whether this step is one that is written down, and the samples can tell the error of the estimate."""
+        every = self.trainer.log_every_n_steps  # pyrefly: ignore[missing-attribute]
+        written = every and (self.global_step + 1) % every == 0
+        return bool(written and draw is not None and draw.estimator.samples > 1 and draw.random(x))
+
+    @torch.no_grad()
+    def _spread(self, x: Tensor, draw: Draw) -> Tensor:
+        """The standard error of the residual, root mean square over the points."""
+        return self.residual.with_error(self.solution, x, draw)[1].square().mean().sqrt()
 
     def _boundary(self, block: Block) -> Iterator["Part"]:
         """The conditions among the losses, at a block's points."""

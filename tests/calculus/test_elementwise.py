@@ -125,6 +125,19 @@ def test_piecewise_function_has_the_derivatives_of_its_piece(name):
     assert y.smoothness == ELEMENTWISE[name].smoothness <= 0
 
 
+@pytest.mark.parametrize("composed", [0, ORDER], ids=["recurrence", "series"])
+def test_softplus_has_the_derivatives_of_its_values_above_its_threshold(monkeypatch, composed):
+    monkeypatch.setattr(elementwise, "COMPOSED", composed)
+    x = torch.tensor([[-0.7, 0.3, 0.49, 0.51, 2.0, 900.0]], dtype=torch.float64, requires_grad=True)
+    v = torch.randn(1, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    f = lambda x: functional.softplus(x, beta=3, threshold=1.5)  # noqa: E731
+    for order in range(1, 5):
+        y = jet(f, x, v, order).derivative(order)[0]
+        assert worst(y, along(f, x, v, order)) < 1e-12  # round-off
+        assert worst(*(torch.autograd.grad(each.sum(), x)[0] for each in (y, along(f, x, v, order)))) < 1e-12
+    assert y[0, 3:].tolist() == [0.0, 0.0, 0.0]
+
+
 def test_smoothness_is_that_of_the_least_smooth_part():
     x, v = torch.ones(1, 2), torch.ones(1, 2)
     assert jet(lambda x: x.tanh() + x, x, v, 2).smoothness == torch.inf

@@ -103,6 +103,7 @@ REDUCTIONS = {
     "prod": lambda x: product(x, lambda x: x.prod(-1), lambda x: x[:, 0] * x[:, 1] * x[:, 2] * x[:, 3]),
     "cumsum": lambda x: x.sin().cumsum(-1),
     "norm": lambda x: x.norm(dim=-1) * torch.linalg.vector_norm(x) * torch.norm(x, dim=0).sum(),
+    "cdist": lambda x: distances(x, torch.cdist) * distances(x, lambda a, b: torch.cdist(a, b, 2.0)),
     "normalize": lambda x: functional.normalize(x, dim=-1),
     "softmax": lambda x: functional.softmax(x.sin(), -1) * functional.log_softmax(x, -1),
     "logsumexp": lambda x: torch.logsumexp(x.sin(), -1),
@@ -132,6 +133,12 @@ def product(x, u, expected):
     return expected(x) if isinstance(x, torch.Tensor) else u(x)
 
 
+def distances(x, cdist):
+    """Distances for a jet, their definition for a tensor: torch has no nested derivatives of ``cdist``."""
+    a, b = x.sin()[:, :, None], x[:, :2, None] + 3
+    return (a[:, :, None] - b[:, None]).square().sum(-1).sqrt() if isinstance(x, torch.Tensor) else cdist(a, b)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_rule_agrees_with_nested_autograd(name):
     u, x, v = RULES[name], drawn(3, 4), drawn(2, 4)
@@ -145,6 +152,67 @@ def test_rule_agrees_with_nested_autograd(name):
         if order <= 4:
             collapsed = jet(u, x, v, order, collapsed=True).derivative(order)
             assert worst(collapsed, y.derivative(order).sum(0)) < 1e-12  # round-off
+
+
+def square(x):
+    """Matrices (b, 3, 3) of points (b, 4), not symmetric, of either sign of the determinant."""
+    return x[:, :3, None] * x[:, None, 1:].sin() + torch.diag_embed(x[:, 1:].exp() - 2.5)
+
+
+def minors(a):
+    """The adjugate: its product with the matrix is the determinant."""
+    columns = [torch.stack([_minor(a, i, j) for j in range(3)], -1) for i in range(3)]
+    return torch.stack(columns, -1)
+
+
+def _minor(a, i, j):
+    (r, s), (p, q) = ([k for k in range(3) if k != n] for n in (i, j))
+    return (-1) ** (i + j) * (a[:, r, p] * a[:, s, q] - a[:, r, q] * a[:, s, p])
+
+
+def determinant(a):
+    return (a[:, 0] * minors(a)[:, :, 0]).sum(-1)
+
+
+MATRICES = {
+    "det": (lambda x: torch.linalg.det(square(x)), lambda x: determinant(square(x))),
+    "slogdet": (lambda x: square(x).slogdet().logabsdet, lambda x: determinant(square(x)).abs().log()),
+    "logdet": (
+        lambda x: torch.logdet(torch.matmul(square(x), square(x).mT)),
+        lambda x: 2 * determinant(square(x)).abs().log(),
+    ),
+    "inv": (lambda x: torch.linalg.inv(square(x)), lambda x: minors(square(x)) / determinant(square(x))[:, None, None]),
+    "solve": (
+        lambda x: torch.linalg.solve(square(x), x[:, :3, None].cos()),
+        lambda x: torch.matmul(minors(square(x)), x[:, :3, None].cos()) / determinant(square(x))[:, None, None],
+    ),
+    "solve for vectors": (
+        lambda x: torch.linalg.solve(square(x), x[:, :3].cos()),
+        lambda x: torch.matmul(minors(square(x)), x[:, :3, None].cos())[..., 0] / determinant(square(x))[:, None],
+    ),
+    "solve with a constant": (
+        lambda x: torch.linalg.solve(W2, x[:, :3].cos().mT),
+        lambda x: torch.matmul(torch.linalg.inv(W2), x[:, :3].cos().mT),
+    ),
+    "solve from the right": (
+        lambda x: torch.linalg.solve(square(x), x[:, None, :3].cos(), left=False),
+        lambda x: torch.matmul(x[:, None, :3].cos(), minors(square(x))) / determinant(square(x))[:, None, None],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_functions_of_matrices_agree_with_cramers_rule(name):
+    u, expected = MATRICES[name]
+    x, v = drawn(3, 4), drawn(2, 4)
+    y, z = jet(u, x, v, ORDER), jet(expected, x, v, ORDER)
+    for order in range(ORDER + 1):
+        torch.testing.assert_close(y.derivative(order), z.derivative(order), rtol=1e-10, atol=1e-10)  # conditions to 50
+    collapsed = jet(u, x, v, 3, collapsed=True).derivative(3)
+    torch.testing.assert_close(collapsed, y.derivative(3).sum(0), rtol=1e-12, atol=1e-12)
+    weights = torch.ones(4, dtype=x.dtype, requires_grad=True)
+    slopes = [torch.autograd.grad(jet(f, x * weights, v, 2).derivative(2).sum(), weights)[0] for f in (u, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
 
 
 def normalised(x, axes, shape, weight, bias):

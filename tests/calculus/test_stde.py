@@ -1,10 +1,23 @@
 from collections.abc import Callable
+from itertools import combinations, product
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sciml.calculus import Biharmonic, Dense, Derivative, Expression, Laplacian, Partial, PowerSum, Sparse, Unknown
+from sciml.calculus import (
+    Biharmonic,
+    Dense,
+    Derivative,
+    Draw,
+    Expression,
+    Laplacian,
+    Partial,
+    PowerSum,
+    Sparse,
+    Trace,
+    Unknown,
+)
 from sciml.calculus.stde import Estimator, subset
 from sciml.models.mlp import MLP
 
@@ -35,11 +48,19 @@ def kdv(u: Unknown) -> Expression:
     return Derivative((0,), (1,), (1, None))(u) + PowerSum(3, 1, start=1)(u) + products + Laplacian(start=1)(u)
 
 
+def factor(x: Tensor) -> Tensor:
+    """A matrix (b, d, 2 d) at each point."""
+    rows, columns = (torch.arange(n, dtype=x.dtype, device=x.device) for n in (x.shape[1], 2 * x.shape[1]))
+    return (1 + x[:, :, None]) * (1 + torch.cos((1 + rows[:, None]) * columns) / 2)
+
+
 OPERATORS: dict[str, tuple[Callable[[Unknown], Expression], list[Estimator]]] = {
     "laplacian": (Laplacian(), [Sparse(8), Dense(8), Dense(8, law="gaussian")]),
     "biharmonic": (Biharmonic(), [Sparse(16), Dense(16, law="gaussian")]),
     "u_xxy": (PowerSum(2, 1), [Sparse(16)]),
     "kdv": (kdv, [Sparse(16)]),
+    "trace": (Trace(factor), [Sparse(4), Dense(4), Dense(4, law="gaussian")]),
+    "diagonal trace": (Trace(lambda x: 1 + x), [Sparse(8), Dense(8)]),
 }
 CASES = [(name, est, d) for name, (_, ests) in OPERATORS.items() for est in ests for d in (3, 6, 12)]
 
@@ -149,10 +170,100 @@ def test_draws_do_not_depend_on_the_global_state():
     assert torch.equal(*found)
 
 
+def quadratic(a: Tensor) -> Callable[[Tensor], Tensor]:
+    """x . a x / 2, with the Hessian a."""
+    return lambda x: ((x @ a) * x).sum(1) / 2
+
+
+def symmetric(d: int) -> Tensor:
+    a = torch.randn(d, d, generator=torch.Generator().manual_seed(d))
+    return a + a.T
+
+
+def every_draw(estimator: Estimator, choices: list[tuple]) -> Draw:
+    """Each of some samples of a Laplacian at a point of its own."""
+    return Draw(estimator, {(Laplacian(), 0): torch.tensor(choices).transpose(0, 1)})
+
+
+def test_reported_variance_is_that_over_all_draws_without_replacement():
+    """N^2 S^2 / R (1 - R / N), S^2 the variance of the terms (Cochran 1977, Sampling Techniques, th. 2.2)."""
+    d, r, u = 5, 2, Unknown()
+    terms = torch.tensor([1.0, -2.0, 0.5, 4.0, 3.0])
+    draw, x = every_draw(Sparse(r), list(combinations(range(d), r))), torch.full((10, d), 0.3)
+    estimate, error = (3 * Laplacian()(u) + u).with_error(quadratic(terms.diag()), x, draw)
+    exact = 9 * d**2 * terms.var() / r * (1 - r / d)
+    torch.testing.assert_close(estimate, (3 * Laplacian()(u) + u)(quadratic(terms.diag()), x, draw))
+    torch.testing.assert_close(estimate.var(correction=0), exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(error.square().mean(), exact, rtol=1e-12, atol=0)
+
+
+def test_reported_variance_is_that_over_all_signs():
+    """2 sum over i != j of a_ij^2 / R."""
+    d, r, a = 3, 2, symmetric(3)
+    signs = list(product((-1.0, 1.0), repeat=d))
+    draw = every_draw(Dense(r), list(product(signs, repeat=r)))
+    estimate, error = Laplacian()(Unknown()).with_error(quadratic(a), torch.zeros(64, d), draw)
+    exact = 2 * (a - a.diagonal().diag()).square().sum() / r
+    torch.testing.assert_close(estimate.var(correction=0), exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(error.square().mean(), exact, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("estimator", [Sparse(3), Sparse(3, shared=True), Dense(3), Dense(3, law="gaussian")])
+def test_mean_of_reported_variances_is_the_variance_of_estimates(estimator: Estimator):
+    """Within four standard errors of the mean of (estimate - exact)^2 - error^2."""
+    d, a, e = 8, symmetric(8), Laplacian()(Unknown())
+    generator, draws = torch.Generator().manual_seed(1), 400 if estimator.shared else 1
+    found = []
+    for _ in range(draws):
+        x = torch.zeros(1 if estimator.shared else 20_000, d)
+        found.append(torch.stack(e.with_error(quadratic(a), x, estimator.draw(e, x, generator))))
+    estimate, error = torch.cat(found, 1)
+    off = (estimate - a.trace()).square() - error.square()
+    assert off.mean().abs() <= 4 * off.std() / len(off) ** 0.5
+    assert error.square().mean() > 0.5 * estimate.var()
+
+
+def test_reported_variance_of_a_product_is_right_to_first_order_and_not_too_small():
+    d, r = 6, 3
+    a = (20 + torch.tensor([1.0, -1.0, 0.3, 0.5, -0.7, 0.0])).diag()
+    u = Unknown()
+    e, x = Laplacian()(u) ** 2 + (lambda x: x[:, 0]) * Laplacian()(u), torch.ones(20_000, d)
+    estimate, error = e.with_error(quadratic(a), x, Sparse(r).draw(e, x, torch.Generator().manual_seed(0)))
+    assert 0.95 < error.square().mean() / estimate.var() < 1.05  # both have standard errors of 1 %
+
+
+def test_errors_of_components_of_powers_and_of_what_is_not_estimated():
+    d, x, u = 7, torch.rand(4, 7), Unknown()
+    f = lambda x: torch.stack([(x**4).sum(1), (x**3).sum(1)], 1)  # noqa: E731
+    e = Laplacian()(u[0]) + PowerSum(1)(u[1]) + Partial(0)(u[1])
+    draw = Sparse(3).draw(e, x, torch.Generator().manual_seed(0))
+    _, error = e.with_error(f, x, draw)
+    alone = [part.with_error(f, x, draw)[1] for part in (Laplacian()(u[0]), PowerSum(1)(u[1]))]
+    assert (error > 0).all()
+    assert (error < alone[0] + alone[1]).all()
+    assert not Partial(0)(u[1]).with_error(f, x, draw)[1].any()
+    many = Sparse(d)
+    value, error = e.with_error(f, x, many.draw(e, x))
+    torch.testing.assert_close(value, e(f, x), rtol=1e-12, atol=0)
+    assert not error.any()
+
+
+def test_compiled_errors_are_the_eager_ones():
+    d, e = 9, Laplacian()(Unknown()) + torch.sin(Unknown())
+    f, x = net(d), torch.rand(5, d)
+    draw = Sparse(4).draw(e, x, torch.Generator().manual_seed(0))
+    compiled = torch.compile(lambda x: e.with_error(f, x, draw), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), e.with_error(f, x, draw), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda u, x: Sparse(0), "samples: expected a whole number, 1 or more, got 0"),
+        (
+            lambda u, x: Laplacian()(u).with_error(net(9), x, Sparse(1).draw(Laplacian()(u), x)),
+            "samples: expected 2 or more for a standard error, got 1",
+        ),
         (lambda u, x: Dense(2).draw(PowerSum(4)(u), x), "dense samples estimate Laplacians and biharmonics"),
         (lambda u, x: Dense(2).draw(Biharmonic()(u), x), "law: expected 'gaussian' for a biharmonic"),
         (lambda u, x: Sparse(2).draw(torch.sin(Laplacian()(u)), x), "sin of an estimate is biased"),

@@ -12,7 +12,7 @@ from sciml.problems.equation import Ansatz, Equation, Landmark
 from sciml.training import LevenbergMarquardt, PINNModule
 from sciml.training.pinn import Squared
 from sciml.training.trainer_cli import quiet
-from tests.training.running import trainer
+from tests.training.running import logged, trainer
 
 
 def module(equation, width=16, **options):
@@ -40,6 +40,26 @@ def test_estimates_train_a_net_to_below_the_best_constant(tmp_path):
     assert set(found) == {"points", "predictions", "residual", "targets"}
     error = (found["predictions"] - found["targets"]).norm() / found["targets"].norm()
     torch.testing.assert_close(error.item(), metrics["test_relative_l2"], rtol=1e-4, atol=0)
+
+
+def test_error_of_estimates_is_logged_where_there_is_one(tmp_path):
+    """A squared estimate is the product of two independent ones plus the variance that is reported, on average."""
+    equation, still = SineGordon(6, seed=1), lambda p: torch.optim.SGD(p, lr=0.0)
+    model, data = (
+        module(equation, estimator=Sparse(3), optimizer=still),
+        Collocation(points=4000, steps=1, val=1, test=1),
+    )
+    fit(model, tmp_path, data)
+    (row,) = (row for row in logged(tmp_path / "metrics.csv") if row.get("train_residual"))
+    block = next(iter(data.train_dataloader()))
+    x, *draws = model._sample(block, 2)
+    found = [model.residual(model.solution, x, draw).detach() for draw in draws]
+    off = (found[0] ** 2 + found[1] ** 2) / 2 - found[0] * found[1]
+    share = float(row["train_estimate_std"]) ** 2
+    assert abs(off.mean() - share) <= 4 * off.std() / len(off) ** 0.5 < 0.2 * share
+    for number, estimator in enumerate((None, Sparse(6), Sparse(1))):
+        fit(module(equation, estimator=estimator, optimizer=still), tmp_path / str(number), data)
+        assert not any(row.get("train_estimate_std") for row in logged(tmp_path / str(number) / "metrics.csv"))
 
 
 def test_baseline_is_the_best_constant_in_the_place_of_the_net(tmp_path):
