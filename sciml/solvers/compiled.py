@@ -311,7 +311,9 @@ OURS = (
     *("c.t0", "c.t1", "c.stepper[", "rows.packs[", "rows.trials.theta", "rows.trials.packs["),  # follow from y0
     *(f"G['{name}" for name in ("__import_sciml", "__import_torch", "__builtins", "___unnamed_scope", *vars(loops))),
 )
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
+    # a loop is its condition and body, which are parts of the graph that the cache on disk knows it by
+    "unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": "1"},
     "force_pointwise_cat": True,
     "cpp.enable_floating_point_contract_flag": "fast",
 }
