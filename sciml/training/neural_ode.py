@@ -11,6 +11,7 @@ from sciml.data.split import SplitData
 from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.cnf import CNF
 from sciml.models.neural_ode import Flow, NeuralODE
+from sciml.models.watched import Watched
 from sciml.training.losses import relative_l2
 from sciml.training.module import TrainingModule
 from sciml.training.operator import Normalizer
@@ -22,10 +23,20 @@ Stage = Literal["train", "val", "test"]
 
 
 def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
-    """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before."""
+    """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before.
+
+    And `stiffness`, where it was watched.
+    """
     if not isinstance(ode, Flow | CNF) or ode.stats is None:
         return {}
-    return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
+    found = {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
+    return found | stiffness(stage, ode)
+
+
+def stiffness(stage: Stage, model: nn.Module) -> dict[str, Tensor]:
+    """That of the last solve, by its name; none where it was not watched."""
+    found = model.stiffness if isinstance(model, Watched) else None
+    return {} if found is None else {f"{stage}_stiffness": found}
 
 
 def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -39,7 +50,10 @@ def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, 
 
 
 class RegularizedModule(TrainingModule):
-    """A module whose flows are told how far the training is, for penalties with changing weights."""
+    """A module that tells its flows how far the training is, for penalties with changing weights.
+
+    In validation and test it watches how stiff their equations are.
+    """
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed, and tell them."""
@@ -54,6 +68,27 @@ class RegularizedModule(TrainingModule):
             )
         for ode in changing:
             ode.progress = self.trainer.global_step / steps
+
+    def on_validation_start(self) -> None:
+        """Watch."""
+        self._watch(True)
+
+    def on_validation_end(self) -> None:
+        """Go on without."""
+        self._watch(False)
+
+    def on_test_start(self) -> None:
+        """Watch."""
+        self._watch(True)
+
+    def on_test_end(self) -> None:
+        """Go on without."""
+        self._watch(False)
+
+    def _watch(self, watched: bool) -> None:
+        for model in self.modules():
+            if isinstance(model, Watched):
+                model.watched = watched
 
 
 def changes(ode: Flow) -> bool:
@@ -78,8 +113,9 @@ class NeuralODEModule(RegularizedModule):
 
     States and times are normalised with mean and deviation of the training part; the loss sees normalised states.
     What is missing takes no part. Logs `train_loss`, `val_loss`, `val_relative_l2`, the same of the test, and for each
-    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a
-    regulariser of the ODE adds to the loss.
+    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; of validation and test
+    `.._stiffness`, about how many steps stability would ask for, where the solver's steps tell it (see `Stiffness`)
+    without another evaluation; and `train_penalty`, which a regulariser of the ODE adds to the loss.
 
     Args:
         ode: maps states (b, c) and times to (b, t, c).
@@ -171,8 +207,8 @@ class ODEClassifierModule(RegularizedModule):
     """Trains a classifier of which a part is a neural ODE: head(ode(encoder(x))).
 
     Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what
-    the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a regulariser of
-    the ODE adds to the loss.
+    the solves took, as of `NeuralODEModule`: `train_nfe`, `train_accepted`, `train_rejected`, ..., `.._stiffness`; and
+    `train_penalty`, which a regulariser of the ODE adds to the loss.
 
     Args:
         encoder: maps inputs (b, ..) to states.

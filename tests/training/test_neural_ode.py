@@ -6,11 +6,11 @@ import torch
 import yaml
 from torch.testing import assert_close
 
-from sciml import Grid, Solver
+from sciml import Grid, Solver, solve
 from sciml.data import Observed, Trajectories
 from sciml.data.split import SplitData
 from sciml.models import MLP, Autonomous, Chain, NeuralODE, SolverRegularizer, TaylorRegularizer
-from sciml.solvers import RK4
+from sciml.solvers import RK4, Stiffness
 from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
 from sciml.training.neural_ode import regularized
 from sciml.training.trainer_cli import quiet
@@ -36,6 +36,22 @@ def test_training_learns_a_rotation_and_logs_its_work(tmp_path):
     steps = [row for row in rows if row["train_nfe"]]
     assert {(float(row["train_accepted"]), float(row["train_rejected"])) for row in steps} == {(8, 0)}
     assert metrics["test_nfe"] == float(steps[0]["train_nfe"]) >= 4 * 8
+    assert not any("stiffness" in name for name in rows[0])  # of a grid's last step it would take an evaluation
+
+
+def test_evaluations_log_how_stiff_the_equation_is_for_nothing(tmp_path):
+    data, model = Rotations(batch_size=24), NeuralODEModule(NeuralODE(Autonomous(MLP(2, 2, width=16))))
+    metrics, rows = train(model, data, tmp_path)
+    assert any(row["val_stiffness"] for row in rows)
+    assert "train_stiffness" not in rows[0]
+    (ts, ys, _), flow = data.part("test"), model.flow
+    times, y0 = flow.time(ts), flow.state(ys[:, 0])
+    with torch.no_grad():
+        solution = solve(flow.ode.field, y0, times[0], times[-1], flow.ode.solver, folds={"x": Stiffness()})
+        model.predict_step(data.part("test"), 0)
+    assert_close(metrics["test_stiffness"], float(solution.folds["x"]), rtol=1e-5, atol=0)  # float32
+    assert flow.ode.stiffness is None
+    assert metrics["test_nfe"] == float(flow.ode.stats.nfe)
 
 
 def test_missing_values_take_no_part_whatever_stands_there():
@@ -285,6 +301,7 @@ def test_classifier_learns_and_is_exported(tmp_path):
     assert last < 0.5 * first
     assert metrics["test_accuracy"] > 0.9
     assert metrics["test_accepted"] == 8
+    assert "test_stiffness" not in metrics
     assert [name for name, _ in model.pictures(Signs())] == ["confusion"]
 
     predictor = model.predictor().eval()
