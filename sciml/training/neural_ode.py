@@ -1,4 +1,4 @@
-"""Learning a vector field: from trajectories, or between an encoder and a head as a part of a classifier."""
+"""Learning a vector field from trajectories, and what modules that solve share."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,7 +7,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from sciml.data.split import SplitData
 from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.cnf import CNF
 from sciml.models.neural_ode import Flow, NeuralODE
@@ -200,90 +199,4 @@ class NeuralODEModule(RegularizedModule):
             size = int(mask.sum()) if name in ("val_loss", "test_loss") else len(ys)  # what it is the mean of
             self.log(name, value, prog_bar=True, batch_size=size, sync_dist=stage != "train")
         self.log_dict(work(stage, self.flow.ode), batch_size=len(ys), sync_dist=stage != "train")
-        return total
-
-
-class ODEClassifierModule(RegularizedModule):
-    """Trains a classifier of which a part is a neural ODE: head(ode(encoder(x))).
-
-    Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what
-    the solves took, as of `NeuralODEModule`: `train_nfe`, `train_accepted`, `train_rejected`, ..., `.._stiffness`; and
-    `train_penalty`, which a regulariser of the ODE adds to the loss.
-
-    Args:
-        encoder: maps inputs (b, ..) to states.
-        ode: maps states to states: a `NeuralODE`, or anything to compare it with.
-        head: maps states to the logits of the classes (b, k).
-        loss: takes logits and labels (b); default `torch.nn.CrossEntropyLoss`.
-        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
-        scheduler: makes a learning-rate scheduler from the optimiser.
-        scheduler_interval: whether the scheduler counts epochs or steps.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        ode: nn.Module,
-        head: nn.Module,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerCallable | None = None,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
-    ):
-        super().__init__(optimizer, scheduler, scheduler_interval)
-        self.encoder, self.ode, self.head = encoder, ode, head
-        self.loss = loss or nn.CrossEntropyLoss()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The logits (b, k)."""
-        return self.head(self.ode(self.encoder(inputs)))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch of inputs and labels."""
-        return self._step("train", batch)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy."""
-        self._step("val", batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy."""
-        self._step("test", batch)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Labels (b) and logits (b, k)."""
-        inputs, labels = batch
-        return {"labels": labels, "logits": self(inputs)}
-
-    def predictor(self) -> nn.Module:
-        """From inputs to logits."""
-        return nn.Sequential(self.encoder, self.ode, self.head)
-
-    def example_inputs(self, data: SplitData) -> tuple[Tensor, ...]:
-        """Two inputs."""
-        return (data.part("train")[0][:2].contiguous(),)
-
-    def pictures(self, data: SplitData) -> Iterator[tuple[str, "Figure"]]:
-        """How often the test part's inputs of each class are taken for each class."""
-        from sciml.training.drawing import draw_confusion
-
-        inputs, labels = data.part("test")
-        with torch.no_grad():
-            logits = self(inputs.to(self.device)).cpu()
-        count = logits.shape[1]
-        confusion = torch.bincount(labels * count + logits.argmax(1), minlength=count**2).reshape(count, count)
-        yield "confusion", draw_confusion(confusion)
-
-    def _step(self, stage: Stage, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, labels = batch
-        logits = self(inputs)
-        try:
-            loss = self.loss(logits, labels)
-        except IndexError as error:
-            least = int(labels.max()) + 1
-            raise ValueError(f"head: expected logits of at least {least} classes, got {logits.shape[1]}") from error
-        total, metrics = regularized(stage, loss, self)
-        metrics[f"{stage}_accuracy"] = (logits.argmax(1) == labels).float().mean()
-        self.log_dict(metrics, prog_bar=True, batch_size=len(labels), sync_dist=stage != "train")
-        self.log_dict(work(stage, self.ode), batch_size=len(labels), sync_dist=stage != "train")
         return total

@@ -8,10 +8,9 @@ from torch.testing import assert_close
 
 from sciml import Grid, Solver, solve
 from sciml.data import Observed, Trajectories
-from sciml.data.split import SplitData
 from sciml.models import MLP, Autonomous, Chain, NeuralODE, SolverRegularizer, TaylorRegularizer
 from sciml.solvers import RK4, Stiffness
-from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
+from sciml.training import MetricsLogger, NeuralODEModule
 from sciml.training.neural_ode import regularized
 from sciml.training.trainer_cli import quiet
 from tests.training.conftest import TINY
@@ -279,48 +278,3 @@ def test_mistake_in_a_file_of_data_is_told_in_one_line(sciml, tmp_path, wrong, m
     told = sciml("fit", "--config", "my.yaml", "--run", "run", code=2)
     assert message in told
     assert len(told.strip().splitlines()) == 1
-
-
-class Signs(SplitData):
-    """Points in the plane, by the sign of their first coordinate."""
-
-    def __init__(self):
-        super().__init__(batch_size=64)
-
-    def part(self, name):
-        x = torch.randn(256, 2, generator=torch.Generator().manual_seed(len(name)))
-        return x, (x[:, 0] > 0).long()
-
-
-def test_classifier_learns_and_is_exported(tmp_path):
-    torch.manual_seed(0)
-    encoder, head = Chain([torch.nn.Linear(2, 2)]), torch.nn.Linear(2, 2)
-    model = ODEClassifierModule(encoder, small(), head, optimizer=lambda p: torch.optim.Adam(p, lr=3e-2))
-    metrics, rows = train(model, Signs(), tmp_path, epochs=15)
-    first, *_, last = (float(row["train_loss"]) for row in rows if row.get("train_loss"))
-    assert last < 0.5 * first
-    assert metrics["test_accuracy"] > 0.9
-    assert metrics["test_accepted"] == 8
-    assert "test_stiffness" not in metrics
-    assert [name for name, _ in model.pictures(Signs())] == ["confusion"]
-
-    predictor = model.predictor().eval()
-    inputs = model.example_inputs(Signs())
-    program = torch.export.export(predictor, inputs, dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
-    x, _ = Signs().part("test")
-    with torch.no_grad():
-        assert_close(program(x), predictor(x), rtol=1e-6, atol=1e-6)  # float32 round-off
-    batch = model.predict_step((x, x[:, 0].long()), 0)
-    assert batch["logits"].shape == (256, 2)
-
-
-def test_more_classes_than_logits_are_named():
-    model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="head: expected logits of at least 4 classes, got 2"):
-        model.training_step((torch.zeros(3, 2), torch.tensor([0, 3, 1])), 0)
-
-
-def test_classifier_without_an_ode_logs_no_work(tmp_path):
-    model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
-    metrics, _ = train(model, Signs(), tmp_path)
-    assert set(metrics) == {"test_loss", "test_accuracy"}
