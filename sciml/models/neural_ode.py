@@ -118,6 +118,7 @@ class NeuralODE(Flow):
         stats: evaluations and steps of the last solve; None before the first. A regulariser's own are not in it.
         penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
         progress: the share of the training that is over, from 0 to 1, for weights that change; training modules set it.
+        watched, stiffness: as of `Watched`.
 
     Raises:
         ValueError: if the regulariser does not go with the solver.

@@ -55,6 +55,7 @@ class NeuralSDE(Flow):
     Attributes:
         stats: evaluations and steps of the last solve; None before the first.
         penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
+        watched, stiffness: as of `Watched`.
 
     Reference:
         X. Liu, T. Xiao, S. Si, Q. Cao, S. Kumar, C.-J. Hsieh, Neural SDE: stabilizing neural ODE networks with
