@@ -65,4 +65,6 @@ class _On(Preconditioner):
         a = stored(operator, type(self.model).__name__)
         given = self.model.aggregate(a) if self.aggregates is None else self.aggregates
         with torch.no_grad():
-            return self.model.prepare(self.model.look(a, given))
+            prepared = self.model.prepare(self.model.look(a, given))
+        prepared.fallback = self.fallback
+        return prepared

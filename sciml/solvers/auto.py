@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sciml.errors import Status
 from sciml.solvers.explicit import Tsit5
+from sciml.solvers.state import State
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
 from sciml.typing import Number
 
@@ -28,9 +30,10 @@ class Auto(Tsit5):
 
     The last two stages are slopes at one time, so that |k7 - k6| / |g7 - g6| estimates the largest eigenvalue of the
     Jacobian. Where h times that is near the end of the stability interval in 15 accepted steps, not interrupted by 6
-    others in a row, the field counts as stiff, for lanes "each" in any of them. Everything that `solve` returns, its
-    statistics and gradients too, is that of the method that went through; the steps before are lost. A march reads a
-    number on the host in every step, and cannot be compiled. Complex states are never called stiff.
+    others in a row, or where the solve fails, the field counts as stiff, for lanes "each" in any of them. Everything
+    that `solve` returns, its statistics and gradients too, is that of the method that went through; the steps before
+    are lost. A march reads a number on the host in every step, and cannot be compiled. Complex states are never called
+    stiff.
 
     Args:
         stiff: what takes over; None takes `Rodas5P`.
@@ -58,7 +61,7 @@ class Auto(Tsit5):
         """
         k, tally = carry
         if bool((tally[..., 0] >= PATIENCE).any()):
-            raise Stiff(self.stiff or _rodas5p())
+            self._hand_over()
         step = super().step(field, interval, y, (k,), dx, full)
         if not full or y.is_complex():
             return step._replace(carry=(*step.carry, tally))
@@ -69,11 +72,21 @@ class Auto(Tsit5):
             count = torch.where(limited, count + 1, torch.where(calm < RELIEF, count, 0))
         return step._replace(carry=(*step.carry, torch.stack([count, calm], -1)))
 
+    def ended(self, s: State) -> None:
+        """Look at the last state of a march.
 
-def _rodas5p() -> Stepper:
-    from sciml.solvers.rosenbrock import Rodas5P
+        Raises:
+            Stiff: it failed, as the stiff method may not: one step that was too long can throw a stiff solution so far
+                that no other follows.
+        """
+        lost = (s.status >= Status.MAX_STEPS.value) & (s.status <= Status.NON_FINITE.value)
+        if bool(lost.any()) and not s.y.is_complex():
+            self._hand_over()
 
-    return Rodas5P()
+    def _hand_over(self) -> None:
+        from sciml.solvers.rosenbrock import Rodas5P
+
+        raise Stiff(self.stiff or Rodas5P())
 
 
 def _reach(ks: tuple[Tensor, ...], lane: int) -> Tensor:

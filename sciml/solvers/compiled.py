@@ -139,7 +139,7 @@ class Program:
         base = torch.zeros_like(bound.c.t0, dtype=torch.int64) if first is None else first.accepted
         s, shape = first, bound.shape
         run = Run(bound.totals() if totals is None else totals, [], Met(bound.outer.folds))
-        sizes = self._sizes(self.mode, bound.y0, bound.outer, shape.rows + 1)
+        sizes = self._sizes(f"{self.mode} {shape.states}", bound.y0, bound.outer, shape.rows + 1)
         few = bound.outer.sparse(base)
         stop = torch.full((), few, dtype=torch.int64, device=base.device)
         while True:
@@ -178,7 +178,7 @@ class Program:
     def _chunks(self, bound: Bound, s: State | None, tick: Callable[[State], None], totals: Any = None) -> Run:
         s = s or bound.march.start(bound.c, bound.y0)
         run = Run(bound.totals() if totals is None else totals, [], Met(bound.outer.folds))
-        sizes = self._sizes(self.mode, bound.y0, bound.outer, bound.shape.rows + 1)
+        sizes = self._sizes(f"{self.mode} {bound.shape.states}", bound.y0, bound.outer, bound.shape.rows + 1)
         few = 0 if self.blocks.stay(bound) else bound.outer.sparse(s.accepted)
         running, waiting, done, n = few + 1, 0, 0, 0
         while running:

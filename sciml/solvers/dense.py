@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 def inside(segment: "Segment", s: Tensor) -> Tensor:
     """The states at fractions s (l, k) of a step: by the stepper's own formula, where traced by its polynomial."""
-    stepper, lane = segment.march.stepper, int(segment.march.lanes == "each")
     if not torch.compiler.is_compiling():
-        return stepper.interpolate(segment, s)
+        return segment.march.stepper.interpolate(segment, s)
+    return traced(segment, s)
+
+
+def traced(segment: "Segment", s: Tensor) -> Tensor:
+    """The same by the polynomial."""
+    stepper, lane = segment.march.stepper, int(segment.march.lanes == "each")
     y0, *coefficients = (x.unsqueeze(lane) for x in (segment.y0, *stepper.curve(segment)))
     return along(y0, coefficients, s.reshape(s.shape + (1,) * (segment.y0.ndim - lane)))
 

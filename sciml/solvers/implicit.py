@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciml.solvers import implicit_tableau as tab
 from sciml.solvers.control import PID, Controller
-from sciml.solvers.dense import polynomial, polynomial_curve, rows
+from sciml.solvers.dense import polynomial, polynomial_curve, rows, traced
 from sciml.solvers.linear.operator import CoupledOperator, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.solve import attach
 from sciml.solvers.newton import ROUNDINGS, ImplicitStepper, solve_stage
@@ -96,6 +96,7 @@ class DIRK(NewtonStepper):
     tableau: ClassVar[tab.Diagonal]
     guesses: ClassVar[tuple[tab.Row, ...]]
     rungs: ClassVar[tuple[tuple[float, ...], ...]]
+    bridge: ClassVar[tuple[tuple[float, ...], ...]]  # of unknowns without a slope
     dense: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,7 +106,9 @@ class DIRK(NewtonStepper):
         cls.adaptive = cls.tableau.error is not None
         cls.masses = tab.damps(cls.tableau)
         cls.guesses = tab.predictors(cls.tableau)
-        cls.rungs = rows(tab.extension(cls.tableau, min(cls.order, 4 if cls.order > 4 else 3)))
+        order = min(cls.order, 4 if cls.order > 4 else 3)
+        cls.rungs, bridge = rows(tab.extension(cls.tableau, order)), tab.bridge(cls.tableau, order)
+        cls.bridge = cls.rungs if bridge is None else rows(bridge)
 
     def within(self, controller: Controller) -> Self:
         """With the tolerances of the controller, and one Jacobian a step where that can refuse a step."""
@@ -164,11 +167,21 @@ class DIRK(NewtonStepper):
 
     def interpolate(self, segment: "Segment", s: Tensor) -> Tensor:
         """A polynomial through the stages at fractions s (l, k)."""
+        if segment.march.term.mass(segment.const.args) is not None:
+            return traced(segment, s)
         return polynomial(segment, s, segment.stages, segment.const.stepper[-1])
 
     def curve(self, segment: "Segment") -> tuple[Tensor, ...]:
-        """That of the same polynomial."""
-        return polynomial_curve(segment.stages, self.rungs)
+        """That of the same polynomial, and of another one for unknowns without a slope."""
+        curve = polynomial_curve(segment.stages, self.rungs)
+        mass = segment.march.term.mass(segment.const.args)
+        if mass is None or self.bridge is self.rungs:
+            return curve
+        filled = mass.filled() if isinstance(mass, LinearOperator) else (mass != 0).any(-1)
+        filled = filled.reshape(-1, filled.shape[-1]).any(0)  # in one of the systems
+        filled = filled.expand(segment.y0.numel() // len(filled), -1).reshape(segment.y0.shape)
+        bridge = polynomial_curve(segment.stages, self.bridge)
+        return tuple(torch.where(filled, a, b) for a, b in zip(curve, bridge, strict=True))
 
 
 class CollocationMethod(NewtonStepper):

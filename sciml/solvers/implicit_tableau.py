@@ -99,6 +99,25 @@ def extension(tableau: Diagonal, order: int) -> np.ndarray:
     return np.concatenate([0 * first if damps(tableau) else first, slopes[:, 1:] @ backward], 1)
 
 
+def bridge(tableau: Diagonal, order: int) -> np.ndarray | None:
+    """The same for unknowns without a slope, whose stages are functions of the others; None where there is none.
+
+    The weights (p, s + 1) interpolate powers of theta up to the order, the last stage at 1, and have no part in the
+    error of the stages' other unknowns of order 3.
+    """
+    a, c = matrix(tableau), np.array([0.0, *tableau.c])
+    powers = np.arange(1, order + 1)
+    missed = (a @ c**2 - c**3 / 3)[1:]
+    conditions = [(missed, 0.0 * powers), *((c[1:] ** p, (powers == p) * 1.0) for p in powers)]
+    size, eye = len(tableau.c), np.eye(order)
+    left = np.concatenate([*(np.kron(v, eye) for v, _ in conditions), np.kron(np.eye(size), np.ones(order))])
+    right = np.concatenate([*(row for _, row in conditions), np.eye(size)[-1]])
+    found = np.linalg.lstsq(left, right, rcond=1e-12)[0]
+    if np.abs(left @ found - right).max() > 1e-9:
+        return None
+    return np.pad(found.reshape(size, order).T, ((0, 0), (1, 0)))
+
+
 def interpolating(tableau: Collocation) -> np.ndarray:
     """Coefficients (s, s) of theta, theta^2, .. in the stages' weights: the collocation polynomial."""
     powers = np.arange(1, len(tableau.c) + 1)

@@ -16,8 +16,9 @@ from sciml.solvers import arguments, control, event, jump
 from sciml.solvers.adjoint import Discrete, refuse_store, replay, still
 from sciml.solvers.apart import apart
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
-from sciml.solvers.auto import Stiff
+from sciml.solvers.auto import Auto, Stiff
 from sciml.solvers.backsolve import Backsolve, attach
+from sciml.solvers.consistent import check_consistent
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
@@ -25,6 +26,7 @@ from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures, refuse_transforms
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
+from sciml.solvers.full import full
 from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm, map_state
@@ -159,6 +161,7 @@ class Solution:
 
 
 @apart
+@full
 def solve(
     term: Any,
     y0: Tree | None,
@@ -177,7 +180,7 @@ def solve(
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
-    """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time.
+    """Integrate dy/dt = f(t, y) from t0 to t1, forward or backward in time; within `torch.autocast` in full precision.
 
     Args:
         term: a `Term`, or any callable ``f(t, y)`` or ``f(t, y, args)``, `torch.nn.Module` or not; the third is the
@@ -232,11 +235,12 @@ def solve(
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
     named = arguments.named_events(events)
     make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, named, mesh)
-    frozen = mesh is not None
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     try:
         task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
-        mesh, results, end = task.run(mesh, resume, progress)
+        taken, results, end = task.run(mesh, resume, progress)
+        if isinstance(task.march.stepper, Auto) and mesh is None:
+            task.march.stepper.ended(end)
     except Stiff as found:
         return again(replace(solver, stepper=found.stepper), save_at=save_at, folds=folds, mesh=mesh, progress=progress)
     except RuntimeError as found:
@@ -244,7 +248,7 @@ def solve(
         raise
     if throw:
         raise_failures(task.march, task.const, end)
-    return task.solution(mesh, results, end, partial(again, solver=solver), frozen)
+    return task.solution(taken, results, end, partial(again, solver=solver), mesh is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,6 +340,8 @@ class _Task:
 
     def run(self, mesh: Mesh | None, resume: Solution | None, progress: bool) -> tuple[Mesh, Pass, State]:
         """March, and differentiate where gradients are asked for."""
+        if mesh is None and resume is None and not self.empty and self.march.term.mass(self.const.args) is not None:
+            check_consistent(self.march, self.const, self.y0)
         mesh, done, end = self._run(mesh, resume, progress)
         if torch.is_grad_enabled() and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
             done = still(self.march, self.const, self.y0, done)

@@ -86,15 +86,10 @@ class Field(NamedTuple):
 
     def _fitting(self, dy: Tensor, y: Tensor, kind: str) -> Tensor:
         for what in ("shape", "dtype", "device"):
-            found, expected = getattr(dy, what, type(dy).__name__), getattr(y, what)
+            found, expected = getattr(dy, what, None), getattr(y, what)
             if found != expected:
-                mixed = what == "dtype" and torch.is_autocast_enabled(y.device.type)
-                remedy = (
-                    "; solves take no mixed precision, solve within torch.autocast(.., enabled=False)" if mixed else ""
-                )
-                raise ValueError(
-                    f"term: expected a {kind} of the state's {what} {_plain(expected)}, got {_plain(found)}{remedy}"
-                )
+                got = _plain(found) if isinstance(dy, Tensor) else type(dy).__name__
+                raise ValueError(f"term: expected a {kind} of the state's {what} {_plain(expected)}, got {got}")
         return dy
 
     def clock(self, t: Number, y: Tensor) -> Tensor:

@@ -33,9 +33,10 @@ class Term(ABC):
     def mass(self, args: Args) -> Tensor | LinearOperator | None:
         """M of M dy/dt = f(t, y); None is the identity.
 
-        It may be singular, which makes the system differential-algebraic (of index 1). It is (n, n) with the n unknowns
-        of one system, or one for each (b, n, n), and constant in t and y; a `SparseOperator` may stand for one (n, n).
-        Only some implicit steppers take it.
+        It may be singular, which makes the system differential-algebraic (of index 1): where a row is empty, f = 0 is a
+        constraint, which y0 has to meet too. Between steps unknowns without a slope are of order 4 at most. M is (n, n)
+        with the n unknowns of one system, or one for each (b, n, n), and constant in t and y; a `SparseOperator` may
+        stand for one (n, n). Only some implicit steppers take it.
         """
         return None
 
@@ -141,13 +142,26 @@ def as_term(term: Any) -> Term:
     """``term`` itself, or a callable wrapped as one.
 
     Raises:
-        TypeError: ``term`` is neither a `Term` nor a callable of two or three positional arguments.
+        TypeError: ``term`` is neither a `Term` nor a callable of two or three positional arguments, or has a mass that
+            is no method.
     """
     if isinstance(term, Term):
+        if type(term).mass is not Term.mass or "mass" in vars(term):
+            _check_mass(term.mass)
         return term
     if not callable(term):
         raise TypeError(f"term: expected a Term or a callable f(t, y) or f(t, y, args), got {type(term).__name__}")
     return FunctionTerm(term, takes_args(term, "term", "f"))
+
+
+def _check_mass(mass: Any) -> None:
+    expected = "term: expected a method mass(args) that returns a matrix"
+    if not callable(mass):
+        raise TypeError(f"{expected}, got {type(mass).__name__}")
+    try:
+        inspect.signature(mass).bind(())
+    except TypeError as error:
+        raise TypeError(f"{expected}, got one of other arguments: {error}") from error
 
 
 def takes_args(function: Callable[..., Any], name: str, letter: str) -> bool | None:

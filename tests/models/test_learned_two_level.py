@@ -151,9 +151,10 @@ class Indefinite(Prepared):
 def test_what_breaks_down_is_finished_by_aggregates_and_counted(monkeypatch: pytest.MonkeyPatch):
     (a, aggregates), net = system(), model()
     monkeypatch.setattr(net, "prepare", lambda seen: Indefinite())
-    solution = pcg(a, draw(3, len(aggregates)), net.on(aggregates))
-    assert solution.converged.all()
-    assert solution.fell_back.all()
+    for m in (net.on(aggregates), net.on(aggregates).setup(a), net.setup(a)):
+        solution = pcg(a, draw(3, len(aggregates)), m)
+        assert solution.converged.all()
+        assert solution.fell_back.all()
 
 
 def test_bad_input_is_refused():

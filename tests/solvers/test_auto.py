@@ -7,6 +7,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from sciml import Discrete, Solver, solve
+from sciml.errors import SolveError
 from sciml.solvers import PID, Auto, Backsolve, Event, Kvaerno5, Quadrature, Rodas5P, Steps, Tsit5, compiled
 from sciml.solvers.auto import _reach
 from sciml.solvers.interop import odeint
@@ -28,6 +29,23 @@ def test_stiff_problem_is_handed_over_and_solved(name: str):
     s = solve(problem.field, problem.y0, 0.0, problem.end, Solver(Auto(), PID(rtol, rtol * problem.ratio)))
     assert method(s) is Rodas5P
     assert scaled_error(s.ys, problem.exact) < 300 * rtol  # the bar of every stiff method
+
+
+@pytest.mark.parametrize("lanes", KINDS)
+@pytest.mark.parametrize("end", [1.0, 1e2, 1e5])
+def test_solve_that_fails_is_handed_over(end: float, lanes: Any):
+    """At these tolerances Tsit5 takes one step of Robertson's reaction that is too long, and blows up."""
+    field, y0 = PROBLEMS["robertson"].field, PROBLEMS["robertson"].y0.expand(2, 3)
+    s = solve(field, y0, 0.0, end, Solver(Auto(), PID(1e-4, 1e-6), lanes=lanes))
+    right = solve(field, y0, 0.0, end, Solver(Rodas5P(), PID(1e-9, 1e-12)))
+    assert method(s) is Rodas5P
+    assert (s.ys - right.ys).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("lanes", KINDS)
+def test_pole_is_a_failure_of_the_stiff_method_too(lanes: Any):
+    with pytest.raises(SolveError, match=r"at t=1\.000"):  # to rtol 1e-4
+        solve(lambda t, y: y * y, torch.ones(2, dtype=DTYPE), 0.0, 2.0, Solver(Auto(), lanes=lanes))
 
 
 def test_van_der_pol_costs_hardly_more_than_with_the_stiff_method():

@@ -85,6 +85,19 @@ def test_loop_serves_lanes_that_step_by_themselves_any_batch_and_any_tolerance(c
     assert capsys.readouterr().err.count("compiling") == 2  # the march and the saved states
 
 
+def test_batches_of_a_training_run_compile_once(capsys: pytest.CaptureFixture[str]):
+    """A check of the validation, a batch of training, a short last one, and the whole validation."""
+    torch._dynamo.reset()
+    for b, train in ((4, False), (4, True), (3, True), (4, True), (2, False)):
+        y0 = start(b).requires_grad_(train)
+        ys = solve(coupled, y0, 0.0, 1.0, solver("loop")).ys
+        if train:
+            ys.sum().backward()
+    assert (
+        capsys.readouterr().err.count("compiling") == 3
+    )  # two marches, one of which keeps states, and a backward pass
+
+
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("mode", ["loop", "chunks"])
 def test_march_goes_on_when_its_rows_are_full(mode: str, monkeypatch: pytest.MonkeyPatch):

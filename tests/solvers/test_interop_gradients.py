@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -207,3 +208,24 @@ def test_other_interfaces_can_be_chosen():
     assert torch.equal(same[0], same[2])
     with pytest.raises(ValueError, match="backend"):
         interop.odeint(field, start(), times(), backend="jax")
+
+
+@pytest.mark.parametrize("transform", [torch.func.jacrev, torch.func.jacfwd, torch.func.hessian])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun3", "rk4"])
+def test_transforms_of_torch_func_go_through_explicit_fixed_steps(method: str, transform: Any):
+    def end(module: Any, y0: Tensor) -> Tensor:
+        return module.odeint(lambda t, y: torch.stack([y[1], -y[0].sin()]), y0, times(4), method=method)[-1]
+
+    y0 = torch.tensor([1.0, 0.5], dtype=DTYPE)
+    found, right = (transform(partial(end, module))(y0) for module in (interop, torchdiffeq))
+    assert torch.equal(found, right)
+
+
+def test_slope_of_another_size_is_refused_where_torchdiffeq_does():
+    y0 = torch.ones(3, 2, dtype=DTYPE)
+    for module in (interop, torchdiffeq):
+        for method in ("dopri5", "bosh3", "adaptive_heun"):
+            with pytest.raises(RuntimeError, match="3, 2"):
+                module.odeint(lambda t, y: -y[:1], y0, times(4), method=method)
+    rows = [module.odeint(lambda t, y: -y[:1], y0, times(4), method="rk4") for module in (interop, torchdiffeq)]
+    assert torch.allclose(*rows)

@@ -101,6 +101,6 @@ def test_module_learns_the_law_of_a_process(tmp_path):
     model = LatentSDE(1, latent=2, context=16, width=32, diffusion=3.0, solver=solver)
     module = LatentSDEModule(model, warm_up=10, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
     data = TrajectoryData(OrnsteinUhlenbeck(t1=2.0), points=10, train=500, val=20, test=1000, batch_size=250)
-    metrics, _ = train(module, data, tmp_path, epochs=60)
-    assert metrics["test_mean_error"] < 0.4
-    assert metrics["test_std_error"] < 0.3
+    metrics, _ = train(module, data, tmp_path, epochs=300)
+    assert metrics["test_mean_error"] < 0.25  # .09 to .11 for three seeds
+    assert metrics["test_std_error"] < 0.25  # .07 to .13

@@ -278,3 +278,9 @@ def test_mistake_in_a_file_of_data_is_told_in_one_line(sciml, tmp_path, wrong, m
     told = sciml("fit", "--config", "my.yaml", "--run", "run", code=2)
     assert message in told
     assert len(told.strip().splitlines()) == 1
+
+
+def test_training_in_mixed_precision_solves_in_single_precision(fit):
+    fit("run", "--trainer.precision=bf16-mixed", config=TINY.with_name("ode.yaml"))
+    rows = MetricsLogger(Path("run/metrics.csv")).rows()
+    assert all(0 < float(row["train_loss"]) < 10 for row in rows if row["train_loss"])

@@ -98,7 +98,7 @@ class Problem:
 
     def flow(self, nodes: list[float]) -> "Flow":
         """The term of flat states; its times are among the nodes where they nearly are."""
-        return Flow(self.func, self.shapes, nodes, self.params)
+        return Flow(self.func, self.shapes, nodes, self.params, self.kind)
 
     def watch(self, moving: bool) -> Watch:
         """The callbacks."""
@@ -218,6 +218,7 @@ class Flow(Term):
         shapes: of the parts of a tuple, or None.
         nodes: times that it sees exactly, in order or the reverse.
         params: the only tensors that get gradients, which the solve takes as ``args`` too; None: all that are read.
+        kind: the method; those of fixed steps take a slope that can be broadcast to the state.
     """
 
     def __init__(
@@ -226,9 +227,10 @@ class Flow(Term):
         shapes: list[torch.Size] | None,
         nodes: list[float],
         params: tuple[Tensor, ...] | None,
+        kind: Method,
     ):
         self.call = lambda t, y: func(t, y)  # its parameters are not declared by being found
-        self.shapes, self.params, self.snapped = shapes, params, Snap(nodes)
+        self.shapes, self.params, self.snapped, self.kind = shapes, params, Snap(nodes), kind
 
     def drift(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The slope, of the state's shape and dtype."""
@@ -239,6 +241,8 @@ class Flow(Term):
         dy = self.call(t, unflatten(y, self.shapes))
         if self.shapes is not None:
             dy = torch.cat([part.reshape(-1) for part in dy])
+        if self.kind.adaptive and dy.numel() != y.numel():
+            raise RuntimeError(f"func: expected a slope of the state's shape {tuple(y.shape)}, got {tuple(dy.shape)}")
         return dy if dy.shape == y.shape and dy.dtype == y.dtype else dy.to(y).broadcast_to(y.shape)
 
 

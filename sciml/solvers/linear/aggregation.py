@@ -53,7 +53,7 @@ class Coarse:
         return self.z.product(symmetric(self._solve, r))
 
     def correct(self, z: Tensor, r: Tensor) -> Tensor:
-        """z + Q (r - A z), perhaps in the memory of z."""
+        """Z + Q (r - A z), perhaps in the memory of z."""
         if not kernels.suited(r, z, self.z.values):
             return z + self.solve(self.restrict(r) - self.half.product(z))
         turned, half = ((c.crow, c.col, c.values) for c in (self.turned, self.half))
@@ -90,7 +90,7 @@ class DenseCoarse:
         return torch.cholesky_solve(r.mT, self.factor).mT @ self.z.mT
 
     def correct(self, z: Tensor, r: Tensor) -> Tensor:
-        """z + Q (r - A z)."""
+        """Z + Q (r - A z)."""
         return z + self.solve(self.restrict(r) - z @ self.az)
 
 

@@ -13,6 +13,7 @@ from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positi
 from sciml.solvers.linear.sparse import Compressed, SparseOperator
 from sciml.solvers.linear.triangular import Lower
 
+LEAST = 1 / 32  # of couplings, relative to the diagonal, that may join their ends' neighbours
 WINDOW = 256  # rows
 BLOCK = 2**22  # entries of small dense matrices that are solved at once
 
@@ -113,7 +114,7 @@ def strongest(a: Compressed) -> Compressed:
     joined = int(((crow[1:] - crow[:-1]).long() ** 2).sum()) // 2  # pairs with a common neighbour, one of them or not
     room = joined + a.nnz
     begin, other, strength = np.empty(n + 1, np.uint32), np.empty(room, np.uint32), np.empty(room, values.numpy().dtype)
-    end = kernels.loop(kernels.bonds, crow, col, values, scale, begin, other, strength)
+    end = kernels.loop(kernels.bonds, crow, col, values, scale, LEAST, begin, other, strength)
     count, least, ties = (a.nnz - n) // 2, -1.0, 0
     if end > count:
         keys = strength[:end].view(f"u{strength.itemsize}")

@@ -13,12 +13,13 @@ from sciml.solvers.expect import expect
 from sciml.solvers.linear.arguments import as_guess, as_operator, as_rows, check_symmetric
 from sciml.solvers.linear.derivatives import no_tangents, recording
 from sciml.solvers.linear.operator import FEW, LinearOperator, ShiftedOperator
-from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, prepare
 from sciml.solvers.linear.solution import LinearSolution, LinearStatus, Strict, relative, throw_failed
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
 from sciml.solvers.linear.sparse import SparseOperator
 
 LOOK = 10  # iterations between two looks at the residuals where a look waits for the device
+STILL = 100  # iterations that have to halve the residual where another preconditioner may take over
 KEEP = 10  # iterations between two copies of the iterate, to return to from what is not finite
 REFRESHES = 3  # times that the iteration may begin again where its own residual has drifted from the true one
 LONG = 2**15  # unknowns from which a product of two vectors fills no cache
@@ -42,7 +43,8 @@ def pcg(
 
     A right-hand side ends where :math:`|b - A x|_2 \le \max(rtol |b|_2, atol)`, which is checked on the true residual;
     those that have ended are frozen while others go on. The device is asked how things stand every `check_every`
-    iterations only. A preconditioner of lower precision works inside a solve of higher precision. The solution is
+    iterations only. A preconditioner of lower precision works inside a solve of higher precision; one that knows a
+    fallback hands over to it where it breaks down or a hundred iterations do not halve the residual. The solution is
     differentiable, once, in b and in what A is made of, backward and forward, by one more solve.
 
     Args:
@@ -84,7 +86,7 @@ def pcg(
     solver = (_Strict if throw else CG)(M, rtol, atol, max_iter, check_every, flexible)
     with torch.no_grad(), no_tangents():
         check_symmetric(operator)
-        solver = replace(solver, preconditioner=solver._prepared(operator))  # for the gradient too
+        solver = replace(solver, preconditioner=prepare(solver.preconditioner, operator))  # for the gradient too
         solution = solver.solve(operator, rows.detach(), first.detach())
     if throw:
         throw_failed(solution, max_iter)
@@ -134,7 +136,7 @@ class CG(LinearSolver):
         """Sets the preconditioner up; the gradient comes from one more solve with the same matrix."""
         with torch.no_grad():
             merged = _merged(operator)
-            prepared = self._prepared(merged)
+            prepared = prepare(self.preconditioner, merged)
         least = 10 * torch.finfo(operator.dtype).eps  # a marching solver cannot choose its tolerance by the dtype
         again = replace(self, preconditioner=prepared, rtol=max(relative(self.rtol, operator.dtype), least))
 
@@ -166,25 +168,17 @@ class CG(LinearSolver):
         """The matrices are symmetric."""
         return self.inverse(operator)
 
-    def _prepared(self, operator: LinearOperator) -> Prepared | None:
-        m = self.preconditioner
-        if not isinstance(m, Preconditioner):
-            return m
-        prepared = m.setup(operator)
-        prepared.fallback = m.fallback
-        return prepared
-
     def solve(self, operator: LinearOperator, b: Tensor, x: Tensor) -> LinearSolution:
         """Solve for the rows of b (m, n) from the guesses x, without gradients."""
         check_symmetric(operator)
         b, power = scaled(b)
         x = torch.where((b == 0).all(-1, keepdim=True), 0, x / power)
-        prepared = self._prepared(operator)
+        prepared = prepare(self.preconditioner, operator)
         kind = _Alone if len(b) == 1 and b.device.type == "cpu" else _Run
         run = kind(self, operator, prepared, b, x, self.atol / power)
         run.finish()
         fallback = None if prepared is None else prepared.fallback
-        left = run.status() % LinearStatus.NON_FINITE.value != 0  # neither solved nor beyond help
+        left = (run.status() != LinearStatus.CONVERGED.value) & run.size.isfinite()  # what is not is beyond help
         fell_back = left if fallback is not None else torch.zeros_like(left)
         if fallback is not None and bool(left.any()):
             run.begin(fallback.setup(operator), left)
@@ -228,8 +222,10 @@ class _Run:
     def begin(self, prepared: Prepared | None, rows: Tensor) -> None:
         """Take the preconditioner for the given rows, from where they stand; the others rest."""
         self.prepared = prepared
+        self.doubted = prepared is not None and prepared.fallback is not None
         if prepared is not None:
-            self.x = torch.where(rows, prepared.start(self.operator, self.b, self.x), self.x)
+            start = prepared.start(self.operator, self.b, self.x)
+            self.x = torch.where(rows & start.isfinite().all(-1, keepdim=True), start, self.x)
         self.r = self.b - self.operator.matvec(self.x)
         self.size = _norm(self.r)
         self.history.append(self.size)
@@ -262,7 +258,7 @@ class _Run:
         x, r, running, size = self.x.clone(), self.r, self.running, self.size
         if budget <= 0 or not bool(running.any()):
             return 0
-        kept, z = x, self._precondition(r)
+        kept, z = self.x, self._precondition(r)
         p, rz = z.clone(), _dot(r, z)
         for k in range(1, budget + 1):
             q = self.operator.matvec(p)
@@ -280,6 +276,8 @@ class _Run:
             running = running & (size > self.target)
             if k % KEEP == 0:
                 kept = torch.where(size.isfinite(), x, kept)
+            if self.doubted and k % STILL == 0:
+                running = running & _halved(torch.stack(self.history))
             if k % self.every == 0 and not bool(running.any()):
                 break
             z = self._precondition(r)
@@ -304,7 +302,7 @@ class _Alone(_Run):
         if budget <= 0 or not self.running.item():
             return 0
         x, r, target = self.x[0].clone(), self.r[0], self.target.item()
-        kept, z = x, self._precondition(self.r)[0]
+        kept, z = self.x[0], self._precondition(self.r)[0]
         p, rz, worst = z.clone(), torch.dot(r, z).item(), self.worst.item()
         sizes, most = list[float](), torch.finfo(x.dtype).max
         while len(sizes) < budget:
@@ -322,6 +320,8 @@ class _Alone(_Run):
                 break
             if len(sizes) % KEEP == 0 and isfinite(sizes[-1]):
                 kept = x.clone()
+            if self.doubted and len(sizes) % STILL == 0 and not _halved(torch.tensor([self.size.item(), *sizes])):
+                break
             z = self._precondition(self.r)[0]
             last, rz = rz, torch.dot(r, z).item()
             beta = (rz if before is None else rz - torch.dot(before, z).item()) / last
@@ -353,6 +353,11 @@ def _same(a: LinearOperator, b: LinearOperator) -> bool:
     c, d = a.compressed, b.compressed
     pairs = ((c.values.detach(), d.values.detach()), (c.col, d.col), (c.crow, d.crow))
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
+
+
+def _halved(sizes: Tensor) -> Tensor:
+    """Whether the last iterations brought the least of the residuals (k, ...) down to half."""
+    return sizes[-STILL:].amin(0) < sizes[:-STILL].amin(0) / 2
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

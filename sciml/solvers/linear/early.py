@@ -7,4 +7,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 def over(reached: Tensor) -> bool:
     """Whether all are there; False of a compiled program, which does not ask, and of fakes, which cannot tell."""
-    return not torch.compiler.is_compiling() and not isinstance(reached, FakeTensor) and bool(reached.all())
+    return _known(reached) and bool(reached.all())
+
+
+def some(lost: Tensor) -> bool:
+    """Whether one is lost; False likewise."""
+    return _known(lost) and bool(lost.any())
+
+
+def _known(x: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and not isinstance(x, FakeTensor)

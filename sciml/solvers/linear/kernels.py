@@ -234,25 +234,29 @@ def spread(crow: Any, col: Any, values: Any, coarse: Any, z: Any) -> None:
                 z[s, col[k]] += values[k] * found
 
 
-def bonds(crow: Any, col: Any, values: Any, scale: Any, begin: Any, other: Any, strength: Any) -> int:
+def bonds(crow: Any, col: Any, values: Any, scale: Any, least: float, begin: Any, other: Any, strength: Any) -> int:
     """Pairs of unknowns that a coupling joins, or two in a row, and how strongly; their number.
 
     The pairs of an unknown with those before it begin where ``begin`` says. A coupling's strength is relative to the
     smaller diagonal, to which is added, for each neighbour that the two have in common, half of the product of both
-    couplings with it, of the matrix that ``scale`` gives a diagonal of ones. Where no such sum can be as large as the
-    weakest coupling, none is taken.
+    couplings with it, of the matrix that ``scale`` gives a diagonal of ones and of which both are at least ``least``.
+    Where no such sum can be as large as the weakest coupling, none is taken.
     """
     n = crow.shape[0] - 1
-    sizes = np.zeros(col.shape[0], values.dtype)  # of the couplings, relative to both diagonals
+    near, sizes = np.empty(col.shape[0], np.uint32), np.empty(col.shape[0], values.dtype)  # relative to both diagonals
+    start, count = np.zeros(n + 1, np.uint32), 0
     weakest, strongest, largest = np.inf, 0.0, 0.0
     for i in range(n):
         total = 0.0
         for k in range(crow[i], crow[i + 1]):
             if col[k] != i:
-                sizes[k] = abs(values[k]) * scale[i] * scale[col[k]]
+                size = abs(values[k]) * scale[i] * scale[col[k]]
                 weakest = min(weakest, abs(values[k]) * max(scale[i], scale[col[k]]) ** 2)
-                strongest = max(strongest, sizes[k])
-                total += sizes[k]
+                strongest = max(strongest, size)
+                total += size
+                near[count], sizes[count] = col[k], size
+                count += size >= least
+        start[i + 1] = count
         largest = max(largest, total)
     further = strongest * largest / 2 > weakest
     found = np.full(n, -1, values.dtype)  # strength of the row's pair with each unknown, where it is one
@@ -267,12 +271,12 @@ def bonds(crow: Any, col: Any, values: Any, scale: Any, begin: Any, other: Any, 
                 other[end] = j
                 end += 1
         if further:
-            for k in range(crow[i], crow[i + 1]):
-                m, half = col[k], sizes[k] / 2
-                if m == i or end + np.int64(crow[m + 1]) - crow[m] > room:
+            for k in range(start[i], start[i + 1]):
+                m, half = near[k], sizes[k] / 2
+                if end + np.int64(start[m + 1]) - start[m] > room:
                     continue
-                for p in range(crow[m], crow[m + 1]):
-                    j = col[p]
+                for p in range(start[m], start[m + 1]):
+                    j = near[p]
                     if j >= i:
                         break
                     other[end] = j

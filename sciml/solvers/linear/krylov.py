@@ -13,9 +13,9 @@ from sciml.solvers.expect import expect
 from sciml.solvers.linear import solution
 from sciml.solvers.linear.arguments import as_guess, as_operator, as_rows
 from sciml.solvers.linear.derivatives import no_tangents, recording
-from sciml.solvers.linear.early import over
+from sciml.solvers.linear.early import over, some
 from sciml.solvers.linear.operator import LinearOperator
-from sciml.solvers.linear.preconditioner import Preconditioner, Prepared
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, prepare
 from sciml.solvers.linear.solution import LinearSolution, LinearStatus, Strict, relative, throw_failed
 from sciml.solvers.linear.solve import Inverse, LinearSolver, attach, scaled
 
@@ -57,7 +57,7 @@ def gmres(
         rtol: residual to reach, relative to b; None is 1e-8, in single precision 1e-5.
         atol: residual that is always good enough.
         restart: products before the basis, so many vectors for each right-hand side, is thrown away.
-        max_iter: products allowed.
+        max_iter: products allowed, and as many again to a fallback.
         throw: whether a right-hand side that was not solved is an error; else its status says so, `BREAKDOWN` where a
             whole cycle brought nothing.
 
@@ -89,11 +89,11 @@ def gmres(
         if not value >= least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
     with torch.no_grad(), no_tangents():
-        prepared = M.setup(operator) if isinstance(M, Preconditioner) else M
+        prepared = prepare(M, operator)
         small, power = scaled(rows.detach())
         first = torch.where((small == 0).all(-1, keepdim=True), 0, first.detach() / power)
         target = torch.maximum(rtol * torch.linalg.vector_norm(small, dim=-1), atol / power[:, 0])
-        found = _restarted(operator, prepared, small, first, target, restart, max_iter)
+        found = _finished(operator, prepared, small, first, target, restart, max_iter)
         sizes = {"residual": power[:, 0] * found.residual, "history": power[:, 0] * found.history}
         found = replace(found, x=power * found.x, **sizes)
     if throw:
@@ -138,22 +138,40 @@ class GMRES(LinearSolver):
     def inverse(self, operator: LinearOperator) -> Inverse:
         """Sets the preconditioner up; the gradient comes from one solve with the transposed matrices."""
         with torch.no_grad():
-            m = self.preconditioner
-            prepared = m.setup(operator) if isinstance(m, Preconditioner) else m
+            again = self.near(operator)
 
         def solve(b: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad(), no_tangents():
                 small, power = scaled(b)
-                x, found = self._solve(operator, prepared, small)
+                x, found = again._solve(operator, small)
                 x = power * x
             if not recording():
                 return x, found
-            return attach(x, b - operator.matvec(x), lambda x: operator, self), found
+            return attach(x, b - operator.matvec(x), lambda x: operator, again), found
 
         return solve
 
-    def _solve(self, operator: LinearOperator, prepared: Prepared | None, b: Tensor) -> tuple[Tensor, Tensor]:
+    def near(self, operator: LinearOperator) -> "GMRES":
+        """With the preconditioner set up for this matrix."""
+        if not isinstance(self.preconditioner, Preconditioner):
+            return self
+        return replace(self, preconditioner=prepare(self.preconditioner, operator))
+
+    def _solve(self, operator: LinearOperator, b: Tensor) -> tuple[Tensor, Tensor]:
+        prepared: Any = self.preconditioner
         target = max(self.rtol, 10 * torch.finfo(b.dtype).eps) * torch.linalg.vector_norm(b, dim=-1)  # (m)
+        x, size = self._cycles(operator, prepared, b, target)
+        found = size <= 4 * target  # the residual itself loses digits to cancellation
+        fallback = None if prepared is None else prepared.fallback
+        if fallback is not None and some(~found & b.isfinite().all(-1)):
+            other, size = self._cycles(operator, fallback.setup(operator), b, target)
+            x, found = torch.where(found[:, None], x, other), found | (size <= 4 * target)
+        return x, found | ~size.isfinite()  # what is not finite is not for a solver to explain
+
+    def _cycles(
+        self, operator: LinearOperator, prepared: Prepared | None, b: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Solutions (m, n) and the norms of their residuals (m)."""
         x, r = torch.zeros_like(b), b
         for cycle in range(self.cycles):
             size = torch.linalg.vector_norm(r, dim=-1)
@@ -161,13 +179,31 @@ class GMRES(LinearSolver):
                 break
             x = x + _cycle(operator, prepared, r, size, target, self.restart).change
             r = b - operator.matvec(x)
-        size = torch.linalg.vector_norm(r, dim=-1)
-        # the residual itself loses digits to cancellation; what is not finite is not for a solver to explain
-        return x, (size <= 4 * target) | ~size.isfinite()
+        return x, torch.linalg.vector_norm(r, dim=-1)
 
 
 class _StrictGMRES(Strict, GMRES):
     """Refuses gradients that were not found."""
+
+
+def _finished(
+    operator: LinearOperator, prepared: Prepared | None, b: Tensor, x: Tensor, target: Tensor, restart: int, most: int
+) -> LinearSolution:
+    """What `_restarted` finds, and where that is no solution what the preconditioner's fallback finds from there."""
+    first = _restarted(operator, prepared, b, x, target, restart, most)
+    left = ~first.converged & torch.linalg.vector_norm(b - operator.matvec(first.x), dim=-1).isfinite()
+    if prepared is None or prepared.fallback is None or not bool(left.any()):
+        return first
+    goal = torch.where(left, target, inf)  # the others rest
+    second = _restarted(operator, prepared.fallback.setup(operator), b, first.x, goal, restart, most)
+    return LinearSolution(
+        second.x,
+        torch.where(left, second.status, first.status),
+        first.iterations + second.iterations,
+        torch.where(left, second.residual, first.residual),
+        torch.cat([first.history, torch.where(left, second.history, first.history[-1])]),
+        left,
+    )
 
 
 def _restarted(

@@ -1,4 +1,4 @@
-"""Preconditioners of other libraries: algebraic multigrid by pyamg, incomplete factors with fill by ilupp."""
+"""Preconditioners of other libraries: algebraic multigrid by pyamg and AMGCL, incomplete factors with fill by ilupp."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from torch import Tensor
 from sciml.solvers.linear.derivatives import symmetric
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
+from sciml.solvers.linear.sparse import SparseOperator
 
 
 class _Foreign(Prepared):
@@ -28,37 +29,55 @@ class _Foreign(Prepared):
 
 @dataclass(frozen=True)
 class AlgebraicMultigrid(Preconditioner):
-    """One V-cycle of pyamg, symmetric: forward Gauss-Seidel down, backward up.
+    """One symmetric V-cycle: of pyamg, forward Gauss-Seidel down, backward up; or of AMGCL, which is compiled.
 
     Args:
-        kind: "ruge_stuben" or "smoothed_aggregation".
-        options: further arguments of pyamg's solver of that name.
+        kind: "ruge_stuben" or "smoothed_aggregation", by pyamg, or "amgcl".
+        options: further arguments of pyamg's solver of that name, or AMGCL's parameters.
 
     Reference:
-        N. Bell, L. N. Olson, J. Schroder, B. Southworth, JOSS 8 (2023), doi:10.21105/joss.05495.
+        N. Bell, L. N. Olson, J. Schroder, B. Southworth, JOSS 8 (2023), doi:10.21105/joss.05495;
+        D. Demidov, Lobachevskii J. Math. 40 (2019), doi:10.1134/S1995080219050056.
     """
 
-    kind: Literal["ruge_stuben", "smoothed_aggregation"] = "ruge_stuben"
+    kind: Literal["ruge_stuben", "smoothed_aggregation", "amgcl"] = "ruge_stuben"
     options: dict[str, Any] = field(default_factory=dict)
 
     def setup(self, operator: LinearOperator) -> Prepared:
         """The hierarchy.
 
         Raises:
-            ImportError: pyamg is not installed.
+            ImportError: pyamg or pyamgcl is not installed.
+            ValueError: there is no such kind.
         """
+        a = stored(operator, "AlgebraicMultigrid")
+        positive(a.diagonal(), "AlgebraicMultigrid")
+        if self.kind == "amgcl":
+            return self._native(a)
         try:
             import pyamg
         except ImportError as error:
             raise ImportError("AlgebraicMultigrid needs pyamg: pip install 'sciml-torch[amg]'") from error
-        a = stored(operator, "AlgebraicMultigrid")
-        positive(a.diagonal(), "AlgebraicMultigrid")
         sweep = lambda way: ("gauss_seidel", {"sweep": way})  # noqa: E731
         options = {"presmoother": sweep("forward"), "postsmoother": sweep("backward"), **self.options}
         make = {"ruge_stuben": pyamg.ruge_stuben_solver, "smoothed_aggregation": pyamg.smoothed_aggregation_solver}
+        if self.kind not in make:
+            raise ValueError(f"kind: expected 'ruge_stuben', 'smoothed_aggregation' or 'amgcl', got {self.kind!r}")
         hierarchy = make[self.kind](a.to_scipy().astype(np.float64), **options)
         cycle = hierarchy.aspreconditioner("V")
         return _Foreign(cycle.matvec, int(hierarchy.cycle_complexity() * a.compressed.nnz))
+
+    def _native(self, a: SparseOperator) -> Prepared:
+        try:
+            import pyamgcl  # pyrefly: ignore[missing-import]
+        except ImportError as error:
+            raise ImportError(
+                "AlgebraicMultigrid('amgcl') needs pyamgcl, which pip builds where there are headers of Boost: "
+                "pip install pybind11; pip install --no-build-isolation pyamgcl"
+            ) from error
+        cycle = pyamgcl.amg(a.to_scipy().astype(np.float64), self.options)
+        complexity = float(str(cycle).split("Operator complexity:")[1].split()[0])
+        return _Foreign(cycle, int(3 * complexity * a.compressed.nnz))  # two sweeps and a residual on every level
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.solvers.linear.operator import LinearOperator
+from sciml.solvers.linear.operator import DenseOperator, LinearOperator
 from sciml.solvers.linear.sparse import SparseOperator
 
 
@@ -45,6 +45,15 @@ class Preconditioner(ABC):
     @abstractmethod
     def setup(self, operator: LinearOperator) -> Prepared:
         """All that can be done before the first right-hand side is known."""
+
+
+def prepare(m: Preconditioner | Prepared | None, operator: LinearOperator) -> Prepared | None:
+    """What is prepared already, or is made now and knows what takes over from it."""
+    if not isinstance(m, Preconditioner):
+        return m
+    prepared = m.setup(operator)
+    prepared.fallback = m.fallback
+    return prepared
 
 
 class _Jacobi(Prepared):
@@ -129,9 +138,11 @@ def stored(operator: LinearOperator, name: str) -> SparseOperator:
     Raises:
         TypeError: its entries are not known.
     """
-    sparse: Any = getattr(operator, "sparse", None)
     if isinstance(operator, SparseOperator):
         return operator
+    if isinstance(operator, DenseOperator) and operator.shape[0] == 1:
+        return SparseOperator.from_scipy(operator.dense()[0].detach().cpu().numpy(), device=operator.device)
+    sparse: Any = getattr(operator, "sparse", None)
     if sparse is None:
         raise TypeError(f"A: {name} expects a SparseOperator or a StencilOperator, got {type(operator).__name__}")
     return sparse()

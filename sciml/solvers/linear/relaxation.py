@@ -166,10 +166,7 @@ def young_omega(A: Any) -> float:
 
 def sparse(A: Any) -> SparseOperator:
     """The matrix in compressed rows."""
-    operator = as_operator(A)
-    if isinstance(A, Tensor) and A.layout == torch.strided:
-        return SparseOperator.from_scipy(A.detach().cpu().numpy(), device=A.device)
-    return stored(operator, "SOR")
+    return stored(as_operator(A), "SOR")
 
 
 def _check(omega: float, rtol: float, atol: float, max_iter: int) -> None:

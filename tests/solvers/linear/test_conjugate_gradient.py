@@ -30,6 +30,7 @@ from sciml.solvers.linear import (
     pcg,
     sor,
 )
+from tests.solvers.linear.bad import Bad
 from tests.solvers.linear.spd import diffusion, draw, operator
 from tests.solvers.systems import DTYPE
 
@@ -359,6 +360,29 @@ def test_fallback_finishes_and_says_so():
     assert torch.allclose(inside, pcg(a, b).x, rtol=1e-6, atol=1e-8)
     fine = pcg(a, b, Wrong(1.0, FSAI()))
     assert fine.fell_back.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_preconditioner_that_is_not_finite_leaves_the_guess_to_the_fallback(number: float, rows: int):
+    a, b = operator(12, 10.0), draw(rows, 144)
+    lost = pcg(a, b, Bad(lambda r: number * r), x0=draw(rows, 144, seed=2), throw=False)
+    assert lost.status.tolist() == [NON_FINITE] * rows
+    assert torch.equal(lost.x, draw(rows, 144, seed=2))
+    found = pcg(a, b, Bad(lambda r: number * r, Jacobi()))
+    assert found.fell_back.all()
+    assert torch.allclose(found.x, pcg(a, b).x, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_preconditioner_that_hardly_helps_is_given_up(rows: int):
+    """Its product with the matrix has a condition of 1e12; alone it is left to go on."""
+    a, b = operator(12, 10.0), draw(rows, 144)
+    scales = torch.logspace(-6, 6, 144, dtype=DTYPE)[torch.randperm(144, generator=torch.Generator().manual_seed(0))]
+    assert (pcg(a, b, Bad(lambda r: scales * r), throw=False, max_iter=1000).iterations == 1000).all()
+    found = pcg(a, b, Bad(lambda r: scales * r, FSAI()))
+    assert found.fell_back.all()
+    assert (found.iterations < 300).all()  # twice a hundred, and 20
 
 
 def test_solver_of_implicit_methods():

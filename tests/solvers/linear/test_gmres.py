@@ -21,6 +21,7 @@ from sciml.solvers.linear import (
     gmres,
     pcg,
 )
+from tests.solvers.linear.bad import Bad
 from tests.solvers.linear.spd import draw
 from tests.solvers.systems import DTYPE
 
@@ -103,6 +104,22 @@ def test_what_is_not_solved_is_told():
     assert gmres(A, mixed, throw=False).status.tolist() == [OK, NON_FINITE]
     with pytest.raises(LinearSolveError, match=r"1 of 1 not solved: .* breakdown: a whole cycle brought nothing"):
         gmres(shift, b.new_ones(12).cumsum(0), restart=3, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["zero", "nan", "projection"])
+def test_fallback_finishes_what_a_preconditioner_cannot(name: str):
+    first = (torch.arange(144) < 70).to(DTYPE)
+    function = {"zero": lambda r: 0 * r, "nan": lambda r: torch.nan * r, "projection": lambda r: first * r}[name]
+    expected = gmres(A, B).x
+    bad = Bad(function, Jacobi())
+    assert not gmres(A, B, Bad(function), throw=False).converged.any()
+    zero = torch.cat([B, 0 * B[:1]])
+    found = gmres(A, zero, bad)
+    assert found.fell_back.tolist() == [True] * 4 + [False]
+    assert torch.allclose(found.x[:-1], expected, atol=1e-6)
+    inside, known = GMRES(1e-10, cycles=12, preconditioner=bad).inverse(SparseOperator.from_scipy(A))(zero)
+    assert known.all()
+    assert torch.allclose(inside[:-1], expected, atol=1e-6)
 
 
 def test_gradients_to_matrix_and_right_hand_side():

@@ -118,6 +118,16 @@ def test_one_factor_serves_all_stages_of_a_step():
     assert counting.applications > 6 * trials  # six implicit stages and the error's filter
 
 
+@pytest.mark.parametrize("stepper", [Kvaerno5, Rodas5P])
+@pytest.mark.parametrize("solver", [CG, GMRES])
+def test_backward_pass_sets_up_once_a_step(solver: type, stepper: type):
+    counting, y0 = Counting(Jacobi()), draw(N * N).requires_grad_()
+    found = solve(Heat(HEAT), y0, 0.0, 0.5, Solver(stepper(linear=solver(preconditioner=counting)), TOLERANCES))
+    before = counting.setups
+    found.ys.sum().backward()
+    assert counting.setups - before <= int(found.stats.accepted)
+
+
 @pytest.mark.parametrize("linear", [CG(), GMRES(), Dense()], ids=lambda x: type(x).__name__)
 def test_samples_share_stored_matrices(linear: object):
     """With steps of their own, and with all stages solved for together."""

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from scipy.linalg import cholesky
+from scipy.sparse.linalg import LinearOperator as LinearOperatorOfScipy
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from sciml.solvers.linear import (
     pcg,
 )
 from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft, spatial
-from sciml.solvers.linear.approximate_inverse import Inverse, approximate_inverse, strongest
+from sciml.solvers.linear.approximate_inverse import LEAST, Inverse, approximate_inverse, strongest
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.sparse import Compressed
 from sciml.solvers.linear.triangular import Lower
@@ -128,7 +129,8 @@ def test_strong_pattern_has_the_strongest_pairs_and_as_many_entries_as_the_matri
     dense, n = a.toarray(), a.shape[0]
     d, off = dense.diagonal(), ~np.eye(n, dtype=bool)
     scaled = np.abs(dense) * off / np.sqrt(np.outer(d, d))
-    strength = np.abs(dense) / np.minimum.outer(d, d) + scaled @ scaled / 2
+    paths = np.where(scaled >= LEAST, scaled, 0)
+    strength = np.abs(dense) / np.minimum.outer(d, d) + paths @ paths / 2
     kept = np.zeros((n, n), bool)
     kept[g.row, g.col.long()] = True
     assert not (kept & kept.T & off).any()
@@ -270,6 +272,33 @@ def test_multigrid_is_the_librarys(kind: str):
     cg(a, b.numpy(), rtol=1e-8, M=cycle, callback=lambda _: counted.append(1))
     found = pcg(SparseOperator.from_scipy(a), b, AlgebraicMultigrid(kind))
     assert abs(int(found.iterations) - len(counted)) <= 1
+
+
+def test_native_multigrid_is_the_librarys_and_symmetric():
+    pyamgcl = pytest.importorskip("pyamgcl")
+    a, b = diffusion(80, 10.0), draw(6400)
+    counted: list[int] = []
+    cycle = LinearOperatorOfScipy(a.shape, pyamgcl.amg(a))
+    cg(a, b.numpy(), rtol=1e-8, M=cycle, callback=lambda _: counted.append(1))
+    prepared = AlgebraicMultigrid("amgcl").setup(SparseOperator.from_scipy(a))
+    assert abs(int(pcg(SparseOperator.from_scipy(a), b, prepared).iterations) - len(counted)) <= 1
+    left, right = draw(2, 6400, seed=2)
+    one, other = prepared.apply(left[None])[0] @ right, prepared.apply(right[None])[0] @ left
+    assert abs(one - other) < 1e-12 * abs(one)
+    assert prepared.nnz > 3 * a.nnz
+
+
+@pytest.mark.parametrize("m", [SSOR(), IncompleteCholesky(), FSAI(True), Aggregation(aggregates=BLOCKS)])
+def test_dense_tensors_are_taken(m: Preconditioner):
+    dense, b = torch.from_numpy(SMALL.toarray()), draw(25)
+    found, right = (pcg(a, b, m) for a in (dense, SMALL))
+    assert found.iterations == right.iterations
+    assert near(found.x, right.x)
+
+
+def test_kinds_of_multigrid_are_named():
+    with pytest.raises(ValueError, match=r"kind: expected 'ruge_stuben', .* got 'classic'"):
+        AlgebraicMultigrid("classic").setup(SparseOperator.from_scipy(SMALL))  # pyrefly: ignore[bad-argument-type]
 
 
 def test_fill_saves_iterations():
