@@ -97,12 +97,13 @@ def local_heuristic(
     march = March(bound, stepper, controller, solver.lanes, path=path)
     zero = torch.zeros_like(start)
     theta0, theta1, carry = march.host.number(zero, zero), march.host.number(zero + 1, zero), None
-    if h is None:
-        first = march.start(c, y, march.host)
-        theta1, carry = first.dtheta, first.carry
-    theta0, theta1 = (march.host.tensor(theta, start) for theta in (theta0, theta1))
-    segment, *_ = march.segment(c, theta0, theta1, y, carry, zero.long())
-    return heuristic.emit(segment, None)
+    with torch.autocast(y.device.type, enabled=False):  # as in `solve`
+        if h is None:
+            first = march.start(c, y, march.host)
+            theta1, carry = first.dtheta, first.carry
+        theta0, theta1 = (march.host.tensor(theta, start) for theta in (theta0, theta1))
+        segment, *_ = march.segment(c, theta0, theta1, y, carry, zero.long())
+        return heuristic.emit(segment, None)
 
 
 def step_again(heuristic: Heuristic, solution: Solution, theta0: Tensor, theta1: Tensor, y: Tensor) -> Tensor:
@@ -140,5 +141,6 @@ def _again(solution: Solution, theta0: Tensor, theta1: Tensor, y: Tensor) -> Seg
     march, c = solution._task.march, solution._task.const
     c = c._replace(t0=c.t0.detach(), t1=c.t1.detach())
     theta0, theta1 = (march.host.tensor(march.host.number(x, x), c.t0) for x in (theta0.detach(), theta1.detach()))
-    segment, *_ = march.segment(c, theta0, theta1, y.detach(), None, solution.mesh.count)
+    with torch.autocast(y.device.type, enabled=False):
+        segment, *_ = march.segment(c, theta0, theta1, y.detach(), None, solution.mesh.count)
     return segment

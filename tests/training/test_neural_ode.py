@@ -284,3 +284,12 @@ def test_training_in_mixed_precision_solves_in_single_precision(fit):
     fit("run", "--trainer.precision=bf16-mixed", config=TINY.with_name("ode.yaml"))
     rows = MetricsLogger(Path("run/metrics.csv")).rows()
     assert all(0 < float(row["train_loss"]) < 10 for row in rows if row["train_loss"])
+
+
+@pytest.mark.parametrize("form", ["unbiased", "biased", "reuse"])
+def test_local_penalties_in_mixed_precision_are_in_single_precision(fit, form):
+    regularizer = f"{{class_path: sciml.models.SolverRegularizer, init_args: {{form: {form}, weight: 0.1}}}}"
+    options = "--model.ode.solver.controller={class_path: sciml.solvers.PID}", f"--model.ode.regularizer={regularizer}"
+    fit("run", "--trainer.precision=bf16-mixed", *options, config=TINY.with_name("ode.yaml"))
+    rows = MetricsLogger(Path("run/metrics.csv")).rows()
+    assert all(0 < float(row["train_penalty"]) < 1 for row in rows if row["train_loss"])
