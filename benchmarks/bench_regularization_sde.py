@@ -27,6 +27,8 @@ METHODS = {
     "ERNSDE": lambda: SolverRegularizer(weight=0.03),
     "SRNSDE": lambda: SolverRegularizer(Stiffness(), weight=0.3),
     "SRNSDE, max": lambda: SolverRegularizer(MaxStiffness(), weight=0.1),
+    "local, unbiased": lambda: SolverRegularizer(form="unbiased", weight=1.0),
+    "local, biased": lambda: SolverRegularizer(form="biased", weight=1.0),
 }
 
 

@@ -100,6 +100,7 @@ LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "steppers": lambda: exported("solvers", "Stepper"),
     "problems": lambda: exported("problems", "Problem", "Equation"),
     "models": lambda: exported("models", "Module", "Sequential"),
+    "modules": lambda: exported("training", "TrainingModule"),
 }
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -155,7 +156,7 @@ COMMANDS = {
     ),
     "list": Command(
         show_list,
-        "List the examples, steppers, problems and models that there are.",
+        "List the examples, steppers, problems, models and training modules that there are.",
         (argument("kind", nargs="?", choices=list(LISTS), help="which (default: all)"),),
         overrides=False,
     ),
@@ -253,7 +254,7 @@ def exported(package: str, *bases: str) -> dict[str, str]:
 
     def derives(name: str) -> bool:
         parents = [ast.unparse(node).rpartition(".")[2] for node in classes[name].bases]
-        return any(parent in bases or (parent in classes and derives(parent)) for parent in parents)
+        return any(parent in bases or (parent in classes and parent != name and derives(parent)) for parent in parents)
 
     table = ast.parse((folder / "__init__.py").read_text())
     public = {node.value for node in ast.walk(table) if isinstance(node, ast.Constant)}

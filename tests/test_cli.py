@@ -12,6 +12,7 @@ from torch import nn
 from sciml.cli import LISTS, main
 from sciml.problems import Equation, Problem
 from sciml.solvers import Stepper
+from sciml.training import TrainingModule
 from sciml.training.config import config_name, examples
 
 LIGHT = [["--help"], ["fit", "--help"], ["list"], ["list", "steppers"], ["show", "burgers_fno"]]
@@ -42,12 +43,18 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
 
 
-BASES = {"steppers": (Stepper,), "problems": (Problem, Equation), "models": (nn.Module,)}
+BASES = {
+    "steppers": (Stepper,),
+    "problems": (Problem, Equation),
+    "models": (nn.Module,),
+    "modules": (TrainingModule,),
+}
+PACKAGES = {"steppers": "solvers", "modules": "training"}
 
 
 @pytest.mark.parametrize("kind", BASES)
 def test_lists_name_the_public_classes_and_nothing_else(kind):
-    package = importlib.import_module(f"sciml.{'solvers' if kind == 'steppers' else kind}")
+    package = importlib.import_module(f"sciml.{PACKAGES.get(kind, kind)}")
     public = [getattr(package, name) for name in package.__all__]
     bases = BASES[kind]
     real = {c.__name__ for c in public if inspect.isclass(c) and issubclass(c, bases) and c not in bases}
@@ -58,9 +65,10 @@ def test_lists_name_the_public_classes_and_nothing_else(kind):
 def test_list_prints_all_kinds(capsys):
     assert main(["list"]) == 0
     output = capsys.readouterr().out
-    for kind, known in (("examples", "burgers_fno"), ("steppers", "Tsit5"), ("problems", "Burgers"), ("models", "FNO")):
+    known = {"examples": "burgers_fno", "steppers": "Tsit5", "problems": "Burgers", "models": "FNO"}
+    for kind, name in (known | {"modules": "ODERegressorModule"}).items():
         assert kind in output
-        assert known in output
+        assert name in output
 
 
 def test_output_may_be_read_in_part():

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sciml.models.draws import normals_like
+from sciml.models.watched import Watched
 from sciml.solvers.solve import SolveStats
 from sciml.typing import Seed
 
@@ -33,7 +34,7 @@ class Fit(NamedTuple):
         return self.log_likelihood - self.kl
 
 
-class LatentModel(nn.Module, ABC):
+class LatentModel(Watched, ABC):
     """A path in a latent space, of which there are observations with normal noise.
 
     A subclass has an `encoder` that reads observations from the last to the first, a `start` that makes of what it
@@ -46,6 +47,7 @@ class LatentModel(nn.Module, ABC):
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first.
+        watched, stiffness: as of `Watched`.
 
     Raises:
         ValueError: if the noise is not positive.

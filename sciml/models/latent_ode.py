@@ -9,10 +9,7 @@ from sciml.models.latent import StartedModel
 from sciml.models.mlp import MLP
 from sciml.models.neural_ode import Autonomous, NeuralODE
 from sciml.models.regularizers import STEER, Regularizer
-from sciml.solvers.control import PID
-from sciml.solvers.explicit import Tsit5
-from sciml.solvers.heuristics import Stiffness
-from sciml.solvers.solve import Solver, solve
+from sciml.solvers.solve import Solver
 from sciml.typing import Seed
 
 Encoder = Literal["ode_rnn", "gru"]
@@ -87,24 +84,12 @@ class LatentODE(StartedModel):
     def prior_path(self, z0: Tensor, ts: Tensor, seed: Seed) -> Tensor:
         """The solution."""
         states = self.ode(z0, ts)
-        self.stats = self.ode.stats
+        self.stats, self.stiffness = self.ode.stats, self.ode.stiffness
         return states
 
     def smooth(self, ts: Tensor, ys: Tensor, mask: Tensor, seed: Seed = 0) -> Tensor:
         """Means of the observations (b, t, c) from the mean of the posterior start."""
         return self.decoder(self.prior_path(self.mean(ts, ys, mask), ts, seed))
-
-    def stiffness(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor | None:
-        """The sum of `Stiffness` over the steps from the mean of the posterior start; None of a stepper without it.
-
-        About as many steps as stability would ask for; a mean over the lanes.
-        """
-        heuristic, solver = Stiffness(), self.ode.solver
-        if heuristic.refusal(solver.stepper or Tsit5(), solver.controller or PID()):
-            return None
-        z0 = self.mean(ts, ys, mask)
-        solution = solve(self.ode.field, z0, ts[..., 0], ts[..., -1], solver, folds={"stiffness": heuristic})
-        return solution.folds["stiffness"].mean()
 
     def mean(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor:
         """That of the posterior start (b, k)."""

@@ -112,7 +112,9 @@ class LatentSDE(StartedModel):
         """The states (b, t, ..) at times, of which the first is that of y0."""
         early = 1e-6 * (ts[..., -1:] - ts[..., :1])  # the time at which a step starts is rounded
         args = ((ts - early).detach().to(y0), *args) if args else ()
-        solution = solve(term, y0, ts[..., 0], ts[..., -1], self.solver, args=args, path=brownian(seed), save_at=ts)
+        folds, path = self.readings(self.solver), brownian(seed)
+        solution = solve(term, y0, ts[..., 0], ts[..., -1], self.solver, args=args, path=path, save_at=ts, folds=folds)
+        self.note(solution)
         self.stats = solution.stats
         return solution.ys if self.solver.lanes == "each" else solution.ys.transpose(0, 1)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sciml.models.regularizers import Regularizer
 from sciml.models.unrolled import unrolled
+from sciml.models.watched import Watched
 from sciml.solvers.path import Path
 from sciml.solvers.solve import Solver, SolveStats, solve
 
@@ -55,13 +56,14 @@ def check_times(ts: Tensor, solver: Solver) -> None:
         raise ValueError(f"ts: expected times (t) or (b, t), got shape {tuple(ts.shape)}")
 
 
-class Flow(nn.Module):
+class Flow(Watched):
     """What solves an equation with weights, and in train mode may be kept easy to solve by a regulariser.
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first.
         penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
         progress: how much of the training is done, from 0 to 1, as told by its module.
+        watched, stiffness: as of `Watched`.
     """
 
     stats: SolveStats | None = None
@@ -82,8 +84,9 @@ class Flow(nn.Module):
         end = self.t1 if used is None else used.end(self.t1, ts)
         t0, t1 = (0.0, end) if ts is None else (ts[..., 0], ts[..., -1])
         reading = None if used is None else used.reading(self.field, self.solver, y0, t0, t1)
-        folds = {} if reading is None else reading.folds
+        folds = self.readings(self.solver) | ({} if reading is None else reading.folds)
         solution = solve(self.field, y0, t0, t1, self.solver, path=path, save_at=ts, folds=folds)
+        self.note(solution)
         self.stats, self.penalty = solution.stats, None
         if used is not None and reading is not None:
             self.penalty = used.weight_at(self.progress) * reading.penalty(solution)
@@ -115,6 +118,7 @@ class NeuralODE(Flow):
         stats: evaluations and steps of the last solve; None before the first. A regulariser's own are not in it.
         penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
         progress: the share of the training that is over, from 0 to 1, for weights that change; training modules set it.
+        watched, stiffness: as of `Watched`.
 
     Raises:
         ValueError: if the regulariser does not go with the solver.

@@ -50,11 +50,12 @@ class NeuralSDE(Flow):
         solver: how to integrate; None takes SRIW1 with rtol and atol 1e-2.
         t1: the final time.
         regularizer: keeps the solver's estimates small in training, so that solves take fewer steps (Pal et al. 2021,
-            2023); of form "reuse" also under `Backsolve`.
+            2023); all forms but "global" also under `Backsolve`.
 
     Attributes:
         stats: evaluations and steps of the last solve; None before the first.
         penalty: what the regulariser adds to the loss, of the last solve in train mode; else None.
+        watched, stiffness: as of `Watched`.
 
     Reference:
         X. Liu, T. Xiao, S. Si, Q. Cao, S. Kumar, C.-J. Hsieh, Neural SDE: stabilizing neural ODE networks with
@@ -77,12 +78,8 @@ class NeuralSDE(Flow):
     ):
         if not isinstance(field, Diffusive):
             raise TypeError(f"field: expected a Diffusive module, as DiagonalSDE, got {type(field).__name__}")
-        if regularizer is not None and not (
-            isinstance(regularizer, SolverRegularizer) and regularizer.form in ("global", "reuse")
-        ):
-            given = getattr(regularizer, "form", type(regularizer).__name__)
-            expected = "a SolverRegularizer of form 'global' or 'reuse' for noise"
-            raise ValueError(f"regularizer: expected {expected}, got {given!r}")
+        if regularizer is not None and not isinstance(regularizer, SolverRegularizer):
+            raise ValueError(f"regularizer: expected a SolverRegularizer for noise, got {type(regularizer).__name__}")
         super().__init__(field, solver or Solver(SRIW1(), PID(rtol=1e-2, atol=1e-2)), t1, regularizer)
 
     def forward(self, y0: Tensor, ts: Tensor | None = None, seed: Seed = 0) -> Tensor:

@@ -1,18 +1,20 @@
 """Penalties on what a solver itself estimates: errors, stiffness, numbers of steps."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sciml.models.regularizers import Reading, Regularizer
 from sciml.solvers.backsolve import Backsolve
+from sciml.solvers.brownian import Brownian
 from sciml.solvers.control import PID
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.fold import SaveAt, Starts
 from sciml.solvers.heuristics import ErrorEstimate, Heuristic
-from sciml.solvers.local import local_heuristic, step_again
+from sciml.solvers.local import local_heuristic, state_within, step_again
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.solve import Solution, Solver
 from sciml.solvers.term import Diffusive
@@ -31,7 +33,8 @@ class SolverRegularizer(Regularizer):
       that of the solver's steps over t ~ U(t0, t1), with its value over its probability, which makes the expectation
       that of the global form (`MaxStiffness` is taken as it is).
 
-    Of stochastic equations ``"global"`` and ``"reuse"`` are there, the latter on the path of the solve.
+    Of stochastic equations ``"unbiased"`` and ``"biased"`` take the size of the solver's step there, at most up to t1,
+    since their first size knows no tolerance, on noise of the step's own; ``"reuse"`` is on the path of the solve.
 
     Lanes "each" draw a step for every sample; the penalty is the mean over the lanes.
 
@@ -77,7 +80,7 @@ class SolverRegularizer(Regularizer):
         reason = self.heuristic.refusal(stepper, controller)
         if self.form == "global" and isinstance(solver.adjoint, Backsolve):
             reason = "form='global' reads all steps, which Backsolve does not differentiate; expected form='unbiased'"
-        elif self.form == "unbiased" and not stepper.dense:
+        elif self.form == "unbiased" and not (stepper.dense or stepper.noise_types):
             reason = f"form='unbiased' reads states within steps, {type(stepper).__name__} has none; expected 'biased'"
         elif self.form in ("unbiased", "biased") and not controller.adaptive:
             reason = f"{type(controller).__name__} has no first step size of its own; expected form='reuse'"
@@ -91,31 +94,69 @@ class SolverRegularizer(Regularizer):
         start, end = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (t0, t1))
         lanes = y0.shape[:1] if solver.lanes == "each" else ()
         draw = torch.rand(lanes, dtype=torch.float64).to(start.device)
-        value = partial(local_heuristic, self.heuristic, field, solver=solver)
-        if self.form == "unbiased":
+        value, noisy = partial(local_heuristic, self.heuristic, field, solver=solver), isinstance(field, Diffusive)
+        if self.form == "unbiased" and not noisy:
             t = start + draw * (end - start)
             fold = SaveAt(t[..., None])
             return Reading({"state": fold}, lambda s: mean(value(t, s.folds["state"].squeeze(t.ndim), t1=end)))
-        again, noisy = self.form == "reuse", isinstance(field, Diffusive)
+        if self.form == "reuse":
+            local = self._taken_again if noisy else partial(self._given_again, value)
+        elif noisy:
+            local = partial(self._on_own_noise, partial(value, path=Brownian(seed=int(torch.randint(2**62, ())))))
+        else:
+            local = lambda step: value(step.t, step.y, t1=end)  # noqa: E731
 
         def penalty(solution: Solution) -> Tensor:
-            mesh = solution.mesh
-            if len(mesh.theta) == 1:  # over no time
+            if len(solution.mesh.theta) == 1:  # over no time
                 return y0.new_zeros(())
-            u = draw.to(mesh.theta.device)
-            step = over(mesh, u) if again else (u * mesh.count).long().clamp_max(mesh.count - 1)
-            t, y = (picked(x, step) for x in solution.folds["starts"])
-            if not again:
-                return value(t, y, t1=end).mean()
-            first, last = (picked(nodes.movedim(0, -1), step) for nodes in (mesh.theta[:-1], mesh.theta[1:]))
-            share = last - first  # of the span, its probability
-            if noisy:
-                found = step_again(self.heuristic, solution, first, last, y)
-            else:
-                found = value(t, y, h=share * (end - start).to(share))
-            return (found / share.to(found) if self.heuristic.reduce == "sum" else found).mean()
+            return local(drawn(solution, draw, end - start, alike=self.form == "biased")).mean()
 
         return Reading({"starts": Starts()}, penalty)
+
+    def _given_again(self, value: Callable[..., Tensor], step: "Drawn") -> Tensor:
+        return self._weighed(value(step.t, step.y, h=step.share * step.span), step)
+
+    def _taken_again(self, step: "Drawn") -> Tensor:
+        found = step_again(self.heuristic, step.solution, step.theta0, step.theta1, step.y)
+        return self._weighed(found, step)
+
+    def _weighed(self, value: Tensor, step: "Drawn") -> Tensor:
+        """Over the probability of the step."""
+        return value / step.share.to(value) if self.heuristic.reduce == "sum" else value
+
+    def _on_own_noise(self, value: Callable[..., Tensor], step: "Drawn") -> Tensor:
+        t, y, share = step.t, step.y, step.share
+        if self.form == "unbiased":
+            y = state_within(step.solution, step.theta0, step.place, y)
+            t, share = t + (step.place - step.theta0) * step.span, share.minimum(1 - step.place)
+        return value(t, y, h=share * step.span)
+
+
+class Drawn(NamedTuple):
+    """A step of a solution, drawn by chance; (l) but for the solution and the state."""
+
+    solution: Solution
+    place: Tensor  # of time, where this was drawn, as a fraction of the span
+    t: Tensor  # start of the step
+    y: Tensor
+    theta0: Tensor  # start as a fraction of the span
+    theta1: Tensor  # end
+    span: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """Of the span."""
+        return self.theta1 - self.theta0
+
+
+def drawn(solution: Solution, u: Tensor, span: Tensor, alike: bool) -> Drawn:
+    """The step in which a fraction u (l) of the span lies; or of their number, so that all are alike."""
+    mesh = solution.mesh
+    u, span = u.to(mesh.theta.device), span.to(mesh.theta.device)
+    step = (u * mesh.count).long().clamp_max(mesh.count - 1) if alike else over(mesh, u)
+    t, y = (picked(x, step) for x in solution.folds["starts"])
+    theta0, theta1 = (picked(nodes.movedim(0, -1), step) for nodes in (mesh.theta[:-1], mesh.theta[1:]))
+    return Drawn(solution, u, t, y, theta0, theta1, span)
 
 
 def mean(values: Tensor) -> Tensor:

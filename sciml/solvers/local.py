@@ -11,7 +11,8 @@ from sciml.solvers.expect import expect
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.heuristics import Heuristic
 from sciml.solvers.layout import Layout, PackedTerm
-from sciml.solvers.march import March
+from sciml.solvers.march import March, Segment
+from sciml.solvers.path import Path
 from sciml.solvers.solve import Solution, Solver
 from sciml.solvers.state import Const
 from sciml.solvers.stochastic import check_noise
@@ -29,6 +30,7 @@ def local_heuristic(
     t1: Time | None = None,
     h: Time | None = None,
     args: tuple[Tensor, ...] = (),
+    path: Path | None = None,
 ) -> Tensor:
     """What a heuristic says of one step from (t, y): of the solver's automatic first size, or of a given one.
 
@@ -43,8 +45,10 @@ def local_heuristic(
         y: state there.
         solver: stepper, controller and lanes; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         t1: a time that the step does not pass, where its size is automatic.
-        h: its size, where it is given; exactly one of t1 and h is expected.
+        h: its size, where it is given; exactly one of t1 and h is expected. The first size of a stochastic equation is
+            a sixteenth of what is left until t1, whatever the tolerances.
         args: tensors handed to the term.
+        path: what drives a stochastic equation, from t to t1 or over the step: another one than the path of the solve.
 
     Returns:
         The heuristic's value (l) for this step.
@@ -76,7 +80,7 @@ def local_heuristic(
     if reason := heuristic.refusal(stepper, controller):
         raise ValueError(f"heuristic: {reason}")
     refuse_changing(bound)
-    check_noise(bound, stepper, None, y)
+    check_noise(bound, stepper, path, y)
     check_args(args, bound)
     if not isinstance(y, Tensor):
         layout = Layout.of(y, solver.lanes)
@@ -87,16 +91,19 @@ def local_heuristic(
     last = t + h if h is not None else t1 if t1 is not None else t
     start, end = (x.detach() for x in span(t, last, y, solver.lanes))
     stops = torch.ones(1, dtype=start.dtype, device=start.device)
-    c = Const(start, end, stops, args, stepper=stepper.constants(start, y))
-    march = March(bound, stepper, controller, solver.lanes)
+    if path is not None:
+        path = path.within(stepper, PID(), start, end, y, solver.lanes)  # for a step that is on no grid
+    c = Const(start, end, stops, args, path.tensors() if path else (), stepper=stepper.constants(start, y))
+    march = March(bound, stepper, controller, solver.lanes, path=path)
     zero = torch.zeros_like(start)
     theta0, theta1, carry = march.host.number(zero, zero), march.host.number(zero + 1, zero), None
-    if h is None:
-        first = march.start(c, y, march.host)
-        theta1, carry = first.dtheta, first.carry
-    theta0, theta1 = (march.host.tensor(theta, start) for theta in (theta0, theta1))
-    segment, *_ = march.segment(c, theta0, theta1, y, carry, zero.long())
-    return heuristic.emit(segment, None)
+    with torch.autocast(y.device.type, enabled=False):  # as in `solve`
+        if h is None:
+            first = march.start(c, y, march.host)
+            theta1, carry = first.dtheta, first.carry
+        theta0, theta1 = (march.host.tensor(theta, start) for theta in (theta0, theta1))
+        segment, *_ = march.segment(c, theta0, theta1, y, carry, zero.long())
+        return heuristic.emit(segment, None)
 
 
 def step_again(heuristic: Heuristic, solution: Solution, theta0: Tensor, theta1: Tensor, y: Tensor) -> Tensor:
@@ -114,8 +121,26 @@ def step_again(heuristic: Heuristic, solution: Solution, theta0: Tensor, theta1:
     Returns:
         The heuristic's value (l) for this step.
     """
+    return heuristic.emit(_again(solution, theta0, theta1, y), None)
+
+
+@torch.no_grad()
+def state_within(solution: Solution, theta0: Tensor, theta: Tensor, y: Tensor) -> Tensor:
+    """The state within a step of a solution that has no dense output, by a shorter step on the path of the solve.
+
+    Args:
+        solution: the solution.
+        theta0: start of the step as a fraction of the span (l).
+        theta: the place within it (l).
+        y: state at its start.
+    """
+    return _again(solution, theta0, theta, y).y1
+
+
+def _again(solution: Solution, theta0: Tensor, theta1: Tensor, y: Tensor) -> Segment:
     march, c = solution._task.march, solution._task.const
     c = c._replace(t0=c.t0.detach(), t1=c.t1.detach())
     theta0, theta1 = (march.host.tensor(march.host.number(x, x), c.t0) for x in (theta0.detach(), theta1.detach()))
-    segment, *_ = march.segment(c, theta0, theta1, y.detach(), None, solution.mesh.count)
-    return heuristic.emit(segment, None)
+    with torch.autocast(y.device.type, enabled=False):
+        segment, *_ = march.segment(c, theta0, theta1, y.detach(), None, solution.mesh.count)
+    return segment

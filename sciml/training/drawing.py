@@ -176,6 +176,18 @@ def draw_confusion(confusion: Tensor) -> Figure:
     return figure
 
 
+def draw_regression(predictions: Tensor, targets: Tensor) -> Figure:
+    """Predictions over targets, both (n, k, ..), of which the first components have a panel each."""
+    count = min(targets.shape[1], 4)
+    figure = Figure(figsize=(3.6 * count, 3.6), layout="constrained")
+    for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+        right, found = (values[:, i].flatten() for values in (targets, predictions))
+        axes.axline((float(right.mean()),) * 2, slope=1, color="black", linewidth=0.8)
+        axes.plot(right, found, ".", markersize=3, alpha=0.5)
+        axes.set(xlabel=f"target {i}" if count > 1 else "target", ylabel="prediction")
+    return figure
+
+
 def draw_density(x: Tensor, samples: Tensor, axes: Sequence[Tensor], density: Tensor, names: Sequence[str]) -> Figure:
     """Points (n, 2) of the data, samples (m, 2) of the model, and its density (i, j) on a grid of the named plane."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")

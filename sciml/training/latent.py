@@ -11,7 +11,7 @@ from sciml.data.seeding import derive_seed, generator
 from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.draws import own_normals
 from sciml.models.latent import Fit, LatentModel
-from sciml.training.neural_ode import RegularizedModule, Stage, regularized
+from sciml.training.neural_ode import RegularizedModule, Stage, regularized, stiffness
 from sciml.training.operator import Normalizer
 from sciml.typing import Seed
 
@@ -248,6 +248,7 @@ class LatentModule(RegularizedModule):
         seeds = self.sample_seeds(batch_idx, len(batch.ys))
         self._step(stage, batch, seeds)
         self.log_errors(stage, batch, self.seen(batch, seeds), seeds)
+        self.log_dict(stiffness(stage, self.latent.model), batch_size=len(batch.ys), sync_dist=True)
 
     def _step(self, stage: Stage, batch: Observed, seed: Seed, weight: float = 1.0) -> Tensor:
         fit, values = self.latent.posterior(batch, seed, self.seen(batch, seed)), batch.mask.sum()

@@ -1,16 +1,14 @@
 """Learning a latent ordinary equation from trajectories, by the evidence lower bound."""
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from sciml.data.trajectories import Observed, ObservedData
+from sciml.data.trajectories import ObservedData
 from sciml.models.latent_ode import LatentODE
 from sciml.training.latent import LatentModule, Task
-from sciml.training.neural_ode import Stage
-from sciml.typing import Seed
 
 
 class LatentODEModule(LatentModule):
@@ -23,7 +21,8 @@ class LatentODEModule(LatentModule):
     - `train_loss`, `val_loss`, `test_loss`, and the bound's parts `.._log_likelihood` and `.._kl`, in nats per
       trajectory; `train_penalty`, which a regulariser adds to the loss;
     - what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ..., and of validation and test
-      `.._stiffness`, about the number of steps that stability would ask for if accuracy asked for none;
+      `.._stiffness`, about the number of steps that stability would ask for if accuracy asked for none, where the
+      solver's steps tell it without another evaluation;
     - where a part is hidden, the mean square error there of normalised values, predicted from the mean of the posterior
       start: `val_mse`, `test_mse`; beside it `test_mean_mse` of the training part's mean, `test_linear_mse` of
       straight lines between what is shown, or of its last value behind that, and `test_course_mse` of such lines for
@@ -66,11 +65,3 @@ class LatentODEModule(LatentModule):
         """Times (t) or (2, t) and two trajectories, NaN where nothing is observed."""
         ts, ys, mask = data.part("train").take(slice(2))
         return ts.contiguous(), ys.where(mask, torch.nan)
-
-    def log_errors(self, stage: Stage, batch: Observed, seen: Tensor, seed: Seed) -> None:
-        """Also how stiff the equation is, where the stepper can tell."""
-        super().log_errors(stage, batch, seen, seed)
-        latent, model = self.latent, cast(LatentODE, self.latent.model)
-        found = model.stiffness(latent.scaled(batch.ts), latent.state(batch.ys), seen)
-        if found is not None:
-            self.log(f"{stage}_stiffness", found, batch_size=len(seen), sync_dist=True)

@@ -20,10 +20,11 @@ class LatentSDEModule(LatentModule):
     Observations are normalised with mean and deviation of the training part, times by the first and the last. The loss
     is the negative evidence lower bound in nats per observed value, with the divergence weighted in training by a
     factor that rises to 1. Logs `train_loss`, `val_loss`, `test_loss`, the bound's parts `.._log_likelihood` and
-    `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and
-    of new trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and
-    deviation over time are off, relative to the deviation (norms over times and components). Where a part is hidden
-    from the encoder, the errors there are logged as of `LatentODEModule`. Of `LatentFSDE` also `.._hurst`, and on
+    `.._kl`, in nats per trajectory, and what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ..., and
+    of validation and test `.._stiffness`, where the solver's steps tell it, as those of `SOSRI2`; and of new
+    trajectories of the prior, against the test part, `test_mean_error` and `test_std_error`: how far mean and deviation
+    over time are off, relative to the deviation (norms over times and components). Where a part is hidden from the
+    encoder, the errors there are logged as of `LatentODEModule`. Of `LatentFSDE` also `.._hurst`, and on
     `FractionalOrnsteinUhlenbeck` `test_least_loss`, that of the process itself.
 
     Args:

@@ -1,4 +1,4 @@
-"""Learning a vector field: from trajectories, or between an encoder and a head as a part of a classifier."""
+"""Learning a vector field from trajectories, and what modules that solve share."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from sciml.data.split import SplitData
 from sciml.data.trajectories import Observed, ObservedData
 from sciml.models.cnf import CNF
 from sciml.models.neural_ode import Flow, NeuralODE
+from sciml.models.watched import Watched
 from sciml.training.losses import relative_l2
 from sciml.training.module import TrainingModule
 from sciml.training.operator import Normalizer
@@ -22,10 +22,20 @@ Stage = Literal["train", "val", "test"]
 
 
 def work(stage: Stage, ode: nn.Module) -> dict[str, Tensor]:
-    """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before."""
+    """What the last solve took, as a mean over its lanes: `nfe`, `accepted` and `rejected` with the stage before.
+
+    And `stiffness`, where it was watched.
+    """
     if not isinstance(ode, Flow | CNF) or ode.stats is None:
         return {}
-    return {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
+    found = {f"{stage}_{name}": count.float().mean() for name, count in ode.stats._asdict().items()}
+    return found | stiffness(stage, ode)
+
+
+def stiffness(stage: Stage, model: nn.Module) -> dict[str, Tensor]:
+    """That of the last solve, by its name; none where it was not watched."""
+    found = model.stiffness if isinstance(model, Watched) else None
+    return {} if found is None else {f"{stage}_stiffness": found}
 
 
 def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -39,7 +49,10 @@ def regularized(stage: Stage, loss: Tensor, module: nn.Module) -> tuple[Tensor, 
 
 
 class RegularizedModule(TrainingModule):
-    """A module whose flows are told how far the training is, for penalties with changing weights."""
+    """A module that tells its flows how far the training is, for penalties with changing weights.
+
+    In validation and test it watches how stiff their equations are.
+    """
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed, and tell them."""
@@ -54,6 +67,27 @@ class RegularizedModule(TrainingModule):
             )
         for ode in changing:
             ode.progress = self.trainer.global_step / steps
+
+    def on_validation_start(self) -> None:
+        """Watch."""
+        self._watch(True)
+
+    def on_validation_end(self) -> None:
+        """Go on without."""
+        self._watch(False)
+
+    def on_test_start(self) -> None:
+        """Watch."""
+        self._watch(True)
+
+    def on_test_end(self) -> None:
+        """Go on without."""
+        self._watch(False)
+
+    def _watch(self, watched: bool) -> None:
+        for model in self.modules():
+            if isinstance(model, Watched):
+                model.watched = watched
 
 
 def changes(ode: Flow) -> bool:
@@ -78,8 +112,9 @@ class NeuralODEModule(RegularizedModule):
 
     States and times are normalised with mean and deviation of the training part; the loss sees normalised states.
     What is missing takes no part. Logs `train_loss`, `val_loss`, `val_relative_l2`, the same of the test, and for each
-    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a
-    regulariser of the ODE adds to the loss.
+    of them what the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; of validation and test
+    `.._stiffness`, about how many steps stability would ask for, where the solver's steps tell it (see `Stiffness`)
+    without another evaluation; and `train_penalty`, which a regulariser of the ODE adds to the loss.
 
     Args:
         ode: maps states (b, c) and times to (b, t, c).
@@ -164,90 +199,4 @@ class NeuralODEModule(RegularizedModule):
             size = int(mask.sum()) if name in ("val_loss", "test_loss") else len(ys)  # what it is the mean of
             self.log(name, value, prog_bar=True, batch_size=size, sync_dist=stage != "train")
         self.log_dict(work(stage, self.flow.ode), batch_size=len(ys), sync_dist=stage != "train")
-        return total
-
-
-class ODEClassifierModule(RegularizedModule):
-    """Trains a classifier of which a part is a neural ODE: head(ode(encoder(x))).
-
-    Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what
-    the solves took: `train_nfe`, `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a regulariser of
-    the ODE adds to the loss.
-
-    Args:
-        encoder: maps inputs (b, ..) to states.
-        ode: maps states to states: a `NeuralODE`, or anything to compare it with.
-        head: maps states to the logits of the classes (b, k).
-        loss: takes logits and labels (b); default `torch.nn.CrossEntropyLoss`.
-        optimizer: makes the optimiser from the parameters; default `torch.optim.Adam`.
-        scheduler: makes a learning-rate scheduler from the optimiser.
-        scheduler_interval: whether the scheduler counts epochs or steps.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        ode: nn.Module,
-        head: nn.Module,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerCallable | None = None,
-        scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: Literal["epoch", "step"] = "epoch",
-    ):
-        super().__init__(optimizer, scheduler, scheduler_interval)
-        self.encoder, self.ode, self.head = encoder, ode, head
-        self.loss = loss or nn.CrossEntropyLoss()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The logits (b, k)."""
-        return self.head(self.ode(self.encoder(inputs)))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch of inputs and labels."""
-        return self._step("train", batch)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy."""
-        self._step("val", batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy."""
-        self._step("test", batch)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Labels (b) and logits (b, k)."""
-        inputs, labels = batch
-        return {"labels": labels, "logits": self(inputs)}
-
-    def predictor(self) -> nn.Module:
-        """From inputs to logits."""
-        return nn.Sequential(self.encoder, self.ode, self.head)
-
-    def example_inputs(self, data: SplitData) -> tuple[Tensor, ...]:
-        """Two inputs."""
-        return (data.part("train")[0][:2].contiguous(),)
-
-    def pictures(self, data: SplitData) -> Iterator[tuple[str, "Figure"]]:
-        """How often the test part's inputs of each class are taken for each class."""
-        from sciml.training.drawing import draw_confusion
-
-        inputs, labels = data.part("test")
-        with torch.no_grad():
-            logits = self(inputs.to(self.device)).cpu()
-        count = logits.shape[1]
-        confusion = torch.bincount(labels * count + logits.argmax(1), minlength=count**2).reshape(count, count)
-        yield "confusion", draw_confusion(confusion)
-
-    def _step(self, stage: Stage, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, labels = batch
-        logits = self(inputs)
-        try:
-            loss = self.loss(logits, labels)
-        except IndexError as error:
-            least = int(labels.max()) + 1
-            raise ValueError(f"head: expected logits of at least {least} classes, got {logits.shape[1]}") from error
-        total, metrics = regularized(stage, loss, self)
-        metrics[f"{stage}_accuracy"] = (logits.argmax(1) == labels).float().mean()
-        self.log_dict(metrics, prog_bar=True, batch_size=len(labels), sync_dist=stage != "train")
-        self.log_dict(work(stage, self.ode), batch_size=len(labels), sync_dist=stage != "train")
         return total

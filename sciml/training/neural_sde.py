@@ -43,8 +43,10 @@ class NeuralSDEModule(RegularizedModule):
     The loss is the mean square of what means and of what deviations of paths from the same first states are off, of
     normalised states: in training of a batch, in validation and test of all of their paths. Logs `train_loss`,
     `val_loss`, `test_loss`, and of the latter two `.._mean_error` and `.._std_error`: how far mean and deviation over
-    time are off, relative to the deviation (norms over times and components); and what the solves took: `train_nfe`,
-    `train_accepted`, `train_rejected`, ...; and `train_penalty`, which a regulariser of the SDE adds to the loss.
+    time are off, relative to the deviation (norms over times and components); what the solves took: `train_nfe`,
+    `train_accepted`, `train_rejected`, ...; of validation and test `.._stiffness`, about how many steps stability would
+    ask for, where the solver's steps tell it, as those of `SOSRI2`; and `train_penalty`, which a regulariser of the SDE
+    adds to the loss.
 
     Args:
         sde: maps states (b, c), times and a seed to (b, t, c).

@@ -10,7 +10,7 @@ from sciml import Discrete, Solver
 from sciml.models import CoordinateDiffusion, LatentSDE
 from sciml.models.latent import normal_divergence
 from sciml.models.latent_sde import Posterior
-from sciml.solvers import PID, SRIW1, Backsolve, Brownian, Grid, Milstein
+from sciml.solvers import PID, SOSRI2, SRIW1, Backsolve, Brownian, Grid, Milstein
 
 TS = torch.linspace(0, 1, 6)
 
@@ -32,6 +32,17 @@ def test_divergence_of_normal_distributions_is_that_of_torch():
     normal = torch.distributions.Normal
     right = torch.distributions.kl_divergence(normal(mean, log_std.exp()), normal(other, log_other.exp()))
     assert torch.allclose(normal_divergence(mean, log_std, other, log_other), right)
+
+
+@pytest.mark.parametrize("stepper", [SOSRI2(), SRIW1()])
+def test_watched_solves_tell_stiffness_where_the_stepper_does(stepper: SOSRI2):
+    latent, (ys, mask) = model(solver=Solver(stepper, PID(1e-2, 1e-2))), data()
+    with torch.no_grad():
+        right = latent.posterior(TS, ys, mask).predictions
+        assert latent.stiffness is None
+        latent.watched = True
+        assert torch.equal(latent.posterior(TS, ys, mask).predictions, right)
+    assert (latent.stiffness is not None and latent.stiffness > 0) == isinstance(stepper, SOSRI2)
 
 
 def test_each_coordinate_has_a_diffusion_of_its_own_within_bounds():

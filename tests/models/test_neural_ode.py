@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sciml import PID, Grid, Solver, Tsit5
+from sciml import PID, Grid, Solver, Tsit5, solve
 from sciml.models import MLP, Autonomous, Chain, NeuralODE, TimeDependent
-from sciml.solvers import RK4
+from sciml.solvers import RK4, Auto, Bosh3, Stiffness
 
 
 def autonomous():
@@ -55,6 +55,32 @@ def test_work_of_the_last_solve_is_kept():
     ode(torch.zeros(2, 2))
     assert ode.stats is not None
     assert (ode.stats.accepted.item(), ode.stats.rejected.item()) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("solver", "told"),
+    [
+        (Solver(), True),
+        (Solver(Bosh3()), False),
+        (Solver(Auto()), False),
+        (Solver(RK4(), Grid(n=3)), False),
+        (Solver(RK4(), Grid(n=3), lanes="each"), True),
+    ],
+)
+def test_watched_solves_tell_stiffness_and_take_no_evaluation_more(solver, told):
+    calls = []
+    ode, y0 = NeuralODE(Autonomous(MLP(2, 2, width=8)), solver), torch.randn(3, 2)
+    ode.field.register_forward_hook(lambda *args: calls.append(1))
+    with torch.no_grad():
+        y1 = ode(y0)
+        alone = len(calls)
+        ode.watched = True
+        assert_close(ode(y0), y1, rtol=0, atol=0)
+    assert len(calls) == 2 * alone
+    assert (ode.stiffness is not None) == told
+    if told:
+        right = solve(ode.field, y0, 0.0, 1.0, solver, folds={"x": Stiffness()}).folds["x"].mean()
+        assert_close(ode.stiffness, right)
 
 
 def test_chain_is_a_sequential_of_a_list():

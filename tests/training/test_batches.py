@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from sciml import Grid, Solver
@@ -31,9 +32,11 @@ from sciml.training import (
     LatentSDEModule,
     LatentVideoModule,
     NeuralSDEModule,
+    ODEClassifierModule,
 )
 from sciml.training.trainer_cli import quiet
 from tests.training.running import trainer
+from tests.training.test_heads import Signs
 from tests.training.tiny.tiny import Rotations
 
 
@@ -53,6 +56,12 @@ def moons(batch_size):
     return Moons(train=8, val=4, test=4, batch_size=batch_size)
 
 
+def signs(batch_size):
+    data = Signs(batch_size)
+    data.part = lambda name: tuple(x[:4] for x in Signs().part(name))
+    return data
+
+
 def pairs(batch_size):
     fields = torch.randn(2, 12, 1, 6, generator=torch.Generator().manual_seed(0))
     return TensorFields(*fields, train=4, val=4, test=4, batch_size=batch_size)
@@ -66,11 +75,16 @@ def plane():
     return DiagonalSDE(Autonomous(MLP(2, 2, width=8)), CoordinateDiffusion(2))
 
 
+GRID = Solver(SRIW1(), Grid(n=8))
 MODULES = {
     "ode": (lambda: LatentODEModule(LatentODE(2, 2, 8, solver=Solver(controller=Grid(n=8))), share=0.6), holes),
     "sde": (lambda: LatentSDEModule(LatentSDE(2, 2, 4, 8, solver=Solver(SRIW1(), Grid(n=8))), share=0.6), holes),
     "fsde": (lambda: LatentSDEModule(LatentFSDE(2, dynamics(), width=8)), holes),
-    "nsde": (lambda: NeuralSDEModule(NeuralSDE(plane(), Solver(SRIW1(), Grid(n=8)))), holes),
+    "nsde": (lambda: NeuralSDEModule(NeuralSDE(plane(), GRID)), holes),
+    "classifier": (
+        lambda: ODEClassifierModule(nn.Identity(), NeuralSDE(plane(), GRID), nn.Linear(2, 2), draws=3),
+        signs,
+    ),
     "video": (
         lambda: LatentVideoModule(LatentVideo(dynamics(), 12, features=8, width=2), observed=3, forecasts=2),
         videos,

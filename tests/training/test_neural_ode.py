@@ -6,12 +6,11 @@ import torch
 import yaml
 from torch.testing import assert_close
 
-from sciml import Grid, Solver
+from sciml import Grid, Solver, solve
 from sciml.data import Observed, Trajectories
-from sciml.data.split import SplitData
 from sciml.models import MLP, Autonomous, Chain, NeuralODE, SolverRegularizer, TaylorRegularizer
-from sciml.solvers import RK4
-from sciml.training import MetricsLogger, NeuralODEModule, ODEClassifierModule
+from sciml.solvers import RK4, Stiffness
+from sciml.training import MetricsLogger, NeuralODEModule
 from sciml.training.neural_ode import regularized
 from sciml.training.trainer_cli import quiet
 from tests.training.conftest import TINY
@@ -36,6 +35,22 @@ def test_training_learns_a_rotation_and_logs_its_work(tmp_path):
     steps = [row for row in rows if row["train_nfe"]]
     assert {(float(row["train_accepted"]), float(row["train_rejected"])) for row in steps} == {(8, 0)}
     assert metrics["test_nfe"] == float(steps[0]["train_nfe"]) >= 4 * 8
+    assert not any("stiffness" in name for name in rows[0])  # of a grid's last step it would take an evaluation
+
+
+def test_evaluations_log_how_stiff_the_equation_is_for_nothing(tmp_path):
+    data, model = Rotations(batch_size=24), NeuralODEModule(NeuralODE(Autonomous(MLP(2, 2, width=16))))
+    metrics, rows = train(model, data, tmp_path)
+    assert any(row["val_stiffness"] for row in rows)
+    assert "train_stiffness" not in rows[0]
+    (ts, ys, _), flow = data.part("test"), model.flow
+    times, y0 = flow.time(ts), flow.state(ys[:, 0])
+    with torch.no_grad():
+        solution = solve(flow.ode.field, y0, times[0], times[-1], flow.ode.solver, folds={"x": Stiffness()})
+        model.predict_step(data.part("test"), 0)
+    assert_close(metrics["test_stiffness"], float(solution.folds["x"]), rtol=1e-5, atol=0)  # float32
+    assert flow.ode.stiffness is None
+    assert metrics["test_nfe"] == float(flow.ode.stats.nfe)
 
 
 def test_missing_values_take_no_part_whatever_stands_there():
@@ -265,51 +280,16 @@ def test_mistake_in_a_file_of_data_is_told_in_one_line(sciml, tmp_path, wrong, m
     assert len(told.strip().splitlines()) == 1
 
 
-class Signs(SplitData):
-    """Points in the plane, by the sign of their first coordinate."""
-
-    def __init__(self):
-        super().__init__(batch_size=64)
-
-    def part(self, name):
-        x = torch.randn(256, 2, generator=torch.Generator().manual_seed(len(name)))
-        return x, (x[:, 0] > 0).long()
-
-
-def test_classifier_learns_and_is_exported(tmp_path):
-    torch.manual_seed(0)
-    encoder, head = Chain([torch.nn.Linear(2, 2)]), torch.nn.Linear(2, 2)
-    model = ODEClassifierModule(encoder, small(), head, optimizer=lambda p: torch.optim.Adam(p, lr=3e-2))
-    metrics, rows = train(model, Signs(), tmp_path, epochs=15)
-    first, *_, last = (float(row["train_loss"]) for row in rows if row.get("train_loss"))
-    assert last < 0.5 * first
-    assert metrics["test_accuracy"] > 0.9
-    assert metrics["test_accepted"] == 8
-    assert [name for name, _ in model.pictures(Signs())] == ["confusion"]
-
-    predictor = model.predictor().eval()
-    inputs = model.example_inputs(Signs())
-    program = torch.export.export(predictor, inputs, dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
-    x, _ = Signs().part("test")
-    with torch.no_grad():
-        assert_close(program(x), predictor(x), rtol=1e-6, atol=1e-6)  # float32 round-off
-    batch = model.predict_step((x, x[:, 0].long()), 0)
-    assert batch["logits"].shape == (256, 2)
-
-
-def test_more_classes_than_logits_are_named():
-    model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="head: expected logits of at least 4 classes, got 2"):
-        model.training_step((torch.zeros(3, 2), torch.tensor([0, 3, 1])), 0)
-
-
-def test_classifier_without_an_ode_logs_no_work(tmp_path):
-    model = ODEClassifierModule(torch.nn.Identity(), torch.nn.Identity(), torch.nn.Linear(2, 2))
-    metrics, _ = train(model, Signs(), tmp_path)
-    assert set(metrics) == {"test_loss", "test_accuracy"}
-
-
 def test_training_in_mixed_precision_solves_in_single_precision(fit):
     fit("run", "--trainer.precision=bf16-mixed", config=TINY.with_name("ode.yaml"))
     rows = MetricsLogger(Path("run/metrics.csv")).rows()
     assert all(0 < float(row["train_loss"]) < 10 for row in rows if row["train_loss"])
+
+
+@pytest.mark.parametrize("form", ["unbiased", "biased", "reuse"])
+def test_local_penalties_in_mixed_precision_are_in_single_precision(fit, form):
+    regularizer = f"{{class_path: sciml.models.SolverRegularizer, init_args: {{form: {form}, weight: 0.1}}}}"
+    options = "--model.ode.solver.controller={class_path: sciml.solvers.PID}", f"--model.ode.regularizer={regularizer}"
+    fit("run", "--trainer.precision=bf16-mixed", *options, config=TINY.with_name("ode.yaml"))
+    rows = MetricsLogger(Path("run/metrics.csv")).rows()
+    assert all(0 < float(row["train_penalty"]) < 1 for row in rows if row["train_loss"])

@@ -4,6 +4,7 @@ import torch
 
 import sciml as library
 from tests.training.conftest import TINY
+from tests.training.running import logged
 
 
 def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
@@ -18,6 +19,15 @@ def test_commands_run_and_name_what_they_found(fit, sciml, tmp_path):
     flow = library.load(tmp_path / "run")
     ts = torch.linspace(0, 1, 5, dtype=torch.float64)
     assert flow(torch.ones(3, 2), ts, 1).shape == (3, 5, 2)
+
+
+def test_stepper_that_can_tell_how_stiff_the_drift_is_does(fit):
+    controller = "--model.sde.solver.controller={class_path: sciml.solvers.PID, init_args: {rtol: 0.01, atol: 0.01}}"
+    stepper = "--model.sde.solver.stepper=sciml.solvers.SOSRI2"
+    fit("run", stepper, controller, config=TINY.with_name("neural_sde.yaml"))
+    rows = logged("run/metrics.csv")
+    assert any(float(row["val_stiffness"] or 0) > 0 for row in rows)
+    assert "train_stiffness" not in rows[0]
 
 
 def test_noise_is_that_of_the_step_in_every_evaluation_of_a_closure():
