@@ -39,8 +39,8 @@ def refuse_read(term: Term, roots: Sequence[Tensor], known: Collection[int]) -> 
 def _refuse(term: Term, leaf: Tensor | None) -> None:
     if leaf is not None:
         raise ValueError(
-            f"term: it reads {_name(term, leaf)}, which needs a gradient but is not declared; hand over the module that has "
-            "it, with forward(t, y) (sciml.models.Autonomous makes one of a net of y), pass it in args, or use "
+            f"term: it reads {_name(term, leaf)}, which needs a gradient but is not declared; hand over the module "
+            "that has it, with forward(t, y) (of a net of y sciml.models.Autonomous makes one), pass it in args, or use "
             'Discrete(store="graph")'
         )
 
