@@ -40,8 +40,8 @@ def _refuse(term: Term, leaf: Tensor | None) -> None:
     if leaf is not None:
         raise ValueError(
             f"term: it reads {_name(term, leaf)}, which needs a gradient but is not declared; hand over the module "
-            "that has it, with forward(t, y) (of a net of y sciml.models.Autonomous makes one), pass it in args, or use "
-            'Discrete(store="graph")'
+            "that has it, with forward(t, y) (of a net of y sciml.models.Autonomous makes one), pass it in args, "
+            'or use Discrete(store="graph")'
         )
 
 
