@@ -22,6 +22,10 @@ def fit(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train from the start, or from where a run stands."""
     if (args.config is None) == (args.resume is None):
         raise UsageError("fit: expected --config NAME_OR_PATH for a new run, or --resume RUN to go on with one")
+    if args.config is not None and len(args.config) > 1:
+        raise UsageError(
+            f"fit: expected one --config, got {' and '.join(args.config)}; give what differs by --key value"
+        )
     if args.resume is not None:
         if args.run is not None:
             raise UsageError("fit: --resume RUN goes on in RUN itself; leave --run away")
@@ -29,7 +33,7 @@ def fit(args: argparse.Namespace, overrides: list[str]) -> None:
         from sciml.training import trainer_cli
 
         return trainer_cli.resume(run, overrides)
-    config = find_config(args.config)
+    config = find_config(args.config[0])
     run = new_run(args.run, config_name(config))
     from sciml.training import trainer_cli
 
@@ -126,7 +130,7 @@ COMMANDS = {
         fit,
         "Train a configuration, or go on with a run that was interrupted.",
         (
-            argument("--config", metavar="NAME_OR_PATH", help="configuration to train"),
+            argument("--config", action="append", metavar="NAME_OR_PATH", help="configuration to train"),
             argument("--run", metavar="DIR", help="run folder (default: runs/NAME/1, or the next free number)"),
             argument("--resume", metavar="RUN", help="go on with this run, from its last checkpoint"),
         ),

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import h5py
 import torch
 import yaml
-from jsonargparse import ArgumentError, get_loader, set_loader
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
@@ -52,6 +52,18 @@ def with_nulls(value: Any) -> Any:
 set_loader(YAML, lambda text: with_nulls(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
+def without_replaced(before: Any, after: Any) -> Any:
+    """A parsed configuration without the arguments of the classes that another one has other classes in place of."""
+    if isinstance(before, list) and isinstance(after, list):
+        return [*map(without_replaced, before, after), *before[len(after) :]]
+    if not isinstance(before, Namespace | dict) or not isinstance(after, Namespace | dict):
+        return before
+    if "class_path" in before and before["class_path"] != after.get("class_path", before["class_path"]):
+        return Namespace(class_path=after["class_path"])
+    content = before if isinstance(before, dict) else vars(before)
+    return type(before)({key: without_replaced(value, after.get(key)) for key, value in content.items()})
+
+
 def listed(value: Any) -> list[Any]:
     """What a key of the trainer gives, where that may be one, several or none."""
     return value if isinstance(value, list) else [] if value is None else [value]
@@ -79,6 +91,7 @@ class RunCLI(LightningCLI):
         resumed: bool = False,
     ):
         self.run, self.training, self.resumed = run, training, resumed
+        self.file, self.overrides = config, list(overrides)
         self.code_path = code_path(config) if config else None
         add_code_path(self.code_path)
         with usage_errors(self, ValueError), quiet():
@@ -104,8 +117,20 @@ class RunCLI(LightningCLI):
         parser.add_argument("--code_path", type=str, default=self.code_path, help=help_text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, without Lightning's warning that `sys.argv` is not empty."""
+        """Parse, without Lightning's warning that `sys.argv` is not empty.
+
+        jsonargparse hands a class's arguments on to one that an override puts in its place, where it has some of that
+        name. These are taken out of the file's part, and the overrides parsed once more.
+        """
         self.config = parser.parse_args(args)
+        if self.file is None or not self.overrides:
+            return
+        parser.default_config_files = [str(self.file)]
+        before = parser.get_defaults(skip_validation=True)
+        parser.default_config_files = []
+        kept = without_replaced(before, self.config)
+        if kept != before:
+            self.config = parser.parse_args(self.overrides, namespace=kept)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer with the run folder's logger, checkpoints, figures and progress bar beside the user's own.
