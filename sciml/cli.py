@@ -20,7 +20,8 @@ Any of its keys can be given on the command line as well: --trainer.max_epochs 3
 
 def fit(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train from the start, or from where a run stands."""
-    if (args.config is None) == (args.resume is None):
+    configs = args.config or []
+    if (not configs) == (args.resume is None):
         raise UsageError("fit: expected --config NAME_OR_PATH for a new run, or --resume RUN to go on with one")
     if args.config is not None and len(args.config) > 1:
         raise UsageError(
@@ -33,7 +34,7 @@ def fit(args: argparse.Namespace, overrides: list[str]) -> None:
         from sciml.training import trainer_cli
 
         return trainer_cli.resume(run, overrides)
-    config = find_config(args.config[0])
+    config = find_config(configs[0])
     run = new_run(args.run, config_name(config))
     from sciml.training import trainer_cli
 
@@ -46,6 +47,16 @@ def on_run(args: argparse.Namespace, overrides: list[str]) -> None:
     from sciml.training import trainer_cli
 
     getattr(trainer_cli, args.command)(run, overrides)
+
+
+def predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write what a trained run predicts for its test data, or for a file."""
+    run = find_run(args.run, trained=True)
+    if args.input is not None and not Path(args.input).is_file():
+        raise UsageError(f"predict: there is no file {args.input!r} for --input")
+    from sciml.training import trainer_cli
+
+    trainer_cli.predict(run, None if args.input is None else Path(args.input), overrides)
 
 
 def export(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -137,7 +148,18 @@ COMMANDS = {
     ),
     "validate": Command(on_run, "Print a run's metrics on the validation data.", (RUN,)),
     "test": Command(on_run, "Print a run's metrics on the test data.", (RUN,)),
-    "predict": Command(on_run, "Write a run's predictions for the test data to RUN/predictions.h5.", (RUN,)),
+    "predict": Command(
+        predict,
+        "Write a run's predictions for the test data, or for all samples of a file, to RUN/predictions.h5.",
+        (
+            RUN,
+            argument(
+                "--input",
+                metavar="FILE",
+                help="fields or trajectories to predict for instead, into RUN/predictions_NAME.h5 of the file's name",
+            ),
+        ),
+    ),
     "plot": Command(on_run, "Draw a run's figures into RUN/figures.", (RUN,)),
     "export": Command(
         export,

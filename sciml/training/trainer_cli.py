@@ -22,7 +22,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sciml.data.atomic import replacing
+from sciml.data.loader import Loader
 from sciml.data.seeding import run_seed
+from sciml.data.split import New
 from sciml.errors import DataError
 from sciml.problems import Problem
 from sciml.training.callbacks import Beginning, Figures, draw_run, progress
@@ -245,22 +247,40 @@ def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, 
     return metrics
 
 
-def predict(run: RunFolder, overrides: Sequence[str]) -> None:
-    """Write what the model predicts for the test part to `predictions.h5`."""
+def predict(run: RunFolder, file: Path | None, overrides: Sequence[str]) -> None:
+    """Write predictions for the test part to `predictions.h5`, or for all of a file to one named after it."""
     cli = RunCLI(run.configs[-1], overrides, run)
+    data, labels, output = cli.datamodule, None, run.predictions
     with usage_errors(cli), quiet():
-        batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
+        if file is not None:
+            new = new_samples(cli, file)
+            data, labels = Loader(new.dataset, cli.datamodule.batch_size), new.labels
+            output = output.with_stem(f"{output.stem}_{file.stem}")
+        batches = cli.trainer.predict(cli.model, data, ckpt_path=run.checkpoint, weights_only=True) or []
     if not batches:
         raise UsageError("data: expected samples to test on, got none")
     if not isinstance(batches[0], dict):
         raise UsageError(f"predict: expected {type(cli.model).__name__}.predict_step to return tensors by name")
-    with replacing(run.predictions) as path, h5py.File(path, "w") as file:
+    with replacing(output) as path, h5py.File(path, "w") as results:
+        if labels is not None:
+            results["id"] = list(labels)
         for name in batches[0]:
             values = torch.cat([batch[name] for batch in batches])
             if values.dtype == torch.bfloat16:  # which numpy does not know
                 values = values.float()
-            file[name] = values.numpy()
-    print(run.predictions)
+            results[name] = values.numpy()
+    print(output)
+
+
+def new_samples(cli: RunCLI, file: Path) -> New:
+    """All of a file, as the configuration's data module reads it."""
+    if not hasattr(cli.datamodule, "new"):
+        kind = type(cli.datamodule).__name__
+        raise UsageError(
+            f"predict: data of {kind} read no --input, as those of Trajectories and FieldData do; `sciml.load` gives "
+            "the trained map in Python"
+        )
+    return cli.datamodule.new(file)
 
 
 def plot(run: RunFolder, overrides: Sequence[str]) -> None:
