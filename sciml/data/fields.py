@@ -47,6 +47,7 @@ class FieldData(SplitData):
 
     def setup(self, stage: str) -> None:
         """Load the fields, once."""
+        super().setup(stage)
         if hasattr(self, "inputs"):
             return
         inputs, targets = self.fields()

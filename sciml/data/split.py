@@ -41,6 +41,11 @@ class SplitData(lightning.LightningDataModule, ABC):
             raise ValueError(f"workers: expected 0 or more processes, got {workers}")
         self.batch_size, self.workers = batch_size, workers
 
+    def setup(self, stage: str) -> None:
+        """Refuse to work where a class of one's own has left out the constructor of its base."""
+        if not hasattr(self, "batch_size"):
+            raise TypeError(f"data: expected {type(self).__name__}.__init__ to call super().__init__(...); it does not")
+
     @abstractmethod
     def part(self, name: str) -> Any:
         """The tensors of `"train"`, `"val"` or `"test"`, samples on the first axis."""

@@ -85,6 +85,7 @@ class ObservedData(SplitData):
 
     def setup(self, stage: str) -> None:
         """Read and cut, once."""
+        super().setup(stage)
         if self._parts:
             return
         parts = self.read()

@@ -102,7 +102,7 @@ def is_own(error: Exception, code_path: str | None) -> bool:
     files = traced(error)
     if not files or not files[-1].is_relative_to(PACKAGE) or is_users(files, code_path):
         return False
-    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*: ", str(error)) is not None
+    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*(?:(?:, | \+ )[a-z]\w*)*: ", str(error)) is not None
 
 
 def slip(error: BaseException, code_path: str | None) -> BaseException | None:
