@@ -21,6 +21,10 @@ Any of its keys can be given on the command line as well: --trainer.max_epochs 3
 def fit(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train from the start, or from where a run stands."""
     configs = args.config or []
+    if not configs and any(re.match(r"--[\w.]+\.help(=|$)", word) for word in overrides):
+        from sciml.training import trainer_cli
+
+        trainer_cli.print_help(overrides)
     if (not configs) == (args.resume is None):
         raise UsageError("fit: expected --config NAME_OR_PATH for a new run, or --resume RUN to go on with one")
     if args.config is not None and len(args.config) > 1:
@@ -201,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--help=all" in argv:
             from sciml.training import trainer_cli
 
-            trainer_cli.print_help()
+            trainer_cli.print_help(["--help"])
         args, overrides = parser().parse_known_args(argv)
         command = COMMANDS[args.command]
         if overrides and not command.overrides:
@@ -234,7 +238,11 @@ def parser() -> Parser:
     main_parser = Parser(prog="sciml", description="Scientific machine learning: solve, train, evaluate.", epilog=HELP)
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        epilog = HELP + "All keys: sciml fit --help=all\n" if command.overrides else None
+        epilog = (
+            HELP + "All keys: sciml fit --help=all\nThose of a class: sciml fit --model.help CLASS\n"
+            if command.overrides
+            else None
+        )
         sub = commands.add_parser(name, help=command.summary, description=command.summary, epilog=epilog)
         for names, options in command.arguments:
             sub.add_argument(*names, **options)

@@ -13,7 +13,7 @@ import h5py
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -80,6 +80,7 @@ class RunCLI(LightningCLI):
         run: the run folder.
         training: write metrics, checkpoints and figures.
         resumed: the run goes on.
+        modelled: the configuration has to have a model.
     """
 
     beginning: Beginning
@@ -91,8 +92,9 @@ class RunCLI(LightningCLI):
         run: RunFolder,
         training: bool = False,
         resumed: bool = False,
+        modelled: bool = True,
     ):
-        self.run, self.training, self.resumed = run, training, resumed
+        self.run, self.training, self.resumed, self.modelled = run, training, resumed, modelled
         self.file, self.overrides = config, list(overrides)
         self.code_path = code_path(config) if config else None
         add_code_path(self.code_path)
@@ -111,6 +113,12 @@ class RunCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys `model`, `data` and `trainer`."""
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=self.modelled)
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys beside `model`, `data`, `trainer` and `seed_everything`."""
@@ -169,9 +177,9 @@ class RunCLI(LightningCLI):
         return yaml.safe_load(self.resolved()) if hasattr(self, "config") else {}
 
 
-def print_help() -> NoReturn:
-    """Print all keys of a configuration, and exit."""
-    RunCLI(None, ["--help"], RunFolder("."))
+def print_help(overrides: Sequence[str]) -> NoReturn:
+    """Print what is asked for by `--help`, all keys of a configuration, or `--KEY.help CLASS`, and exit."""
+    RunCLI(None, overrides, RunFolder("."))
     raise SystemExit
 
 
@@ -305,7 +313,7 @@ def export(run: RunFolder, output: Path, overrides: Sequence[str]) -> None:
 
 def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
     """Integrate the problem that the data come from, and write its solution."""
-    cli = RunCLI(config, overrides, run)
+    cli = RunCLI(config, overrides, run, modelled=False)
     problem = problem_of(cli)
     with usage_errors(cli):
         found = solve_problem(problem, run, run_seed())
@@ -317,7 +325,7 @@ def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
 
 def generate(config: Path, overrides: Sequence[str]) -> None:
     """Fill the cache with the configuration's data."""
-    cli = RunCLI(config, overrides, RunFolder("."))
+    cli = RunCLI(config, overrides, RunFolder("."), modelled=False)
     if not hasattr(cli.datamodule, "file"):
         raise UsageError(f"data: {type(cli.datamodule).__name__} generates nothing")
     with usage_errors(cli):
