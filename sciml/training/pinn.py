@@ -23,6 +23,7 @@ Stage = Literal["train", "val", "test"]
 RESERVED = ("residual", "loss", "relative_l2", "baseline")
 ENTRIES = 2**25  # of the points of a picture
 SHOWN = 1000  # coordinates up to which predictions come with their points
+FEW = 10  # entries of a parameter of the equation up to which it is logged
 
 
 class Part(NamedTuple):
@@ -88,7 +89,8 @@ class PINNModule(TrainingModule):
 
     Logs `train_loss`, `train_residual` (the mean square), each condition's loss, and for validation and test the same
     and, where the solution is known, `relative_l2` over all points and what the best constant net reaches, `baseline`;
-    where it is known at a landmark, that error by its name.
+    where it is known at a landmark, that error by its name; and unknown numbers of the equation, `train_k` for
+    a parameter `k` of the equation, `train_k_0`, .. for one of several entries.
 
     Args:
         equation: the equation, its domain and its conditions.
@@ -280,11 +282,21 @@ class PINNModule(TrainingModule):
                 )
                 total = total + part.weight * loss
                 metrics[f"{stage}_{part.name}"] = square
-        metrics[f"{stage}_loss"] = total
+        metrics = {**self._sought(stage), **metrics, f"{stage}_loss": total}
         self.log_dict(metrics, prog_bar=True, batch_size=block.interior, sync_dist=stage != "train")
         if stage != "train":
             self._add_error(x.detach())
         return total
+
+    def _sought(self, stage: Stage) -> dict[str, Tensor]:
+        """The unknown numbers of the equation: its own parameters of few entries."""
+        found = {}
+        for name, parameter in self.equation.named_parameters(recurse=False):
+            entries = parameter.detach().flatten()
+            if len(entries) <= FEW:
+                names = [name] if len(entries) == 1 else [f"{name}_{i}" for i in range(len(entries))]
+                found |= {f"{stage}_{key}": entry for key, entry in zip(names, entries, strict=True)}
+        return found
 
     def _boundary(self, block: Block) -> Iterator["Part"]:
         """The conditions among the losses, at a block's points."""
