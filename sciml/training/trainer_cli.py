@@ -299,16 +299,35 @@ def plot(run: RunFolder, overrides: Sequence[str]) -> None:
 
 
 def export(run: RunFolder, output: Path, overrides: Sequence[str]) -> None:
-    """Write the model with its normaliser as a program that torch loads without sciml."""
+    """Write the model with its normaliser as a program that torch loads without sciml, and print how it is called.
+
+    All sizes but those of channels are free where the model does not fix them.
+    """
     cli = restored(run, overrides)
-    batch = torch.export.Dim.AUTO
     with usage_errors(cli, ValueError, NotImplementedError):
         predictor = cli.model.predictor().eval()
         inputs = cli.model.example_inputs(cli.datamodule)
-        program = torch.export.export(predictor, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+        free = tuple({axis: torch.export.Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in inputs)
+        program = torch.export.export(predictor, inputs, dynamic_shapes=free)
     with replacing(output) as path:
         torch.export.save(program, path)
     print(output)
+    print(f"torch.export.load({str(output)!r}).module()({', '.join(map(str, program.graph_signature.user_inputs))})")
+    for line in called_with(program):
+        print(f"  {line}")
+
+
+def called_with(program: torch.export.ExportedProgram) -> Iterator[str]:
+    """Name, precision and sizes of each input of a program; sizes that are free are letters."""
+    letters: dict[str, str] = {}
+    names = iter("nmklpqrs")
+    for node in program.graph.nodes:
+        if node.name in program.graph_signature.user_inputs:
+            x = node.meta["val"]
+            free = [str(size) for size in x.shape if not isinstance(size, int)]
+            letters |= {size: next(names) for size in dict.fromkeys(free) if size not in letters}
+            sizes = ", ".join(letters.get(str(size), str(size)) for size in x.shape)
+            yield f"{node.name}: {x.dtype} ({sizes})"
 
 
 def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:

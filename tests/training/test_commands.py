@@ -78,13 +78,29 @@ def test_predictions_load_and_export_agree(trained, sciml, caplog):
         inputs, predictions = (torch.from_numpy(file[name][...]) for name in ("inputs", "predictions"))
     assert torch.equal(load("run", trust=True)(inputs), predictions)
 
-    sciml("export", "run")
+    assert sciml("export", "run").splitlines() == [
+        "run/model.pt2",
+        "torch.export.load('run/model.pt2').module()(fields)",
+        "  fields: torch.float32 (n, 1, m)",
+    ]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     torch.save(inputs, "inputs.pt")
     subprocess.run([sys.executable, "-c", LOAD_WITHOUT_SCIML], check=True)
     whole, single = torch.load("outputs.pt")
     torch.testing.assert_close(whole, predictions, rtol=0, atol=1e-6)  # round-off of float32
     torch.testing.assert_close(single, predictions[:1], rtol=0, atol=1e-6)
+
+
+FNO = "--model.net={class_path: sciml.models.FNO, init_args: {in_channels: 1, out_channels: 1, modes: [5], width: 4}}"
+
+
+def test_exported_operator_takes_other_resolutions(fit, sciml):
+    fit("run", FNO, "--trainer.max_epochs=1")
+    assert "fields: torch.float32 (n, 1, m)" in sciml("export", "run")
+    program, model = torch.export.load("run/model.pt2").module(), load("run", trust=True)
+    for points in (9, 16, 31):
+        fields = torch.randn(3, 1, points, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(program(fields), model(fields), rtol=0, atol=1e-6)  # round-off of float32
 
 
 def test_plot_draws_the_figures_anew(trained, sciml):
