@@ -20,8 +20,17 @@ Any of its keys can be given on the command line as well: --trainer.max_epochs 3
 
 def fit(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train from the start, or from where a run stands."""
-    if (args.config is None) == (args.resume is None):
+    configs = args.config or []
+    if not configs and any(re.match(r"--[\w.]+\.help(=|$)", word) for word in overrides):
+        from sciml.training import trainer_cli
+
+        trainer_cli.print_help(overrides)
+    if (not configs) == (args.resume is None):
         raise UsageError("fit: expected --config NAME_OR_PATH for a new run, or --resume RUN to go on with one")
+    if args.config is not None and len(args.config) > 1:
+        raise UsageError(
+            f"fit: expected one --config, got {' and '.join(args.config)}; give what differs by --key value"
+        )
     if args.resume is not None:
         if args.run is not None:
             raise UsageError("fit: --resume RUN goes on in RUN itself; leave --run away")
@@ -29,7 +38,7 @@ def fit(args: argparse.Namespace, overrides: list[str]) -> None:
         from sciml.training import trainer_cli
 
         return trainer_cli.resume(run, overrides)
-    config = find_config(args.config)
+    config = find_config(configs[0])
     run = new_run(args.run, config_name(config))
     from sciml.training import trainer_cli
 
@@ -42,6 +51,16 @@ def on_run(args: argparse.Namespace, overrides: list[str]) -> None:
     from sciml.training import trainer_cli
 
     getattr(trainer_cli, args.command)(run, overrides)
+
+
+def predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write what a trained run predicts for its test data, or for a file."""
+    run = find_run(args.run, trained=True)
+    if args.input is not None and not Path(args.input).is_file():
+        raise UsageError(f"predict: there is no file {args.input!r} for --input")
+    from sciml.training import trainer_cli
+
+    trainer_cli.predict(run, None if args.input is None else Path(args.input), overrides)
 
 
 def export(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -127,14 +146,25 @@ COMMANDS = {
         fit,
         "Train a configuration, or go on with a run that was interrupted.",
         (
-            argument("--config", metavar="NAME_OR_PATH", help="configuration to train"),
+            argument("--config", action="append", metavar="NAME_OR_PATH", help="configuration to train"),
             argument("--run", metavar="DIR", help="run folder (default: runs/NAME/1, or the next free number)"),
             argument("--resume", metavar="RUN", help="go on with this run, from its last checkpoint"),
         ),
     ),
     "validate": Command(on_run, "Print a run's metrics on the validation data.", (RUN,)),
     "test": Command(on_run, "Print a run's metrics on the test data.", (RUN,)),
-    "predict": Command(on_run, "Write a run's predictions for the test data to RUN/predictions.h5.", (RUN,)),
+    "predict": Command(
+        predict,
+        "Write a run's predictions for the test data, or for all samples of a file, to RUN/predictions.h5.",
+        (
+            RUN,
+            argument(
+                "--input",
+                metavar="FILE",
+                help="fields or trajectories to predict for instead, into RUN/predictions_NAME.h5 of the file's name",
+            ),
+        ),
+    ),
     "plot": Command(on_run, "Draw a run's figures into RUN/figures.", (RUN,)),
     "export": Command(
         export,
@@ -176,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--help=all" in argv:
             from sciml.training import trainer_cli
 
-            trainer_cli.print_help()
+            trainer_cli.print_help(["--help"])
         args, overrides = parser().parse_known_args(argv)
         command = COMMANDS[args.command]
         if overrides and not command.overrides:
@@ -209,7 +239,11 @@ def parser() -> Parser:
     main_parser = Parser(prog="sciml", description="Scientific machine learning: solve, train, evaluate.", epilog=HELP)
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        epilog = HELP + "All keys: sciml fit --help=all\n" if command.overrides else None
+        epilog = (
+            HELP + "All keys: sciml fit --help=all\nThose of a class: sciml fit --model.help CLASS\n"
+            if command.overrides
+            else None
+        )
         sub = commands.add_parser(name, help=command.summary, description=command.summary, epilog=epilog)
         for names, options in command.arguments:
             sub.add_argument(*names, **options)

@@ -111,6 +111,7 @@ def test_runs_are_named_after_the_file_or_its_folder():
         (["show", "burger_fno"], "no file and no example 'burger_fno'; did you mean 'burgers_fno'?"),
         (["show", "burgers_fno", "--all"], "show: unexpected --all"),
         (["fit"], "--config NAME_OR_PATH for a new run, or --resume RUN"),
+        (["fit", "--config", "a.yaml", "--config", "b.yaml"], "fit: expected one --config, got a.yaml and b.yaml"),
         (["fit", "--config", "nowhere.yaml"], "no file and no example 'nowhere.yaml'"),
         (["test", "nowhere"], "no run folder 'nowhere': it has no config.yaml"),
         (["export"], "the following arguments are required: RUN"),

@@ -1,11 +1,17 @@
 """Pairs of fields for learning an operator: one field in, one out."""
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from sciml.data.split import SplitData, check_sizes
+from sciml.data.split import New, SplitData, check_sizes
+from sciml.errors import DataError
 
 
 class FieldData(SplitData):
@@ -41,17 +47,39 @@ class FieldData(SplitData):
 
     def setup(self, stage: str) -> None:
         """Load the fields, once."""
+        super().setup(stage)
         if hasattr(self, "inputs"):
             return
         inputs, targets = self.fields()
-        _check("inputs", inputs)
-        _check("targets", targets)
-        if not len(inputs) == len(targets) >= sum(self.sizes.values()):
+        _check_pairs(inputs, targets)
+        if sum(self.sizes.values()) > len(inputs):
             raise ValueError(
-                f"train + val + test: expected at most the {min(len(inputs), len(targets))} samples there are, "
+                f"train + val + test: expected at most the {len(inputs)} samples there are, "
                 f"got {' + '.join(map(str, self.sizes.values()))}"
             )
         self.inputs, self.targets = inputs, targets
+
+    def new(self, path: Path) -> New:
+        """All fields of a file: an array (n, c, *x) of inputs in `.npy`; in `.npz` and `.h5` one named `inputs`.
+
+        One named `targets` is taken along where there is one. A derived class may read files of its own here.
+
+        Raises:
+            DataError: the file has no such fields.
+        """
+        arrays = _read(path)
+        if "inputs" not in arrays:
+            raise DataError(f"input: {path}: expected an array 'inputs', got {', '.join(arrays) or 'none'}")
+        fields = {name: arrays[name] for name in ("inputs", "targets") if name in arrays}
+        for name, array in fields.items():
+            if array.dtype.kind not in "biuf":
+                raise DataError(f"input: {path}: {name}: expected real numbers, got {array.dtype}")
+        tensors = {name: torch.from_numpy(array).float() for name, array in fields.items()}
+        try:
+            _check_pairs(**tensors)
+        except ValueError as error:
+            raise DataError(f"input: {path}: {error}") from None
+        return New(TensorDataset(*tensors.values()))
 
     def part(self, name: str) -> tuple[Tensor, Tensor]:
         """The inputs and targets of `"train"`, `"val"` or `"test"`."""
@@ -83,6 +111,32 @@ class TensorFields(FieldData):
     def fields(self) -> tuple[Tensor, Tensor]:
         """The tensors given."""
         return self._fields
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; that of an `.npy` is named `inputs`."""
+    try:
+        if path.suffix == ".npy":
+            return {"inputs": np.load(path)}
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                return dict(arrays)
+        if path.suffix in (".h5", ".hdf5"):
+            with h5py.File(path) as file:
+                return {name: value[...] for name, value in file.items() if isinstance(value, h5py.Dataset)}
+    except (OSError, ValueError) as error:  # numpy's and h5py's word on bytes that are something else
+        raise DataError(f"input: {path}: it cannot be read: {error}") from error
+    raise DataError(f"input: expected a file that ends in .npy, .npz, .h5, .hdf5, got {str(path)!r}")
+
+
+def _check_pairs(inputs: Tensor, targets: Tensor | None = None) -> None:
+    """Refuse what is no fields, or no pairs of them."""
+    _check("inputs", inputs)
+    if targets is None:
+        return
+    _check("targets", targets)
+    if len(targets) != len(inputs):
+        raise ValueError(f"targets: expected as many samples as inputs, {len(inputs)}, got {len(targets)}")
 
 
 def _check(name: str, fields: Any) -> None:

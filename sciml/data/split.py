@@ -1,7 +1,8 @@
 """Samples in memory in three parts: to train, to validate and to test on."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import lightning
 from torch.utils.data import Dataset, TensorDataset
@@ -15,6 +16,13 @@ def check_sizes(train: int, val: int, test: int) -> None:
     for name, count, least in (("train", train, 1), ("val", val, 0), ("test", test, 0)):
         if count < least:
             raise ValueError(f"{name}: expected at least {least} samples, got {count}")
+
+
+class New(NamedTuple):
+    """Samples to predict for."""
+
+    dataset: Dataset[Any]  # to be indexed by lists of samples
+    labels: Sequence[str | int] | None = None  # what their file calls them
 
 
 class SplitData(lightning.LightningDataModule, ABC):
@@ -32,6 +40,11 @@ class SplitData(lightning.LightningDataModule, ABC):
         if workers < 0:
             raise ValueError(f"workers: expected 0 or more processes, got {workers}")
         self.batch_size, self.workers = batch_size, workers
+
+    def setup(self, stage: str) -> None:
+        """Refuse to work where a class of one's own has left out the constructor of its base."""
+        if not hasattr(self, "batch_size"):
+            raise TypeError(f"data: expected {type(self).__name__}.__init__ to call super().__init__(...); it does not")
 
     @abstractmethod
     def part(self, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Trajectories: states observed over time, of a problem or from a user's own file."""
 
 import csv
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from sciml.data.generate import GeneratedData, generate, load
 from sciml.data.seeding import generator
-from sciml.data.split import SplitData, check_sizes
+from sciml.data.split import New, SplitData, check_sizes
 from sciml.errors import DataError
 from sciml.problems import Problem
 
@@ -84,6 +85,7 @@ class ObservedData(SplitData):
 
     def setup(self, stage: str) -> None:
         """Read and cut, once."""
+        super().setup(stage)
         if self._parts:
             return
         parts = self.read()
@@ -195,7 +197,7 @@ class Trajectories(ObservedData):
 
     def read(self) -> dict[str, Observed]:
         """A random split; validation and test get at least one trajectory each."""
-        self.names, observed = read_trajectories(self.path, self.t, self.y, self.id)
+        self.names, _, observed = read_trajectories(self.path, self.t, self.y, self.id)
         count = len(observed.ys)
         val, test = (max(1, round(share * count)) for share in self.shares.values())
         if val + test >= count:
@@ -207,11 +209,25 @@ class Trajectories(ObservedData):
         parts = order.split([count - val - test, val, test])
         return {name: observed.take(chosen) for name, chosen in zip(("train", "val", "test"), parts, strict=True)}
 
+    def new(self, path: Path) -> New:
+        """All trajectories of a file of the same columns or arrays; only their first values have to be there.
+
+        Raises:
+            DataError: the file is not as the class describes it, or `y` does not say what to look for in it.
+        """
+        if self.y is None:
+            raise DataError("y: expected names of the components, as another file may have them in another order")
+        try:
+            _, labels, observed = read_trajectories(path, self.t, self.y, self.id)
+        except DataError as error:
+            raise DataError(re.sub("^path:", "input:", str(error))) from None
+        return New(_Rows(observed), labels)
+
 
 def read_trajectories(
     path: Path, t: str = "t", y: Sequence[str] | None = None, id: str | None = None
-) -> tuple[tuple[str, ...], Observed]:
-    """The names of the components and the trajectories of a file, as `Trajectories` describes it.
+) -> tuple[tuple[str, ...], Sequence[str | int], Observed]:
+    """The names of the components, and the trajectories of a file with theirs, as `Trajectories` describes it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -227,7 +243,7 @@ def read_trajectories(
         raise DataError(f"id: expected None, as the arrays of {path} have trajectories on their first axis, got {id!r}")
     try:
         table = readers[path.suffix](path, t, y, id)
-        return table.names, _observed(table)
+        return table.names, table.labels, _observed(table)
     except _Mistake as mistake:
         raise DataError(f"{mistake.argument}: {path}: {mistake}") from None
     except (OSError, ValueError) as error:  # numpy's and h5py's word on bytes that are something else

@@ -1,6 +1,6 @@
 """Learning to forecast with probabilities, from pairs of states."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -119,11 +119,12 @@ class ForecastModule(TrainingModule):
             metrics["test_crps_climate"] = crps(known[:, None], later).mean()
         self.log_dict(metrics, batch_size=len(state), sync_dist=True)
 
-    def predict_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
-        """States and later ones (b, c, ..), and several forecasts (b, members, c, ..) of each."""
-        state, later = batch
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """States and, where given, later ones (b, c, ..), and several forecasts (b, members, c, ..) of each."""
+        given = dict(zip(("inputs", "targets"), batch, strict=False))
+        state = given["inputs"]
         drawn = self.forecaster.forecast(state, self.members, self.sample_seeds(batch_idx, len(state)))
-        return {"inputs": state, "targets": later, "forecasts": drawn.transpose(0, 1)}
+        return {**given, "forecasts": drawn.transpose(0, 1)}
 
     def predictor(self) -> nn.Module:
         """From states and normal numbers to later states, with `forecast`."""

@@ -25,6 +25,7 @@ HOMES = (  # of the classes that configurations name most
     *("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks"),
 )
 SHOWN, WIDTH = 2, 200  # lines of a long account of weights, and characters of each
+ELSEWHERE = {"optimizer": "optimizer", "scheduler": "scheduler", "lr_scheduler": "scheduler"}  # in Lightning's own CLI
 EXTRAS = {"pytorch_optimizer": "optim"}  # packages that configurations may name, by the extra that brings them
 
 
@@ -102,7 +103,7 @@ def is_own(error: Exception, code_path: str | None) -> bool:
     files = traced(error)
     if not files or not files[-1].is_relative_to(PACKAGE) or is_users(files, code_path):
         return False
-    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*: ", str(error)) is not None
+    return isinstance(error, SolveError) or re.match(r"[a-z][\w.]*(?:(?:, | \+ )[a-z]\w*)*: ", str(error)) is not None
 
 
 def slip(error: BaseException, code_path: str | None) -> BaseException | None:
@@ -160,6 +161,8 @@ def unknown_key(key: str, message: str, place: str, parser: ArgumentParser) -> s
     known = list(parser.get_defaults().keys())
     tops = {name.partition(".")[0] for name in known}
     first = full.partition(".")[0]
+    if first in ELSEWHERE:
+        return f"{first}: there is no such key; it is one of the model: 'model.init_args.{ELSEWHERE[first]}'"
     if not hint(full, known) and first not in tops:
         return f"{first}: there is no such key{hint(first, tops)}"
     return f"{full}: there is no such key{hint(full, known)}"

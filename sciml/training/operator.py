@@ -1,6 +1,6 @@
 """Learning a map from fields to fields."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -129,10 +129,10 @@ class OperatorModule(TrainingModule):
         """Log the mean relative error."""
         self._log_error("test_relative_l2", batch)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Inputs, targets and predictions, each `(b, c, *x)`."""
-        inputs, targets = batch
-        return {"inputs": inputs, "targets": targets, "predictions": self(inputs)}
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Inputs, targets where there are any, and predictions, each `(b, c, *x)`."""
+        given = dict(zip(("inputs", "targets"), batch, strict=False))
+        return {**given, "predictions": self(given["inputs"])}
 
     def predictor(self) -> nn.Module:
         """The map between fields in their own units."""

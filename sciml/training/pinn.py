@@ -23,6 +23,7 @@ Stage = Literal["train", "val", "test"]
 RESERVED = ("residual", "loss", "relative_l2", "baseline")
 ENTRIES = 2**25  # of the points of a picture
 SHOWN = 1000  # coordinates up to which predictions come with their points
+FEW = 10  # entries of a parameter of the equation up to which it is logged
 
 
 class Part(NamedTuple):
@@ -88,9 +89,10 @@ class PINNModule(TrainingModule):
 
     Logs `train_loss`, `train_residual` (the mean square), each condition's loss, and for validation and test the same
     and, where the solution is known, `relative_l2` over all points and what the best constant net reaches, `baseline`;
-    where it is known at a landmark, that error by its name. Where at least two samples estimate a sum, it logs
-    `train_estimate_std`, the standard error of the residual's estimate (root mean square over the points), at the steps
-    that are written down: its square is what the variance of the estimate adds to `train_residual` with one draw.
+    where it is known at a landmark, that error by its name. An unknown number `k` of the equation is logged as
+    `train_k`, several entries as `train_k_0` and so on. Where at least two samples estimate a sum,
+    `train_estimate_std` is the standard error of the residual's estimate (root mean square over the points), at the
+    steps that are written down: its square is what the variance of the estimate adds to `train_residual` with one draw.
 
     Args:
         equation: the equation, its domain and its conditions.
@@ -282,7 +284,7 @@ class PINNModule(TrainingModule):
                 )
                 total = total + part.weight * loss
                 metrics[f"{stage}_{part.name}"] = square
-        metrics[f"{stage}_loss"] = total
+        metrics = {**self._sought(stage), **metrics, f"{stage}_loss": total}
         self.log_dict(metrics, prog_bar=True, batch_size=block.interior, sync_dist=stage != "train")
         if stage != "train":
             self._add_error(x.detach())
@@ -300,6 +302,16 @@ class PINNModule(TrainingModule):
     def _spread(self, x: Tensor, draw: Draw) -> Tensor:
         """The standard error of the residual, root mean square over the points."""
         return self.residual.with_error(self.solution, x, draw)[1].square().mean().sqrt()
+
+    def _sought(self, stage: Stage) -> dict[str, Tensor]:
+        """The unknown numbers of the equation: its own parameters of few entries."""
+        found = {}
+        for name, parameter in self.equation.named_parameters(recurse=False):
+            entries = parameter.detach().flatten()
+            if len(entries) <= FEW:
+                names = [name] if len(entries) == 1 else [f"{name}_{i}" for i in range(len(entries))]
+                found |= {f"{stage}_{key}": entry for key, entry in zip(names, entries, strict=True)}
+        return found
 
     def _boundary(self, block: Block) -> Iterator["Part"]:
         """The conditions among the losses, at a block's points."""

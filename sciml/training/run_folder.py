@@ -14,7 +14,7 @@ class RunFolder:
     metrics.csv            one row per logged step
     checkpoints/last.ckpt  from which training goes on; best.ckpt has the best validation metric
     figures/               pictures
-    predictions.h5         what `sciml predict` writes
+    predictions.h5         what `sciml predict` writes; predictions_NAME.h5 for the file NAME
     ```
 
     Args:

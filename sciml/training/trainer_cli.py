@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import h5py
 import torch
 import yaml
-from jsonargparse import ArgumentError, get_loader, set_loader
-from lightning import Trainer
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,7 +22,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sciml.data.atomic import replacing
+from sciml.data.loader import Loader
 from sciml.data.seeding import run_seed
+from sciml.data.split import New
 from sciml.errors import DataError
 from sciml.problems import Problem
 from sciml.training.callbacks import Beginning, Figures, draw_run, progress
@@ -52,6 +54,18 @@ def with_nulls(value: Any) -> Any:
 set_loader(YAML, lambda text: with_nulls(get_loader("yaml")(text)), (yaml.YAMLError,))
 
 
+def without_replaced(before: Any, after: Any) -> Any:
+    """A parsed configuration without the arguments of the classes that another one has other classes in place of."""
+    if isinstance(before, list) and isinstance(after, list):
+        return [*map(without_replaced, before, after), *before[len(after) :]]
+    if not isinstance(before, Namespace | dict) or not isinstance(after, Namespace | dict):
+        return before
+    if "class_path" in before and before["class_path"] != after.get("class_path", before["class_path"]):
+        return Namespace(class_path=after["class_path"])
+    content = before if isinstance(before, dict) else vars(before)
+    return type(before)({key: without_replaced(value, after.get(key)) for key, value in content.items()})
+
+
 def listed(value: Any) -> list[Any]:
     """What a key of the trainer gives, where that may be one, several or none."""
     return value if isinstance(value, list) else [] if value is None else [value]
@@ -66,6 +80,7 @@ class RunCLI(LightningCLI):
         run: the run folder.
         training: write metrics, checkpoints and figures.
         resumed: the run goes on.
+        modelled: the configuration has to have a model.
     """
 
     beginning: Beginning
@@ -77,8 +92,10 @@ class RunCLI(LightningCLI):
         run: RunFolder,
         training: bool = False,
         resumed: bool = False,
+        modelled: bool = True,
     ):
-        self.run, self.training, self.resumed = run, training, resumed
+        self.run, self.training, self.resumed, self.modelled = run, training, resumed, modelled
+        self.file, self.overrides = config, list(overrides)
         self.code_path = code_path(config) if config else None
         add_code_path(self.code_path)
         with usage_errors(self, ValueError), quiet():
@@ -97,6 +114,12 @@ class RunCLI(LightningCLI):
                 load_from_checkpoint_support=False,
             )
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys `model`, `data` and `trainer`."""
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=self.modelled)
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys beside `model`, `data`, `trainer` and `seed_everything`."""
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -104,8 +127,20 @@ class RunCLI(LightningCLI):
         parser.add_argument("--code_path", type=str, default=self.code_path, help=help_text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, without Lightning's warning that `sys.argv` is not empty."""
+        """Parse, without Lightning's warning that `sys.argv` is not empty.
+
+        jsonargparse hands a class's arguments on to one that an override puts in its place, where it has some of that
+        name. These are taken out of the file's part, and the overrides parsed once more.
+        """
         self.config = parser.parse_args(args)
+        if self.file is None or not self.overrides:
+            return
+        parser.default_config_files = [str(self.file)]
+        before = parser.get_defaults(skip_validation=True)
+        parser.default_config_files = []
+        kept = without_replaced(before, self.config)
+        if kept != before:
+            self.config = parser.parse_args(self.overrides, namespace=kept)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer with the run folder's logger, checkpoints, figures and progress bar beside the user's own.
@@ -142,9 +177,9 @@ class RunCLI(LightningCLI):
         return yaml.safe_load(self.resolved()) if hasattr(self, "config") else {}
 
 
-def print_help() -> NoReturn:
-    """Print all keys of a configuration, and exit."""
-    RunCLI(None, ["--help"], RunFolder("."))
+def print_help(overrides: Sequence[str]) -> NoReturn:
+    """Print what is asked for by `--help`, all keys of a configuration, or `--KEY.help CLASS`, and exit."""
+    RunCLI(None, overrides, RunFolder("."))
     raise SystemExit
 
 
@@ -220,22 +255,40 @@ def evaluate(run: RunFolder, overrides: Sequence[str], stage: str) -> dict[str, 
     return metrics
 
 
-def predict(run: RunFolder, overrides: Sequence[str]) -> None:
-    """Write what the model predicts for the test part to `predictions.h5`."""
+def predict(run: RunFolder, file: Path | None, overrides: Sequence[str]) -> None:
+    """Write predictions for the test part to `predictions.h5`, or for all of a file to one named after it."""
     cli = RunCLI(run.configs[-1], overrides, run)
+    data, labels, output = cli.datamodule, None, run.predictions
     with usage_errors(cli), quiet():
-        batches = cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True) or []
+        if file is not None:
+            new = new_samples(cli, file)
+            data, labels = Loader(new.dataset, cli.datamodule.batch_size), new.labels
+            output = output.with_stem(f"{output.stem}_{file.stem}")
+        batches = cli.trainer.predict(cli.model, data, ckpt_path=run.checkpoint, weights_only=True) or []
     if not batches:
         raise UsageError("data: expected samples to test on, got none")
     if not isinstance(batches[0], dict):
         raise UsageError(f"predict: expected {type(cli.model).__name__}.predict_step to return tensors by name")
-    with replacing(run.predictions) as path, h5py.File(path, "w") as file:
+    with replacing(output) as path, h5py.File(path, "w") as results:
+        if labels is not None:
+            results["id"] = list(labels)
         for name in batches[0]:
             values = torch.cat([batch[name] for batch in batches])
             if values.dtype == torch.bfloat16:  # which numpy does not know
                 values = values.float()
-            file[name] = values.numpy()
-    print(run.predictions)
+            results[name] = values.numpy()
+    print(output)
+
+
+def new_samples(cli: RunCLI, file: Path) -> New:
+    """All of a file, as the configuration's data module reads it."""
+    if not hasattr(cli.datamodule, "new"):
+        kind = type(cli.datamodule).__name__
+        raise UsageError(
+            f"predict: data of {kind} read no --input, as those of Trajectories and FieldData do; `sciml.load` gives "
+            "the trained map in Python"
+        )
+    return cli.datamodule.new(file)
 
 
 def plot(run: RunFolder, overrides: Sequence[str]) -> None:
@@ -246,21 +299,40 @@ def plot(run: RunFolder, overrides: Sequence[str]) -> None:
 
 
 def export(run: RunFolder, output: Path, overrides: Sequence[str]) -> None:
-    """Write the model with its normaliser as a program that torch loads without sciml."""
+    """Write the model with its normaliser as a program that torch loads without sciml, and print how it is called.
+
+    All sizes but those of channels are free where the model does not fix them.
+    """
     cli = restored(run, overrides)
-    batch = torch.export.Dim.AUTO
     with usage_errors(cli, ValueError, NotImplementedError):
         predictor = cli.model.predictor().eval()
         inputs = cli.model.example_inputs(cli.datamodule)
-        program = torch.export.export(predictor, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+        free = tuple({axis: torch.export.Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in inputs)
+        program = torch.export.export(predictor, inputs, dynamic_shapes=free)
     with replacing(output) as path:
         torch.export.save(program, path)
     print(output)
+    print(f"torch.export.load({str(output)!r}).module()({', '.join(map(str, program.graph_signature.user_inputs))})")
+    for line in called_with(program):
+        print(f"  {line}")
+
+
+def called_with(program: torch.export.ExportedProgram) -> Iterator[str]:
+    """Name, precision and sizes of each input of a program; sizes that are free are letters."""
+    letters: dict[str, str] = {}
+    names = iter("nmklpqrs")
+    for node in program.graph.nodes:
+        if node.name in program.graph_signature.user_inputs:
+            x = node.meta["val"]
+            free = [str(size) for size in x.shape if not isinstance(size, int)]
+            letters |= {size: next(names) for size in dict.fromkeys(free) if size not in letters}
+            sizes = ", ".join(letters.get(str(size), str(size)) for size in x.shape)
+            yield f"{node.name}: {x.dtype} ({sizes})"
 
 
 def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
     """Integrate the problem that the data come from, and write its solution."""
-    cli = RunCLI(config, overrides, run)
+    cli = RunCLI(config, overrides, run, modelled=False)
     problem = problem_of(cli)
     with usage_errors(cli):
         found = solve_problem(problem, run, run_seed())
@@ -272,7 +344,7 @@ def solve(config: Path, run: RunFolder, overrides: Sequence[str]) -> None:
 
 def generate(config: Path, overrides: Sequence[str]) -> None:
     """Fill the cache with the configuration's data."""
-    cli = RunCLI(config, overrides, RunFolder("."))
+    cli = RunCLI(config, overrides, RunFolder("."), modelled=False)
     if not hasattr(cli.datamodule, "file"):
         raise UsageError(f"data: {type(cli.datamodule).__name__} generates nothing")
     with usage_errors(cli):

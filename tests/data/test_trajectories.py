@@ -30,7 +30,7 @@ def write(tmp_path):
 
 
 def test_csv_with_irregular_times_and_missing_values(write):
-    names, (ts, ys, mask) = read_trajectories(write(CSV), id="run")
+    names, _, (ts, ys, mask) = read_trajectories(write(CSV), id="run")
     assert names == ("x", "y")
     assert_close(ts, torch.tensor([[0, 0.5, 2], [0, 1, 1]], dtype=torch.float64), rtol=0, atol=0)
     assert_close(ys, torch.tensor([[[1.0, 2], [3, 0], [5, 6]], [[7, 8], [9, 10], [0, 0]]]), rtol=0, atol=0)
@@ -39,11 +39,11 @@ def test_csv_with_irregular_times_and_missing_values(write):
 
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_columns_may_be_set_apart_by_other_marks(write, mark):
-    names, expected = read_trajectories(write(CSV), id="run")
+    names, _, expected = read_trajectories(write(CSV), id="run")
     other = CSV.replace(",", mark)
     got = read_trajectories(write(other, "other.csv"), id="run")
     assert got[0] == names
-    assert all(torch.equal(a, b) for a, b in zip(got[1], expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(got[2], expected, strict=True))
     quoted = other.replace(f"x{mark}y", f'"x, m"{mark}"y, m"')
     assert read_trajectories(write(quoted, "quoted.csv"), id="run")[0] == ("x, m", "y, m")
     with pytest.raises(DataError, match="row 3, column 'x': expected a number, got '3,5'"):
@@ -51,7 +51,7 @@ def test_columns_may_be_set_apart_by_other_marks(write, mark):
 
 
 def test_csv_without_ids_is_one_trajectory_with_shared_times(write):
-    _, (ts, ys, mask) = read_trajectories(write("day,fish\n1,4\n2,5\n4,6\n"), t="day")
+    *_, (ts, ys, mask) = read_trajectories(write("day,fish\n1,4\n2,5\n4,6\n"), t="day")
     assert (ts.tolist(), ys.tolist(), mask.all().item()) == ([1, 2, 4], [[[4], [5], [6]]], True)
 
 
@@ -94,10 +94,10 @@ def test_arrays_of_components_or_of_all(tmp_path, suffix):
                 file.update(arrays)
         return path
 
-    names, (ts, ys, mask) = read_trajectories(save("apart", t=t, x=x_holes, y=-x))
+    names, _, (ts, ys, mask) = read_trajectories(save("apart", t=t, x=x_holes, y=-x))
     assert (names, ts.shape, ys.shape) == (("x", "y"), (3,), (2, 3, 2))
     assert (~mask).nonzero().tolist() == [[0, 1, 0]]
-    names, (ts, ys, mask) = read_trajectories(save("whole", t=t_each, u=np.stack([x, -x], -1)))
+    names, _, (ts, ys, mask) = read_trajectories(save("whole", t=t_each, u=np.stack([x, -x], -1)))
     assert (names, ts.tolist()) == (("u0", "u1"), [[0, 1, 3], [0, 2, 2]])
     assert (~mask).nonzero().tolist() == [[1, 2, 0], [1, 2, 1]]
     with pytest.raises(ValueError, match=rf"bad.{suffix}: array 'y': expected \(2, 3\) as 'x' has, got \(3, 2\)"):

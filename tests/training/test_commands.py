@@ -78,13 +78,29 @@ def test_predictions_load_and_export_agree(trained, sciml, caplog):
         inputs, predictions = (torch.from_numpy(file[name][...]) for name in ("inputs", "predictions"))
     assert torch.equal(load("run", trust=True)(inputs), predictions)
 
-    sciml("export", "run")
+    assert sciml("export", "run").splitlines() == [
+        "run/model.pt2",
+        "torch.export.load('run/model.pt2').module()(fields)",
+        "  fields: torch.float32 (n, 1, m)",
+    ]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     torch.save(inputs, "inputs.pt")
     subprocess.run([sys.executable, "-c", LOAD_WITHOUT_SCIML], check=True)
     whole, single = torch.load("outputs.pt")
     torch.testing.assert_close(whole, predictions, rtol=0, atol=1e-6)  # round-off of float32
     torch.testing.assert_close(single, predictions[:1], rtol=0, atol=1e-6)
+
+
+FNO = "--model.net={class_path: sciml.models.FNO, init_args: {in_channels: 1, out_channels: 1, modes: [5], width: 4}}"
+
+
+def test_exported_operator_takes_other_resolutions(fit, sciml):
+    fit("run", FNO, "--trainer.max_epochs=1")
+    assert "fields: torch.float32 (n, 1, m)" in sciml("export", "run")
+    program, model = torch.export.load("run/model.pt2").module(), load("run", trust=True)
+    for points in (9, 16, 31):
+        fields = torch.randn(3, 1, points, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(program(fields), model(fields), rtol=0, atol=1e-6)  # round-off of float32
 
 
 def test_plot_draws_the_figures_anew(trained, sciml):
@@ -131,6 +147,11 @@ def test_only_what_sciml_is_built_on_is_trusted(name, expected):
     [
         ("--trainer.max_epoch=3", "trainer.max_epoch: there is no such key; did you mean 'trainer.max_epochs'?"),
         ("--trainr.max_epochs=3", "trainr.max_epochs: there is no such key; did you mean 'trainer.max_epochs'?"),
+        ("--optimizer=SGD", "optimizer: there is no such key; it is one of the model: 'model.init_args.optimizer'"),
+        (
+            "--lr_scheduler.gamma=1",
+            "lr_scheduler: there is no such key; it is one of the model: 'model.init_args.schedul",
+        ),
         ("--trainer.max_epochs=many", "trainer.max_epochs: expected int or None, got 'many'"),
         ("--model.compil=true", "model.compil: OperatorModule has no such key; did you mean 'compile'?"),
         ("--model.net.widt=3", "model.net.widt: Net has no such key; did you mean 'width'?"),
@@ -160,6 +181,7 @@ def test_mistakes_in_a_configuration_are_told_in_a_line(fit, override, expected)
     ("change", "expected"),
     [
         (("model:", "modle:"), "modle: there is no such key; did you mean 'model'?"),
+        (("model:", "optimizer: {lr: 1}\nmodel:"), "optimizer: there is no such key; it is one of the model"),
         (("train: 8", "train: 0"), "train: expected at least 1 samples, got 0"),
         (("train: 8", "train: 8, batch_size: 0"), "batch_size: expected at least 1, got 0"),
     ],
@@ -232,6 +254,17 @@ def test_help_all_names_every_key(sciml):
     assert all(key in output for key in ("--trainer.max_epochs", "--checkpoint.every_n_steps", "--seed_everything"))
 
 
+@pytest.mark.parametrize("with_config", [False, True])
+def test_help_of_a_class_names_its_keys(sciml, with_config):
+    config = ["--config", TINY] if with_config else []
+    assert "--model.net NET" in sciml("fit", *config, "--model.help", "sciml.training.OperatorModule")
+    assert "--data.batch_size" in sciml("fit", *config, "--data.help=sciml.data.Trajectories")
+
+
+def test_help_of_what_is_no_class_there_is_one_line(sciml):
+    assert "is not a subclass of LightningModule\n" in sciml("fit", "--model.help", "sciml.models.FNO", code=2)
+
+
 def test_modules_beside_the_configuration_and_in_the_working_directory_are_found(sciml, tmp_path):
     (tmp_path / "here.py").write_text("from tiny import Net\n\n\nclass Own(Net):\n    pass\n")
     quiet = ("--trainer.enable_progress_bar=false", "--trainer.max_epochs=1")
@@ -274,6 +307,16 @@ def test_data_are_generated_into_the_cache(sciml, tmp_path, monkeypatch):
     assert file.parent == tmp_path / "cache"
     assert sciml("data", "generate", "burgers_fno", BURGERS).strip() == str(file)
     assert "Data generates nothing" in sciml("data", "generate", TINY, code=2)
+
+
+def test_solving_and_generating_need_no_model(sciml, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
+    problem = BURGERS.removeprefix("--data.problem=")
+    Path("pde.yaml").write_text(f"data: {{class_path: sciml.data.OperatorData, init_args: {{problem: {problem}}}}}\n")
+    assert sciml("solve", "pde.yaml").splitlines()[-1] == "solution: runs/pde_solve/1"
+    assert "model: null" in Path("runs/pde_solve/1/config.yaml").read_text()
+    assert sciml("data", "generate", "pde.yaml", "--data.train=2", "--data.val=1", "--data.test=1").endswith(".h5\n")
+    assert sciml("fit", "--config", "pde.yaml", code=2) == "sciml: missing model\n"
 
 
 GENERATED = {

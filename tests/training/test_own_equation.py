@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sciml import load
+from sciml.training import MetricsLogger
 
 QUICKSTART = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()
 MISTAKES = """
@@ -26,6 +27,8 @@ class Stale(Fisher):
     def __init__(self, lower, upper, names):
         super().__init__(lower, upper, names)
         self.nu = torch.nn.Parameter(torch.tensor(0.01))
+        self.rates = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.field = torch.nn.Parameter(torch.zeros(99))
 
     def residual(self):
         return dt(u) - (self.nu + 0.01) * dxx(u)
@@ -67,8 +70,8 @@ def own(fit, monkeypatch):
 
     def run(equation, *overrides, code=0):
         small = ("--trainer.max_epochs=1", "--data.steps=2", "--data.val=50")
-        kind = f"--model.equation={equation}"
-        return fit("run", kind, *small, *overrides, config="my_pinn.yaml", code=code)
+        Path("my.yaml").write_text(Path("my_pinn.yaml").read_text().replace("my_equation.Fisher", equation))
+        return fit("run", *small, *overrides, config="my.yaml", code=code)
 
     return run
 
@@ -85,8 +88,16 @@ def test_further_equations_of_a_system_are_conditions(own, sciml):
 
 
 def test_unknown_number_of_an_equation_is_learned(own, sciml):
-    own("mistakes.Inverse", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1")
-    assert load("run", trust=True).equation.nu != 0.01
+    steps = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--trainer.log_every_n_steps=1")
+    own("mistakes.Inverse", *steps)
+    found = load("run", trust=True).equation.nu.item()
+    assert found != pytest.approx(0.01)
+    first, *_, last = MetricsLogger("run/metrics.csv").rows()
+    assert [float(first[f"train_{name}"]) for name in ("nu", "rates_0", "rates_1")] == pytest.approx([0.01, 1, -2])
+    assert float(last["val_nu"]) == pytest.approx(found, rel=1e-6)
+    printed = dict(line.split(": ") for line in sciml("test", "run", "--data.test=50").splitlines())
+    assert float(printed["test_nu"]) == pytest.approx(found, rel=1e-5)  # six digits
+    assert "test_field_0" not in printed
 
 
 @pytest.mark.parametrize(

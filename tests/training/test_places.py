@@ -128,6 +128,46 @@ def test_run_that_is_stopped_while_its_data_are_made_says_so(sciml, stop, code, 
     assert not Path("run").exists()
 
 
+OWN_DATA = """
+import tiny
+
+
+class Few(tiny.Data):
+    def __init__(self, count: int = 100):
+        super().__init__(train=count)
+
+
+class Bare(tiny.Data):
+    def __init__(self, path: str = "my.npz"):
+        self.path = path
+
+
+class BareTrajectories(tiny.Rotations):
+    def __init__(self, path: str = "my.npz"):
+        self.path = path
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Few", "train + val + test: expected at most the 32 samples there are, got 100 + 4 + 4"),
+        ("Bare", "data: expected Bare.__init__ to call super().__init__(...); it does not"),
+        (
+            "BareTrajectories",
+            "data: expected BareTrajectories.__init__ to call super().__init__(...); it",
+        ),
+    ],
+)
+def test_mistake_in_a_data_module_of_ones_own_is_one_line(fit, monkeypatch, name, told):
+    monkeypatch.delitem(sys.modules, "own_data", raising=False)
+    Path("own_data.py").write_text(OWN_DATA)
+    error = fit("run", f"--data=own_data.{name}", code=2)
+    assert error.splitlines()[-1].startswith(f"sciml: {told}")
+    assert "Traceback" not in error
+    assert not Path("run").exists()
+
+
 def test_what_the_trainer_objects_to_is_one_line(mine):
     error = mine("--trainer.val_check_interval=50", code=2)
     assert error.splitlines()[-1].startswith("sciml: `val_check_interval` (50) must be less than or equal to")
