@@ -121,6 +121,16 @@ def test_load_imports_only_what_is_trusted(trained):
         load("nowhere")
 
 
+def test_module_that_is_no_training_module_is_loaded_as_it_is(fit):
+    fit("run", "--model=tiny.Adversaries", "--trainer.max_epochs=1")
+    module = load("run", trust=True)
+    assert type(module).__name__ == "Adversaries"
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    expected = torch.load("run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, expected[name]) for name, value in module.state_dict().items())
+
+
 def test_commands_before_the_first_checkpoint_name_the_remedy(trained, sciml):
     trained.last.unlink()
     trained.best.unlink()
