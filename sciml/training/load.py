@@ -29,7 +29,8 @@ def load(run: str | os.PathLike[str], trust: bool = False) -> nn.Module:
             files from someone whose programs you would run.
 
     Returns:
-        A module in eval mode: for an operator, from fields `(b, c, *x)` to fields.
+        A module in eval mode: for an operator, from fields `(b, c, *x)` to fields; a LightningModule of your own that
+        is no `TrainingModule`, as it is.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -60,10 +61,11 @@ def load(run: str | os.PathLike[str], trust: bool = False) -> nn.Module:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"run: {str(path)!r}: {other_weights(error) or error}") from error
-    return module.predictor().eval().requires_grad_(False)
+    model = module.predictor() if isinstance(module, TrainingModule) else module
+    return model.eval().requires_grad_(False)
 
 
-def build_module(config: dict[str, Any]) -> TrainingModule:
+def build_module(config: dict[str, Any]) -> LightningModule:
     """The training module that a configuration's `model` describes, with fresh weights."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)

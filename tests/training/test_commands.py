@@ -1,4 +1,5 @@
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -25,6 +26,9 @@ model = torch.export.load("run/model.pt2").module()
 inputs = torch.load("inputs.pt")
 torch.save([model(inputs), model(inputs[:1])], "outputs.pt")
 """
+
+
+QUICKSTART = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()
 
 
 @pytest.fixture
@@ -119,6 +123,16 @@ def test_load_imports_only_what_is_trusted(trained):
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
         load("nowhere")
+
+
+def test_module_that_is_no_training_module_is_loaded_as_it_is(fit):
+    fit("run", "--model=tiny.Adversaries", "--trainer.max_epochs=1")
+    module = load("run", trust=True)
+    assert type(module).__name__ == "Adversaries"
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    expected = torch.load("run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, expected[name]) for name, value in module.state_dict().items())
 
 
 def test_commands_before_the_first_checkpoint_name_the_remedy(trained, sciml):
@@ -403,6 +417,25 @@ def test_a_plateau_is_looked_for_when_there_was_a_validation(fit):
     fit("run", f"--model.scheduler={plateau}", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=5")
     (state,) = torch.load("run/checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
     assert state["last_epoch"] == 2  # validations
+
+
+def test_settings_of_the_quickstart_work(fit, sciml, monkeypatch):
+    monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
+    Path("my_callbacks.py").write_text(
+        "from lightning import Callback\n\nclass Told(Callback):\n    def __init__(self, every: int):\n"
+        "        self.every = every\n\n    def on_fit_end(self, trainer, module):\n        print('told', self.every)\n"
+    )
+    (text,) = re.findall(r"^```yaml\n(# settings.yaml\n.*?)^```", QUICKSTART, re.DOTALL | re.MULTILINE)
+    given = yaml.safe_load(text)
+    config = yaml.safe_load(TINY.read_text()) | {"code_path": str(TINY.parent)}
+    config["trainer"] |= given["trainer"]
+    config["model"]["init_args"] |= given["model"]["init_args"]
+    Path("my.yaml").write_text(yaml.safe_dump(config))
+    assert "told 10" in fit("run", config="my.yaml")
+    assert list(Path("logs").rglob("metrics.csv"))
+    checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert any(name.startswith("EarlyStopping") for name in checkpoint["callbacks"])
+    assert checkpoint["lr_schedulers"][0]["T_max"] == 40
 
 
 def test_solve_refuses_the_folder_of_a_trained_run(trained, sciml):
