@@ -6,6 +6,8 @@ import torch
 
 from sciml.calculus.dispatch import Jet, jets_of, primal, rule, same_type
 
+SMALL = 8  # rows up to which a determinant is found without an inverse
+
 
 @rule("solve")
 def solve(func: Any, A: Any, B: Any, *, left: bool = True) -> Any:
@@ -26,26 +28,37 @@ def _solved(A: Any, B: Any) -> Any:
 
 
 @rule("inv", "inverse")
-def inv(func: Any, A: Jet) -> Any:
+def inv(func: Any, A: Any = None, *, input: Any = None) -> Any:
     """A^-1."""
+    A = input if A is None else A
     return _solved(A, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape))
 
 
 @rule("det")
-def det(func: Any, A: Jet) -> Any:
-    """The determinant of a matrix that has an inverse."""
-    return torch.linalg.det(A.primal) * _log_det_ratio(A).exp()
+def det(func: Any, A: Any = None, *, input: Any = None) -> Any:
+    """The determinant: by the recursion of Faddeev and LeVerrier, of more than 8 rows where there is an inverse."""
+    A = input if A is None else A
+    if A.shape[-1] > SMALL:
+        return torch.linalg.det(A.primal) * _log_det_ratio(A).exp()
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    adjoint, found = eye.expand(A.shape), torch.ones(A.shape[:-2], dtype=A.dtype, device=A.device)
+    for k in range(1, A.shape[-1] + 1):
+        product = torch.matmul(A, adjoint)
+        found = _trace(product) / k
+        adjoint = found[..., None, None] * eye - product
+    return found
 
 
 @rule("logdet")
-def logdet(func: Any, A: Jet) -> Any:
+def logdet(func: Any, input: Jet) -> Any:
     """The logarithm of the determinant."""
-    return torch.logdet(A.primal) + _log_det_ratio(A)
+    return torch.logdet(input.primal) + _log_det_ratio(input)
 
 
 @rule("slogdet")
-def slogdet(func: Any, A: Jet) -> Any:
+def slogdet(func: Any, A: Any = None, *, input: Any = None) -> Any:
     """The sign of a real matrix's determinant, and the logarithm of its size."""
+    A = input if A is None else A
     if A.is_complex():
         return NotImplemented
     found = func(A.primal)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml.solvers.fold import Writes
+from sciml.solvers.full import unmixed
 from sciml.solvers.kicked import Kicked
 from sciml.solvers.march import March, Segment
 from sciml.solvers.mesh import Mesh, Pass
@@ -145,7 +146,7 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        with torch.no_grad():
+        with torch.no_grad(), unmixed(ctx.saved_tensors[0]):
             grads = _Replay.recompute(ctx, *grad_outputs)
         return once(grads, grad_outputs, ctx.saved_tensors)
 

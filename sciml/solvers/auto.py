@@ -1,16 +1,20 @@
 """The automatic choice between an explicit and a stiff method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sciml.errors import Status
+from sciml.errors import SolveError, Status
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.state import State
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
 from sciml.typing import Number
+
+if TYPE_CHECKING:
+    from sciml.solvers.solve import Solution
 
 NEAR = 0.9  # of the stability interval: a step that may not grow moves around it
 PATIENCE, RELIEF = 15, 6  # steps; Hairer's for DOPRI5
@@ -61,7 +65,7 @@ class Auto(Tsit5):
         """
         k, tally = carry
         if bool((tally[..., 0] >= PATIENCE).any()):
-            self._hand_over()
+            raise Stiff(self.other)
         step = super().step(field, interval, y, (k,), dx, full)
         if not full or y.is_complex():
             return step._replace(carry=(*step.carry, tally))
@@ -72,21 +76,29 @@ class Auto(Tsit5):
             count = torch.where(limited, count + 1, torch.where(calm < RELIEF, count, 0))
         return step._replace(carry=(*step.carry, torch.stack([count, calm], -1)))
 
-    def ended(self, s: State) -> None:
-        """Look at the last state of a march.
+    def rescued(self, s: State, again: "Callable[[Stepper], Solution]") -> "Solution | None":
+        """The solution of the stiff method, where a march failed as that may not, and some lanes more come through.
 
-        Raises:
-            Stiff: it failed, as the stiff method may not: one step that was too long can throw a stiff solution so far
-                that no other follows.
+        One step that was too long can throw a stiff solution so far that no other follows; and of trials that were used
+        up some were stiff.
         """
-        lost = (s.status >= Status.MAX_STEPS.value) & (s.status <= Status.NON_FINITE.value)
-        if bool(lost.any()) and not s.y.is_complex():
-            self._hand_over()
+        thrown = (s.status == Status.DT_UNDERFLOW.value) | (s.status == Status.NON_FINITE.value)
+        slow = (s.status == Status.MAX_STEPS.value) & (s.carry[-1][..., 0] > 0)
+        if s.y.is_complex() or not bool(((thrown & (s.accepted > 0)) | slow).any()):
+            return None
+        try:
+            found = again(self.other)
+        except (SolveError, RuntimeError, TypeError, ValueError):  # of a field that cannot be differentiated, say
+            return None
+        failed = lambda status: int((status >= Status.MAX_STEPS.value).sum())  # noqa: E731
+        return found if failed(found.status) < failed(s.status) else None
 
-    def _hand_over(self) -> None:
+    @property
+    def other(self) -> Stepper:
+        """What takes over."""
         from sciml.solvers.rosenbrock import Rodas5P
 
-        raise Stiff(self.stiff or Rodas5P())
+        return self.stiff or Rodas5P()
 
 
 def _reach(ks: tuple[Tensor, ...], lane: int) -> Tensor:

@@ -23,6 +23,7 @@ from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.failure import raise_failures
 from sciml.solvers.fold import Final, Quadrature, SaveAt
+from sciml.solvers.full import unmixed
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.newton import ImplicitStepper
@@ -267,7 +268,7 @@ class _Back(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        with torch.no_grad():
+        with torch.no_grad(), unmixed(ctx.saved_tensors[0]):
             grads = _Back.integrate(ctx, *grad_outputs)
         return once(grads, grad_outputs, ctx.saved_tensors)
 

@@ -15,6 +15,7 @@ from sciml.solvers.adjoint import once
 from sciml.solvers.control import PID
 from sciml.solvers.conversion import Converted
 from sciml.solvers.fold import SaveAt
+from sciml.solvers.full import unmixed
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass
 from sciml.solvers.state import Const
@@ -156,7 +157,7 @@ class _Back(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        with torch.no_grad():
+        with torch.no_grad(), unmixed(ctx.saved_tensors[0]):
             grads = _Back.integrate(ctx, *grad_outputs)
         return once(grads, grad_outputs, ctx.saved_tensors)
 

@@ -178,8 +178,9 @@ class DIRK(NewtonStepper):
         if mass is None or self.bridge is self.rungs:
             return curve
         filled = mass.filled() if isinstance(mass, LinearOperator) else (mass != 0).any(-1)
-        filled = filled.reshape(-1, filled.shape[-1]).any(0)  # in one of the systems
-        filled = filled.expand(segment.y0.numel() // len(filled), -1).reshape(segment.y0.shape)
+        rows = segment.y0.numel() // filled.shape[-1]  # of several steps, one after the other
+        filled = filled.reshape(-1, filled.shape[-1])
+        filled = filled.repeat(rows // len(filled), 1).reshape(segment.y0.shape)
         bridge = polynomial_curve(segment.stages, self.bridge)
         return tuple(torch.where(filled, a, b) for a, b in zip(curve, bridge, strict=True))
 

@@ -236,16 +236,19 @@ def solve(
     named = arguments.named_events(events)
     make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, named, mesh)
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
+    over = partial(again, save_at=save_at, folds=folds, mesh=mesh, progress=progress)
     try:
         task = recalled(make, term, y0, t0, t1, solver, save_at, args, path, folds, jumps, events, mesh, resume)
         taken, results, end = task.run(mesh, resume, progress)
-        if isinstance(task.march.stepper, Auto) and mesh is None:
-            task.march.stepper.ended(end)
     except Stiff as found:
-        return again(replace(solver, stepper=found.stepper), save_at=save_at, folds=folds, mesh=mesh, progress=progress)
+        return over(replace(solver, stepper=found.stepper))
     except RuntimeError as found:
         refuse_transforms(found)
         raise
+    if isinstance(task.march.stepper, Auto) and mesh is None:
+        found = task.march.stepper.rescued(end, lambda stepper: over(replace(solver, stepper=stepper)))
+        if found is not None:
+            return found
     if throw:
         raise_failures(task.march, task.const, end)
     return task.solution(taken, results, end, partial(again, solver=solver), mesh is not None)

@@ -34,9 +34,9 @@ class Term(ABC):
         """M of M dy/dt = f(t, y); None is the identity.
 
         It may be singular, which makes the system differential-algebraic (of index 1): where a row is empty, f = 0 is a
-        constraint, which y0 has to meet too. Between steps unknowns without a slope are of order 4 at most. M is (n, n)
-        with the n unknowns of one system, or one for each (b, n, n), and constant in t and y; a `SparseOperator` may
-        stand for one (n, n). Only some implicit steppers take it.
+        constraint, which y0 has to meet too. Between steps unknowns without a slope are of order 4 at most, and most
+        exact with `Rodas5P`. M is (n, n) with the n unknowns of one system, or one for each (b, n, n), and constant in
+        t and y; a `SparseOperator` may stand for one (n, n). Only some implicit steppers take it.
         """
         return None
 

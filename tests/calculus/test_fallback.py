@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sciml.calculus import Partial, Unknown
 from sciml.calculus.algebra import downset
 from sciml.calculus.fallback import FallbackWarning
 from sciml.calculus.jet import jet
@@ -80,11 +81,17 @@ def test_results_have_their_names(name: str):
     assert jet(lambda x: torch.sort(x)[1], X, V, 2).dtype == torch.int64
 
 
-def test_derivative_of_the_determinant_of_a_singular_matrix_is_refused():
+def test_determinant_of_a_singular_matrix_has_its_derivatives():
+    """det diag(x) is the product of x; at (0, 2, 3) torch's jvp along the first entry is 0, not 6."""
     function = lambda x: torch.linalg.det(torch.diag_embed(x))  # noqa: E731
-    x, v = torch.tensor([[0.0, 2.0, 3.0]], dtype=X.dtype), torch.ones(1, 3, dtype=X.dtype)
-    with pytest.raises(RuntimeError, match="singular"):  # where torch's jvp is 0, not 6
-        jet(function, x, v, 1)
+    x = torch.tensor([[0.0, 2.0, 3.0]], dtype=torch.float64)
+    u = Unknown()
+    assert Partial(0)(u)(function, x).tolist() == [6.0]
+    assert Partial(0, 1)(u)(function, x).tolist() == [3.0]
+    assert Partial(0)(u)(lambda x: torch.det(input=torch.diag_embed(x)), x).tolist() == [6.0]
+    wide = torch.cat([x, torch.ones(1, 6, dtype=torch.float64)], 1)
+    with pytest.raises(RuntimeError, match="singular"):  # of more than 8 rows
+        Partial(0)(u)(function, wide)
 
 
 @pytest.mark.filterwarnings("ignore::sciml.calculus.fallback.FallbackWarning")

@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from sciml import Discrete, Solver, solve
-from sciml.errors import SolveError
+from sciml.errors import SolveError, Status
 from sciml.solvers import PID, Auto, Backsolve, Event, Kvaerno5, Quadrature, Rodas5P, Steps, Tsit5, compiled
 from sciml.solvers.auto import _reach
 from sciml.solvers.interop import odeint
@@ -46,6 +46,20 @@ def test_solve_that_fails_is_handed_over(end: float, lanes: Any):
 def test_pole_is_a_failure_of_the_stiff_method_too(lanes: Any):
     with pytest.raises(SolveError, match=r"at t=1\.000"):  # to rtol 1e-4
         solve(lambda t, y: y * y, torch.ones(2, dtype=DTYPE), 0.0, 2.0, Solver(Auto(), lanes=lanes))
+
+
+def test_failures_that_are_not_stiff_are_those_of_tsit5():
+    """Trials that were used up, a state that is not finite, and a field that leaves torch."""
+    left = lambda t, y: torch.from_numpy(y.detach().numpy() ** 2)  # noqa: E731
+    cases = (
+        (lambda t, y: torch.cos(50 * t) * y, torch.ones(2, dtype=DTYPE), 50, "MAX_STEPS"),
+        (lambda t, y: -y, torch.full((2,), torch.nan, dtype=DTYPE), 50, "NON_FINITE"),
+        (left, torch.tensor([1.0, 0.1], dtype=DTYPE), 10_000, "DT_UNDERFLOW"),
+    )
+    for field, y0, trials, status in cases:
+        s = solve(field, y0, 0.0, 5.0, Solver(Auto(), max_steps=trials), throw=False)
+        assert method(s) is Auto
+        assert Status(int(s.status)).name == status
 
 
 def test_van_der_pol_costs_hardly_more_than_with_the_stiff_method():

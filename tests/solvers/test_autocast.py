@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sciml import solve
-from sciml.solvers import Discrete, Solver
+from sciml.solvers import Backsolve, Discrete, Solver
 
 
 @pytest.mark.parametrize("adjoint", [Discrete("graph"), Discrete("all"), Discrete("every", 3)], ids=lambda a: a.store)
@@ -20,6 +22,18 @@ def test_solve_within_mixed_precision_is_in_single_precision(adjoint: Discrete):
             ys = solve(Scaled(net), y0, 0.0, 1.0, solver, args=(scale,)).ys
         assert ys.dtype == torch.float32
         return list(torch.autograd.grad(ys.sum(), [*first.parameters(), *net.parameters()]))
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(True), gradients(False), strict=True))
+
+
+@pytest.mark.parametrize("adjoint", [Discrete("all"), Discrete("every", 3), Backsolve()], ids=["all", "every", "back"])
+def test_backward_pass_within_mixed_precision_is_in_single_precision(adjoint: Any):
+    net, y0 = Scaled(nn.Linear(2, 2)), torch.ones(3, 2)
+
+    def gradients(within: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            ys = solve(net, y0, 0.0, 1.0, Solver(adjoint=adjoint), args=(torch.ones(()),)).ys
+            return list(torch.autograd.grad(ys.sum(), list(net.parameters())))
 
     assert all(torch.equal(a, b) for a, b in zip(gradients(True), gradients(False), strict=True))
 

@@ -41,6 +41,14 @@ def test_unknowns_without_a_slope_are_between_steps_of_their_order(stepper: type
     assert math.log2(errors[0] / errors[1]) > order - 0.3
 
 
+def test_samples_with_masses_of_their_own_are_as_alone():
+    y0, ts = torch.ones(2, 2, dtype=DTYPE), torch.linspace(0, 1, 41, dtype=DTYPE)
+    solver = Solver(Kvaerno5(), Grid(n=8), lanes="each")
+    both = solve(Power(torch.stack([ONE, torch.eye(2, dtype=DTYPE)])), y0, 0.0, 1.0, solver, save_at=ts).ys
+    alone = [solve(Power(m), y0[:1], 0.0, 1.0, solver, save_at=ts).ys[0] for m in (ONE, torch.eye(2, dtype=DTYPE))]
+    assert torch.allclose(both, torch.stack(alone), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("lanes", ["joint", "each"])
 @pytest.mark.parametrize("stepper", [Kvaerno5, Rodas5P])
 @pytest.mark.parametrize("mass", [ONE, DenseOperator(ONE, 1)], ids=["tensor", "operator"])

@@ -57,7 +57,8 @@ class Coarse:
         if not kernels.suited(r, z, self.z.values):
             return z + self.solve(self.restrict(r) - self.half.product(z))
         turned, half = ((c.crow, c.col, c.values) for c in (self.turned, self.half))
-        z, coarse = z.contiguous(), r.new_empty(len(r), self.z.size[1])
+        z = z.clone() if z.untyped_storage().data_ptr() == r.untyped_storage().data_ptr() else z.contiguous()
+        coarse = r.new_empty(len(r), self.z.size[1])
         kernels.call(kernels.coarse_residual, *turned, *half, r.contiguous(), z, coarse, reorder=True)
         kernels.call(kernels.spread, *turned, self._solve(coarse), z)
         return z
@@ -151,12 +152,19 @@ class Aggregation(Preconditioner):
 
         Raises:
             ImportError: no aggregates are given and pyamg is not installed.
+            TypeError: the smoother is in another precision.
         """
         a = stored(operator, "Aggregation")
         positive(a.diagonal(), "Aggregation")
         aggregates = pairwise(a, self.doublings) if self.aggregates is None else self.aggregates
         z = soft(a.compressed, aggregates, self.damping)
-        return TwoLevel((self.smoother or FSAI()).setup(a), Coarse(a.compressed, z))
+        smoother = (self.smoother or FSAI()).setup(a)
+        if smoother.dtype != a.dtype:
+            raise TypeError(
+                f"smoother: expected one in the matrix's {a.dtype}, got {smoother.dtype}; Single(Aggregation(..)) has "
+                "both levels in single precision"
+            )
+        return TwoLevel(smoother, Coarse(a.compressed, z))
 
 
 def constant(a: Compressed, aggregates: Tensor) -> Compressed:

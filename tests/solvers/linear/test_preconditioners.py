@@ -22,6 +22,7 @@ from sciml.solvers.linear import (
     Jacobi,
     Preconditioner,
     Prepared,
+    Single,
     SparseOperator,
     ThresholdCholesky,
     kernels,
@@ -32,6 +33,7 @@ from sciml.solvers.linear.approximate_inverse import LEAST, Inverse, approximate
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.sparse import Compressed
 from sciml.solvers.linear.triangular import Lower
+from tests.solvers.linear.bad import Bad
 from tests.solvers.linear.spd import diffusion, draw, operator
 from tests.solvers.systems import DTYPE
 
@@ -294,6 +296,19 @@ def test_dense_tensors_are_taken(m: Preconditioner):
     found, right = (pcg(a, b, m) for a in (dense, SMALL))
     assert found.iterations == right.iterations
     assert near(found.x, right.x)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_smoother_of_two_levels_may_return_what_it_is_given_but_in_no_other_precision():
+    op, r = SparseOperator.from_scipy(SMALL), draw(2, 25)
+    two = Aggregation(Bad(lambda r: r), aggregates=BLOCKS).setup(op)
+    z = np.eye(5)[BLOCKS.numpy()]
+    q = z @ np.linalg.inv(z.T @ SMALL.toarray() @ z) @ z.T
+    before = r.clone()
+    assert near(two.apply(r), r.numpy() @ (np.eye(25) + q @ (np.eye(25) - SMALL.toarray())).T)
+    assert torch.equal(r, before)
+    with pytest.raises(TypeError, match=r"smoother: expected .* torch.float64, got torch.float32; Single\(Aggregation"):
+        Aggregation(Single(FSAI()), aggregates=BLOCKS).setup(op)
 
 
 def test_kinds_of_multigrid_are_named():
