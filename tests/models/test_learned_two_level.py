@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from sciml.models import LearnedTwoLevel
 from sciml.models.matrix_features import DAMPING, matrix_features
 from sciml.problems import Diffusion, FiniteElements, TwoPhase
-from sciml.solvers.linear import FSAI, DenseOperator, Prepared, SparseOperator, kernels, pcg
+from sciml.solvers.linear import FSAI, FunctionOperator, Prepared, SparseOperator, kernels, pcg
 from sciml.solvers.linear.aggregation import Coarse, TwoLevel, pairwise, soft
 from sciml.solvers.linear.approximate_inverse import Inverse
 from sciml.training.preconditioner_losses import UnrolledPCG, reduction
@@ -166,7 +166,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="aggregates: expected every number from 0 to the largest"):
         net.on(2 * aggregates).setup(a)
     with pytest.raises(TypeError, match="LearnedTwoLevel expects a SparseOperator"):
-        net.setup(DenseOperator(a.dense()))
+        net.setup(FunctionOperator(a.matvec, 144, DTYPE))
     with pytest.raises(ValueError, match="a learned preconditioner expects a positive diagonal"):
         net.on(aggregates).setup(a.with_values(-a.compressed.values))
     with pytest.raises(ValueError, match="iterations: expected at least 1"):
