@@ -85,6 +85,7 @@ def test_loop_serves_lanes_that_step_by_themselves_any_batch_and_any_tolerance(c
     assert capsys.readouterr().err.count("compiling") == 2  # the march and the saved states
 
 
+@pytest.mark.slow
 def test_batches_of_a_training_run_compile_once(capsys: pytest.CaptureFixture[str]):
     """A check of the validation, a batch of training, a short last one, and the whole validation."""
     torch._dynamo.reset()
