@@ -191,8 +191,10 @@ def _finished(
 ) -> LinearSolution:
     """What `_restarted` finds, and where that is no solution what the preconditioner's fallback finds from there."""
     first = _restarted(operator, prepared, b, x, target, restart, most)
+    if prepared is None or prepared.fallback is None:
+        return first
     left = ~first.converged & torch.linalg.vector_norm(b - operator.matvec(first.x), dim=-1).isfinite()
-    if prepared is None or prepared.fallback is None or not bool(left.any()):
+    if not bool(left.any()):
         return first
     goal = torch.where(left, target, inf)  # the others rest
     second = _restarted(operator, prepared.fallback.setup(operator), b, first.x, goal, restart, most)
