@@ -5,6 +5,8 @@ dense output, takes the step anew so that it ends there, and applies resets. On 
 not move; that the event does is seen by a Newton correction of the time, tau = -g / (dg/dt), which vanishes in value
 and carries the gradient of the implicit function. A state that is reset is brought from the event to the end of the
 step along the field, so that it has the derivative that the theory of hybrid systems calls the saltation matrix.
+
+Steps of equations with noise have no dense output and no slope: there an event is met at the end of its step.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,6 +58,11 @@ class Event:
 
     Gradients of event times and of what follows a reset are those of the implicit function g = 0. They cannot be
     differentiated again, and do not exist where g touches zero without crossing it.
+
+    With noise an event is met at the end of the step over which g changes its sign, as if g were watched at the ends of
+    steps only; a path in between may have crossed and come back. With steps of size h a barrier acts as one that is
+    farther away by .5826 b sqrt(h), b being the strength of the noise across it (Broadie, Glasserman, Kou, Math.
+    Finance 7, 1997, doi:10.1111/1467-9965.00035). Times of such events have no gradient, states have that of the steps.
     """
 
     function: Function
@@ -220,9 +227,13 @@ def _located(march: "March", c: Const, s: State, waits: Tensor, near: Tensor) ->
     told from the end of the step is met there.
 
     Of two roots of one function in the step, the first is noticed as soon as another event has made the step shorter.
+    With noise all events are met at the end of the step.
     """
     ready = s._replace(status=torch.where(waits, Status.RUNNING.value, s.status))
     end = theta1 = march.propose(ready, march.bounds(c), TENSORS)
+    if not march.stepper.dense:
+        new = values(march, c, torch.lerp(c.t0, c.t1, end), _step(march, c, s, end)[0].y1)
+        return end, _fired(march, s, waits, new)
     for _ in range(len(march.events) + 1):
         root, which = _first(march, _step(march, c, s, theta1)[0], s, theta1, waits)
         theta, y = _corrected(march, c, s, theta1, root, which)
@@ -244,11 +255,18 @@ def _around(
 ) -> tuple[Tensor, Tensor]:
     """A bit for every event met by theta (l), and whether another one than ``which`` (l) was met before."""
     before, after = _beside(march, c, torch.lerp(c.t0, c.t1, theta), y, (-1, 1))
-    fired, early = torch.zeros_like(s.accepted), torch.zeros_like(waits)
+    early = torch.zeros_like(waits)
     for i, (event, old) in enumerate(zip(march.events, s.marks, strict=True)):
-        fired += (event.crossed(old, after[i].to(old)) & waits) << i
         early |= event.crossed(old, before[i].to(old)) & waits & (which != i)
-    return fired, early
+    return _fired(march, s, waits, after), early
+
+
+def _fired(march: "March", s: State, waits: Tensor, marks: Sequence[Tensor]) -> Tensor:
+    """A bit for every event (l) of the lanes that wait, where the functions have come to ``marks`` (l)."""
+    fired = torch.zeros_like(s.accepted)
+    for i, (event, old, new) in enumerate(zip(march.events, s.marks, marks, strict=True)):
+        fired += (event.crossed(old, new.to(old)) & waits) << i
+    return fired
 
 
 def _first(march: "March", whole: "Segment", s: State, theta1: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,7 +299,7 @@ def _corrected(
     for _ in range(NEWTON):
         segment, *_ = _step(march, c, s, theta)
         t = torch.lerp(c.t0, c.t1, theta)
-        slope = march.field(c)(march.field(c).clock(t, segment.y1), segment.y1)
+        slope = _slope(march, c, t, segment.y1)
         pairs = [_rate(march, c, event, t, segment.y1, slope) for event in march.events]
         g, rate = (torch.stack(x, -1).gather(-1, which[..., None]).squeeze(-1) for x in zip(*pairs, strict=True))
         better = g.abs() < least
@@ -319,15 +337,21 @@ class Turn(NamedTuple):
     after: Tensor | None  # the state there with which the solution goes on; None where it ends
 
 
+def _slope(march: "March", c: Const, t: Tensor, y: Tensor) -> Tensor:
+    """The field at float64 times (l); 0 with noise, where no delays are made up for."""
+    field = march.field(c)
+    return field(field.clock(t, y), y) if march.stepper.dense else torch.zeros_like(y)
+
+
 def _delays(
     march: "March", c: Const, t: Tensor, y: Tensor, fired: Tensor
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """The field, which lanes each event fired in (l), and how long after t (l), 0 where not; differentiable."""
-    slope, found = march.field(c)(march.field(c).clock(t, y), y), []
+    slope, found = _slope(march, c, t, y), []
     for i, event in enumerate(march.events):
         hit = (fired >> i) & 1 != 0
         delay = torch.zeros_like(c.t0)
-        if bool(hit.any()):
+        if march.stepper.dense and bool(hit.any()):
             _, rate = _rate(march, c, event, t, y, slope)
             g = event.function(march.field(c).clock(t, y), y, c.args).to(c.t0)
             smooth = hit & (rate != 0) & rate.isfinite() & ~_leaps(march, c, event, t, y, slope, g.detach() / rate)
@@ -371,13 +395,13 @@ def turns(march: "March", c: Const, t: Number, y: Tensor, fired: Tensor) -> tupl
             continue
         after = None
         if event.reset is not None:
-            slope = field(field.clock(t, y), y) if slope is None else slope
+            slope = _slope(march, c, t, y) if slope is None else slope
             there = y + drifted(delay, slope)
             after = event.reset(field.clock(t + delay, y), there, c.args)
             if not isinstance(after, Tensor) or after.shape != y.shape or after.dtype != y.dtype:
                 got = f"{tuple(after.shape)} of {after.dtype}" if isinstance(after, Tensor) else type(after).__name__
                 raise ValueError(f"reset: expected a state of shape {tuple(y.shape)} of {y.dtype}, got {got}")
-            after = after - drifted(delay, field(field.clock(t, after), after))
+            after = after - drifted(delay, _slope(march, c, t, after))
             after, slope = torch.where(expand(hit.to(y.device), y), after, y), None
         done.append(Turn(hit, delay, y, after))
         y = y if after is None else after
@@ -407,6 +431,8 @@ def evaluations(march: "March", mesh: "Mesh", chosen: bool) -> Tensor:
     count, stepper = torch.zeros_like(mesh.count), march.stepper
     if mesh.events is None:
         return count
+    if not march.stepper.dense:
+        return count + chosen + chosen * (1 + stepper.evaluations) * (mesh.events != 0).sum(0)
     each = 1 + (NEWTON + 2 + (1 + NEWTON) * stepper.evaluations if chosen else 0)  # one for its time
     resets = [((mesh.events >> i) & 1).sum(0) for i, event in enumerate(march.events) if event.reset]
     bits = lambda kind: sum(1 << i for i, event in enumerate(march.events) if kind(event))  # noqa: E731

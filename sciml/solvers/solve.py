@@ -327,7 +327,7 @@ class _Task:
             frame.stepper,
             frame.edges,
         )
-        if events and (stepper.uniform or not stepper.dense):
+        if events and (stepper.uniform if stepper.dense else path is None):
             why = "takes steps of one size only" if stepper.dense else "has no dense output to find roots on"
             raise ValueError(f"events: {type(stepper).__name__} {why}")
         jumps = arguments.check_jumps(jumps)
