@@ -26,8 +26,7 @@ class Status(IntEnum):
 
 
 CAUSES = {
-    Status.MAX_STEPS: "max_steps={max_steps} trials were used up; raise max_steps or loosen rtol and atol, or "
-    "take solver 'auto' or Kvaerno5 if the equation is stiff",
+    Status.MAX_STEPS: "max_steps={max_steps} trials were used up; raise max_steps or loosen rtol and atol",
     Status.DT_UNDERFLOW: "the step size fell below {least} of the span without meeting rtol and atol; the solution may "
     "have a singularity there, or the tolerances lie below the round-off of the state's dtype",
     Status.NON_FINITE: "the vector field or the state became NaN or infinite",

@@ -6,10 +6,12 @@ from torch.autograd import forward_ad
 
 from sciml.errors import CAUSES, SolveError, Status
 from sciml.solvers.control import FLOOR
+from sciml.solvers.explicit import RungeKutta
 from sciml.solvers.march import March
 from sciml.solvers.state import Const, State
 
 SHOWN = 5
+STIFF = ", or take solver 'auto' or Kvaerno5 if the equation is stiff"
 
 
 def raise_failures(march: March, c: Const, end: State) -> None:
@@ -32,9 +34,9 @@ def raise_failures(march: March, c: Const, end: State) -> None:
     lines = []
     for lane, why, t in list(zip(lanes, status, times, strict=True))[:SHOWN]:
         where = f"at t={t:g}" if joint else f"sample {lane} at t={t:g}"
-        lines.append(
-            f"{where}: {CAUSES[why].format(max_steps=march.max_steps, least=least)}{_culprit(march, c, end, lane, why)}"
-        )
+        advice = STIFF if why is Status.MAX_STEPS and isinstance(march.stepper, RungeKutta) else ""
+        cause = CAUSES[why].format(max_steps=march.max_steps, least=least)
+        lines.append(f"{where}: {cause}{advice}{_culprit(march, c, end, lane, why)}")
     if len(lanes) > SHOWN:
         lines.append(f"and {len(lanes) - SHOWN} more")
     head = "solve failed" if joint else f"solve failed in {len(lanes)} of {len(failed)} samples"

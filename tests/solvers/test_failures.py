@@ -16,6 +16,7 @@ from sciml.solvers import (
     Euler,
     Final,
     Grid,
+    Kvaerno5,
     Quadrature,
     SaveAt,
     Stats,
@@ -159,6 +160,11 @@ def test_grid_of_more_steps_than_allowed_is_refused_at_once():
         solve(coupled, torch.ones(2, dtype=DTYPE), 0.0, 3.0, Solver(RK4(), Grid(n=20_000)))
     solver = Solver(RK4(), Grid(n=20), max_steps=20)
     assert solve(coupled, torch.ones(2, dtype=DTYPE), 0.0, 3.0, solver).status == Status.DONE
+
+
+def test_who_has_an_implicit_stepper_is_not_told_to_take_one():
+    with pytest.raises(SolveError, match=r"loosen rtol and atol$"):
+        solve(coupled, torch.ones(2, dtype=DTYPE), 0.0, 3.0, Solver(Kvaerno5(), PID(1e-8, 1e-10), max_steps=3))
 
 
 def test_max_steps_that_are_just_enough_do_not_fail():
