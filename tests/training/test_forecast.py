@@ -13,10 +13,12 @@ from sciml.training import ForecastModule, crps, spread
 from tests.training.running import train
 
 
-def module(net=None, **options):
+def module(net=None, steps=16, **options):
     torch.manual_seed(0)
     net = MLP(3, 1, width=32, depth=2, activation="gelu") if net is None else net
-    return ForecastModule(ForecastInterpolant(net), optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), **options)
+    return ForecastModule(
+        ForecastInterpolant(net, steps=steps), optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), **options
+    )
 
 
 def pairs(train=512, test=512):
@@ -66,7 +68,7 @@ def test_fields_of_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path))
     problem = RandomlyForced(Burgers(points=32, nu=0.05, dt=0.05, t1=0.4))
     data = OperatorData(problem, start=0.2, train=16, val=8, test=8, batch_size=8)
-    model = module(FNO(3, 1, [6], width=8, layers=2), members=3)
+    model = module(FNO(3, 1, [6], width=8, layers=2), steps=3, members=3)
     metrics, _ = train(model, data, tmp_path, epochs=2)
     assert set(metrics) == {f"test_{name}" for name in ("loss", "crps", "persistence", "mse", "spread", "crps_climate")}
     found = model.predict_step(data.part("test"), 0)
@@ -76,7 +78,7 @@ def test_fields_of_a_problem(tmp_path, monkeypatch):
     free = [{axis: torch.export.Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in (states, normal)]
     exported = torch.export.export(model.predictor().eval(), (states, normal), dynamic_shapes=tuple(free)).module()
     for points in (32, 25):
-        normal = torch.randn(5, 16, 2, 1, points, generator=torch.Generator().manual_seed(0))
+        normal = torch.randn(5, 3, 2, 1, points, generator=torch.Generator().manual_seed(0))
         states = data.inputs[:5, :, :points]
         assert_close(exported(states, normal), model.predictor()(states, normal))
 

@@ -24,13 +24,14 @@ OPTIMIZERS: dict[str, float | None] = {
     "sciml.training.Muon": 1e-2,
     "torch.optim.LBFGS": None,
 }
+SEARCH = ("--model.optimizer.line_search_fn=strong_wolfe", "--model.optimizer.max_iter=4")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimiser_lowers_the_loss_from_the_command_line(fit, name):
     lr = OPTIMIZERS[name]
-    options = f"--model.optimizer.lr={lr}" if lr else "--model.optimizer.line_search_fn=strong_wolfe"
-    fit("run", f"--model.optimizer={name}", options, "--data.steps=20", config=PINN)
+    options = (f"--model.optimizer.lr={lr}",) if lr else SEARCH
+    fit("run", f"--model.optimizer={name}", *options, "--data.steps=20", config=PINN)
     losses = [float(row["train_loss"]) for row in MetricsLogger("run/metrics.csv").rows() if row["train_loss"]]
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.9 * sum(losses[:3]) * 10 / 3
