@@ -210,7 +210,9 @@ def check_compact(
 ) -> None:
     """Refuse what a batch that shrinks has no part of."""
     if not isinstance(compact, tuple | list):
-        raise TypeError(f"compact: expected the numbers of args that have a row for each sample, as (), got {compact!r}")
+        raise TypeError(
+            f"compact: expected the numbers of args that have a row for each sample, as (), got {compact!r}"
+        )
     for i in compact:
         if not isinstance(i, int) or not 0 <= i < len(args):
             raise ValueError(f"compact: expected numbers of args, of which there are {len(args)}, got {i!r}")
