@@ -135,7 +135,7 @@ def test_what_does_not_go_with_it_is_named():
         solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, path=Clock())
     with pytest.raises(ValueError, match="folds: Ends has no method `among` for compact"):
         solve(lambda t, y: -y, Y0, 0.0, 1.0, solver, folds={"ends": Ends()})
-    with pytest.raises(TypeError, match="compact: expected the numbers of args .* got True"):
+    with pytest.raises(TypeError, match=r"compact: expected the numbers of args .* got True"):
         solve(lambda t, y: -y, Y0, 0.0, 1.0, Solver(lanes="each", compact=True))
     which = Solver(lanes="each", compact=(1,))
     with pytest.raises(ValueError, match="compact: expected numbers of args, of which there are 1, got 1"):
