@@ -66,6 +66,7 @@ _HOMES = {
     "path": ("Levy", "Path"),
     "reversible": ("ReversibleHeun",),
     "rosenbrock": ("Rodas5P",),
+    "spline": ("Spline",),
     "srk": ("SRK",),
     "stepper": ("Stepper",),
     "stochastic": ("EulerHeun", "EulerMaruyama", "Milstein", "StratonovichHeun"),
