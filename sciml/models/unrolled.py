@@ -35,7 +35,7 @@ def unrolled(term: Any, y0: Tensor, t0: Tensor, t1: Tensor, solver: Solver, ts: 
             "`sciml export` overrides the run's"
         )
     march = March(as_term(term), stepper, grid, solver.lanes)
-    const = Const(t0, t1, grid.thetas(t0, t1), stepper=stepper.constants(t0, y0))
+    const = Const(t0, t1, grid.thetas(t0, t1), stepper=stepper.constants(t0, y0), edges=grid.edges(t0, t1))
     y, carry, saved = y0, None, y0.unsqueeze(int(each))
     for j in range(grid.n):
         theta0, theta1 = (torch.full_like(t0, i / grid.n) for i in (j, j + 1))

@@ -16,6 +16,7 @@ _HOMES = {
     "auto": ("Auto",),
     "backsolve": ("Backsolve",),
     "brownian": ("Brownian",),
+    "cde": ("CDE",),
     "control": ("PID", "Controller", "Grid"),
     "controlled": ("Controlled",),
     "conversion": ("Converted",),

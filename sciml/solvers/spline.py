@@ -9,8 +9,8 @@ from torch import Tensor
 class Spline(NamedTuple):
     r"""A curve X(t) of c channels for each sample, a polynomial between neighbouring knots; a tuple of tensors.
 
-    Between knots i and i + 1 it is :math:`\sum_k a_{ik} u^k` with u from 0 to 1; the first and the last polynomial go on
-    outside. `linear`, `hermite` and `rectilinear` make it from data, NaN where a value is missing, with derivatives.
+    Between knots i and i + 1 it is :math:`\sum_k a_{ik} u^k` with u from 0 to 1; the first and the last polynomial go
+    on outside. `linear`, `hermite` and `rectilinear` make it from data, NaN where a value is missing, with derivatives.
 
     Attributes:
         ts: the knots, (n) for all samples or (b, n); they do not decrease.
@@ -49,9 +49,9 @@ class Spline(NamedTuple):
 
     @classmethod
     def hermite(cls, ts: Tensor, values: Tensor) -> "Spline":
-        """Cubics whose slope at a knot is that of the line to it from the knot before; once continuously differentiable.
+        """Cubics whose slope at a knot is that of the line from the knot before, at the first that of the line after.
 
-        The slope at the first knot is that of the line from it. Where nothing is missing, the curve up to a knot
+        They are once continuously differentiable. Where nothing is missing, the curve up to a knot
         depends on the values until then alone (Morrill et al. 2021).
 
         Args:
@@ -129,10 +129,7 @@ class Spline(NamedTuple):
             start, end = ts.gather(-1, i), ts.gather(-1, i + 1)
         else:
             start, end = (ts.index_select(0, j.reshape(-1)).reshape(i.shape) for j in (i, i + 1))
-        if i.ndim > 1:
-            a = a.take_along_dim(i[..., None, None], 1)
-        else:
-            a = a.index_select(1, i)
+        a = a.take_along_dim(i[..., None, None], 1) if i.ndim > 1 else a.index_select(1, i)
         gap = end - start
         gap = torch.where(gap > 0, gap, 1)
         return a, ((times - start) / gap)[..., None].to(a), gap[..., None].to(a)
