@@ -55,7 +55,7 @@ class CDE(Term):
         expected = (*y.shape, slope.shape[-1])
         if matrix.shape != expected:
             raise ValueError(f"field: expected values of the shape (b, .., c) {expected}, got {tuple(matrix.shape)}")
-        slope = slope.reshape(len(slope), *(1,) * (y.ndim - 2), -1, 1)
+        slope = slope.reshape(slope.shape[0], *(1,) * (y.ndim - 2), -1, 1)
         return (matrix @ slope).squeeze(-1)
 
 

@@ -120,16 +120,19 @@ class Spline(NamedTuple):
     def _pieces(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients (b, m, c, k), u and the gap (.., m, 1) of the pieces in which times lie."""
         ts, a = self.ts, self.coefficients
-        times = t.reshape(len(t), 1) if t.ndim > 1 else t.reshape(-1)  # (b, 1) or (m)
+        times = t.reshape(t.shape[0], 1) if t.ndim > 1 else t.reshape(-1)  # (b, 1) or (m)
         if ts.ndim > 1:
-            times = times.expand(len(ts), times.shape[-1])
+            times = times.expand(ts.shape[0], times.shape[-1])
         times = times.to(ts).contiguous()
         i = torch.searchsorted(ts[..., 1:-1].detach().contiguous(), times.detach(), right=True)
         if ts.ndim > 1:
             start, end = ts.gather(-1, i), ts.gather(-1, i + 1)
         else:
             start, end = (ts.index_select(0, j.reshape(-1)).reshape(i.shape) for j in (i, i + 1))
-        a = a.take_along_dim(i[..., None, None], 1) if i.ndim > 1 else a.index_select(1, i)
+        if i.ndim > 1:  # `take_along_dim` would have an export know the batch
+            a = a.gather(1, i[..., None, None].expand(-1, -1, *a.shape[2:]))
+        else:
+            a = a.index_select(1, i)
         gap = end - start
         gap = torch.where(gap > 0, gap, 1)
         return a, ((times - start) / gap)[..., None].to(a), gap[..., None].to(a)
@@ -159,7 +162,7 @@ def filled(ts: Tensor, values: Tensor) -> Tensor:
 
 def _times(ts: Tensor, values: Tensor) -> Tensor:
     """The times of values (b, n, c), in their shape."""
-    if values.ndim != 3 or ts.shape not in (values.shape[1:2], values.shape[:2]):
+    if values.ndim != 3 or ts.ndim not in (1, 2) or ts.shape != values.shape[2 - ts.ndim : 2]:
         expected = "values (b, n, c) with times (n) or (b, n)"
         raise ValueError(f"ts, values: expected {expected}, got {tuple(values.shape)} with {tuple(ts.shape)}")
     if values.shape[1] < 2:

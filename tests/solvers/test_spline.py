@@ -169,7 +169,7 @@ def test_equal_times_at_the_end_are_rest(kind: str):
 
 @pytest.mark.parametrize(
     ("ts", "values"),
-    [((4,), (2, 5, 3)), ((2, 4), (2, 5, 3)), ((3, 5), (2, 5, 3)), ((5,), (5, 3)), ((1,), (2, 1, 3))],
+    [((), (2, 5, 3)), ((4,), (2, 5, 3)), ((2, 4), (2, 5, 3)), ((3, 5), (2, 5, 3)), ((5,), (5, 3)), ((1,), (2, 1, 3))],
 )
 def test_data_that_make_no_curve_are_refused(ts: tuple[int, ...], values: tuple[int, ...]):
     for make in (Spline.linear, Spline.hermite, Spline.rectilinear):
