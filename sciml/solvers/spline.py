@@ -51,7 +51,8 @@ class Spline(NamedTuple):
     def hermite(cls, ts: Tensor, values: Tensor) -> "Spline":
         """Cubics whose slope at a knot is that of the line from the knot before, at the first that of the line after.
 
-        They are once continuously differentiable. Where nothing is missing, the curve up to a knot
+        They are once continuously differentiable. Behind a gap that is short beside the next one they swing out far, so
+        that they are for times that lie evenly. Where nothing is missing, the curve up to a knot
         depends on the values until then alone (Morrill et al. 2021).
 
         Args:
@@ -129,10 +130,7 @@ class Spline(NamedTuple):
             start, end = ts.gather(-1, i), ts.gather(-1, i + 1)
         else:
             start, end = (ts.index_select(0, j.reshape(-1)).reshape(i.shape) for j in (i, i + 1))
-        if i.ndim > 1:  # `take_along_dim` would have an export know the batch
-            a = a.gather(1, i[..., None, None].expand(-1, -1, *a.shape[2:]))
-        else:
-            a = a.index_select(1, i)
+        a = a.index_select(1, i) if i.ndim == 1 else a.gather(1, i[..., None, None].expand(-1, -1, *a.shape[2:]))
         gap = end - start
         gap = torch.where(gap > 0, gap, 1)
         return a, ((times - start) / gap)[..., None].to(a), gap[..., None].to(a)
