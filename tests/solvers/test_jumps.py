@@ -283,6 +283,18 @@ def test_a_grid_of_times_meets_its_jumps_and_their_gradients():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_jumps_of_a_grid_are_met_to_round_off(kind: str):
+    """The field is constant between them, so that every step is exact; a place of 0.2 in the span is not 1 / 9 in binary."""
+    edges = (0.2, 0.7)
+    field = lambda t, y: ((t >= edges[0]) & (t < edges[1])).to(y) + 0 * y  # noqa: E731
+    y0 = torch.zeros(1, 1, dtype=DTYPE)
+    for grid in (Grid(n=9, jump_ts=edges), Grid(dt=0.1, jump_ts=edges)):
+        s = solve(field, y0, 0.1, 1.0, Solver(RK4(), grid, lanes=kind))
+        assert abs(s.ys.item() - 0.5) < 1e-12  # of times that are 1e-15 beside the jumps
+        assert torch.equal(solve(field, y0, 0.3, 0.3, Solver(RK4(), grid, lanes=kind)).ys, y0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_jumps_within_a_step_of_a_grid_are_refused(kind: str):
     with pytest.raises(ValueError, match="jump_ts: expected times at which steps of the grid end"):
         solve(turning, row(1, 0).expand(2, 2), 0.0, 1.0, Solver(RK4(), Grid(n=4, jump_ts=[0.3]), lanes=kind))

@@ -138,6 +138,7 @@ def test_regressor_of_series_learns_in_own_units(tmp_path):
     metrics, _ = train(model, data, tmp_path, epochs=6)
     _, targets = data.part("test")
     assert metrics["test_mae"] < 0.3 * float(targets.abs().mean())
+    assert_close(model.inputs.mean[1], data.part("train")[0][..., 1].nanmean())
 
 
 def test_penalty_of_series_is_in_the_loss():
