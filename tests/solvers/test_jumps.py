@@ -284,7 +284,7 @@ def test_a_grid_of_times_meets_its_jumps_and_their_gradients():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jumps_of_a_grid_are_met_to_round_off(kind: str):
-    """The field is constant between them, so that every step is exact; a place of 0.2 in the span is not 1 / 9 in binary."""
+    """Steps are exact where the field is constant between them; 0.2 has not the place 1 / 9 in the span, in binary."""
     edges = (0.2, 0.7)
     field = lambda t, y: ((t >= edges[0]) & (t < edges[1])).to(y) + 0 * y  # noqa: E731
     y0 = torch.zeros(1, 1, dtype=DTYPE)
