@@ -3,7 +3,8 @@
 import csv
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from sciml.data.seeding import generator
 from sciml.data.split import New, SplitData, check_sizes
 from sciml.errors import DataError
 from sciml.problems import Problem
+
+SUFFIXES = (".csv", ".npz", ".h5", ".hdf5")
 
 
 class Observed(NamedTuple):
@@ -234,23 +237,34 @@ def read_trajectories(
         DataError: the file is not as described; the message begins with the argument that is wrong, and names the file
             and column, row or array in it.
     """
-    readers = {".csv": _read_csv, ".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
-    if path.suffix not in readers:
-        raise DataError(f"path: expected a file that ends in {', '.join(readers)}, got {str(path)!r}")
+    with readable(path, id):
+        table = read_csv(path, t, y, id) if path.suffix == ".csv" else tabulated(read_arrays(path), t, y)
+        return table.names, table.labels, _observed(table)
+
+
+@contextmanager
+def readable(path: Path, id: str | None) -> Iterator[None]:
+    """Reads a file of trajectories, or tells what is wrong with it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is not as described.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"path: expected a file that ends in {', '.join(SUFFIXES)}, got {str(path)!r}")
     if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {str(path)!r}")
     if path.suffix != ".csv" and id is not None:
         raise DataError(f"id: expected None, as the arrays of {path} have trajectories on their first axis, got {id!r}")
     try:
-        table = readers[path.suffix](path, t, y, id)
-        return table.names, table.labels, _observed(table)
-    except _Mistake as mistake:
+        yield
+    except Mistake as mistake:
         raise DataError(f"{mistake.argument}: {path}: {mistake}") from None
     except (OSError, ValueError) as error:  # numpy's and h5py's word on bytes that are something else
         raise DataError(f"path: {path}: expected a {path.suffix} file, got one that cannot be read: {error}") from error
 
 
-class _Mistake(Exception):
+class Mistake(Exception):
     """What is wrong in a file, or in the argument that asks it for something."""
 
     def __init__(self, message: str, argument: str = "path"):
@@ -258,7 +272,7 @@ class _Mistake(Exception):
         self.argument = argument
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """The content of a file, NaN where something is missing."""
 
     names: tuple[str, ...]  # of the components
@@ -267,25 +281,33 @@ class _Table(NamedTuple):
     ys: np.ndarray  # (n, t, c)
 
 
-def _observed(table: _Table) -> Observed:
-    """The checked content, with masks."""
-    names, labels, ts, ys = table
-    mask = ~np.isnan(ys)
-    for n, (label, times, values) in enumerate(zip(labels, ts, ys, strict=True)):
-        count = np.count_nonzero(~np.isnan(times))
+def counts(table: Table) -> list[int]:
+    """How many times each trajectory has; refused where they are not as described, or a value is infinite."""
+    found = []
+    for label, times, values in zip(table.labels, table.ts, table.ys, strict=True):
+        count = int(np.count_nonzero(~np.isnan(times)))
         if count < 2 or np.isnan(times[:count]).any():
-            raise _Mistake(f"trajectory {label}: expected at least two times, with NaN only behind them")
+            raise Mistake(f"trajectory {label}: expected at least two times, with NaN only behind them")
         if (back := np.flatnonzero(np.diff(times[:count]) <= 0)).size:
-            hint = "; the column that tells trajectories apart is named by `id`" if len(labels) == 1 else ""
-            raise _Mistake(
+            hint = "; the column that tells trajectories apart is named by `id`" if len(table.labels) == 1 else ""
+            raise Mistake(
                 f"trajectory {label}: expected increasing times, got {times[back[0]]:g} and then "
                 f"{times[back[0] + 1]:g}{hint}"
             )
         if np.isinf(values).any() or np.isinf(times).any():
-            raise _Mistake(f"trajectory {label}: expected finite values, got an infinite one")
+            raise Mistake(f"trajectory {label}: expected finite values, got an infinite one")
+        found.append(count)
+    return found
+
+
+def _observed(table: Table) -> Observed:
+    """The checked content, with masks."""
+    names, labels, ts, ys = table
+    mask = ~np.isnan(ys)
+    for n, (label, times, count) in enumerate(zip(labels, ts, counts(table), strict=True)):
         if not mask[n, 0].all():
             missing = ", ".join(name for name, there in zip(names, mask[n, 0], strict=True) if not there)
-            raise _Mistake(f"trajectory {label}: expected all values at its first time, {missing} is missing")
+            raise Mistake(f"trajectory {label}: expected all values at its first time, {missing} is missing")
         mask[n, count:] = False
         times[count:] = times[count - 1]
     shared = (ts == ts[0]).all()
@@ -293,7 +315,8 @@ def _observed(table: _Table) -> Observed:
     return Observed(times, torch.from_numpy(np.where(mask, ys, 0)).float(), torch.from_numpy(mask))
 
 
-def _read_csv(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _Table:
+def read_csv(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> Table:
+    """The content of a table."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         mark = _separator(file.readline())
         file.seek(0)
@@ -305,22 +328,22 @@ def _read_csv(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _T
     if absent := [(argument, name) for argument, name in wanted if name not in header]:
         argument, name = absent[0]
         there = f"it has {', '.join(header)}" if header else "the file is empty"
-        raise _Mistake(f"no column {name!r}; {there}", argument if header else "path")
+        raise Mistake(f"no column {name!r}; {there}", argument if header else "path")
     if not names or not rows:
-        raise _Mistake("expected at least one component and one row")
+        raise Mistake("expected at least one component and one row")
     groups: dict[str | int, list[list[float]]] = {}
     for line, row in rows:
         if len(row) != len(header):
-            raise _Mistake(f"row {line}: expected {len(header)} cells, got {len(row)}")
+            raise Mistake(f"row {line}: expected {len(header)} cells, got {len(row)}")
         cells = dict(zip(header, row, strict=True))
         values = [_number(cells[name], name, line) for name in (t, *names)]
         if np.isnan(values[0]):
-            raise _Mistake(f"row {line}, column {t!r}: expected a time, got {cells[t]!r}")
+            raise Mistake(f"row {line}, column {t!r}: expected a time, got {cells[t]!r}")
         groups.setdefault(0 if id is None else cells[id].strip(), []).append(values)
     padded = np.full((len(groups), max(map(len, groups.values())), 1 + len(names)), np.nan)
     for n, group in enumerate(groups.values()):
         padded[n, : len(group)] = group
-    return _Table(tuple(names), list(groups), padded[..., 0], padded[..., 1:])
+    return Table(tuple(names), list(groups), padded[..., 0], padded[..., 1:])
 
 
 def _separator(header: str) -> str:
@@ -332,44 +355,44 @@ def _number(cell: str, column: str, line: int) -> float:
     try:
         return float(cell) if cell.strip() else np.nan
     except ValueError:
-        raise _Mistake(f"row {line}, column {column!r}: expected a number, got {cell!r}") from None
+        raise Mistake(f"row {line}, column {column!r}: expected a number, got {cell!r}") from None
 
 
-def _read_npz(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _Table:
-    with np.load(path) as file:
-        return _arrays({name: file[name] for name in file.files}, t, y)
-
-
-def _read_h5(path: Path, t: str, y: Sequence[str] | None, id: str | None) -> _Table:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name."""
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
     with h5py.File(path) as file:
-        return _arrays({name: value[...] for name, value in file.items() if isinstance(value, h5py.Dataset)}, t, y)
+        return {name: value[...] for name, value in file.items() if isinstance(value, h5py.Dataset)}
 
 
-def _arrays(arrays: dict[str, np.ndarray], t: str, y: Sequence[str] | None) -> _Table:
+def tabulated(arrays: dict[str, np.ndarray], t: str, y: Sequence[str] | None) -> Table:
+    """The content of arrays."""
     names = [name for name in arrays if name != t] if y is None else list(y)
     if absent := [pair for pair in [("t", t), *(("y", name) for name in names)] if pair[1] not in arrays]:
         argument, name = absent[0]
-        raise _Mistake(f"no array {name!r}; it has {', '.join(arrays)}", argument)
+        raise Mistake(f"no array {name!r}; it has {', '.join(arrays)}", argument)
     if not names:
-        raise _Mistake(f"expected an array beside {t!r}")
+        raise Mistake(f"expected an array beside {t!r}")
     parts = []
     for name in names:
         part = _numbers(arrays[name], name)
         if part.ndim != 2 and (part.ndim != 3 or len(names) > 1):
-            raise _Mistake(f"array {name!r}: expected shape (n, t), or (n, t, c) as the only one, got {part.shape}")
+            raise Mistake(f"array {name!r}: expected shape (n, t), or (n, t, c) as the only one, got {part.shape}")
         parts.append(part if part.ndim == 3 else part[..., None])
         if part.shape[:2] != parts[0].shape[:2]:
-            raise _Mistake(f"array {name!r}: expected {parts[0].shape[:2]} as {names[0]!r} has, got {part.shape[:2]}")
+            raise Mistake(f"array {name!r}: expected {parts[0].shape[:2]} as {names[0]!r} has, got {part.shape[:2]}")
     ys = np.concatenate(parts, -1)
     ts = _numbers(arrays[t], t)
     if ts.shape not in (ys.shape[:2], ys.shape[1:2]):
-        raise _Mistake(f"array {t!r}: expected shape {ys.shape[1:2]} or {ys.shape[:2]}, got {ts.shape}")
+        raise Mistake(f"array {t!r}: expected shape {ys.shape[1:2]} or {ys.shape[:2]}, got {ts.shape}")
     if len(names) == 1 and ys.shape[-1] > 1:
         names = [f"{names[0]}{i}" for i in range(ys.shape[-1])]
-    return _Table(tuple(names), range(len(ys)), np.broadcast_to(ts, ys.shape[:2]).copy(), ys)
+    return Table(tuple(names), range(len(ys)), np.broadcast_to(ts, ys.shape[:2]).copy(), ys)
 
 
 def _numbers(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
-        raise _Mistake(f"array {name!r}: expected real numbers, got {array.dtype}")
+        raise Mistake(f"array {name!r}: expected real numbers, got {array.dtype}")
     return array.astype(float)

@@ -10,6 +10,7 @@ from sciml.models.unrolled import unrolled
 from sciml.models.watched import Watched
 from sciml.solvers.path import Path
 from sciml.solvers.solve import Solver, SolveStats, solve
+from sciml.typing import Args
 
 
 class Autonomous(nn.Module):
@@ -76,21 +77,32 @@ class Flow(Watched):
         if regularizer is not None:
             regularizer.fits(solver)
 
-    def solved(self, y0: Tensor, ts: Tensor | None, path: Path | None = None) -> Tensor:
-        """The states at t1, (b, ..), or at times from the first on, (b, t, ..); notes stats and penalty."""
+    def solved(
+        self,
+        y0: Tensor,
+        ts: Tensor | None,
+        path: Path | None = None,
+        args: Args = (),
+        solver: Solver | None = None,
+    ) -> Tensor:
+        """The states at t1, (b, ..), or at times from the first on, (b, t, ..); notes stats and penalty.
+
+        ``solver`` is another one than the model's, where steps have to know the data.
+        """
+        solver = solver or self.solver
         if ts is not None:
-            check_times(ts, self.solver)
+            check_times(ts, solver)
         used = self.regularizer if self.training else None
         end = self.t1 if used is None else used.end(self.t1, ts)
         t0, t1 = (0.0, end) if ts is None else (ts[..., 0], ts[..., -1])
-        reading = None if used is None else used.reading(self.field, self.solver, y0, t0, t1)
-        folds = self.readings(self.solver) | ({} if reading is None else reading.folds)
-        solution = solve(self.field, y0, t0, t1, self.solver, path=path, save_at=ts, folds=folds)
+        reading = None if used is None else used.reading(self.field, solver, y0, t0, t1, args)
+        folds = self.readings(solver) | ({} if reading is None else reading.folds)
+        solution = solve(self.field, y0, t0, t1, solver, args=args, path=path, save_at=ts, folds=folds)
         self.note(solution)
         self.stats, self.penalty = solution.stats, None
         if used is not None and reading is not None:
             self.penalty = used.weight_at(self.progress) * reading.penalty(solution)
-        return solution.ys if ts is None or self.solver.lanes == "each" else solution.ys.transpose(0, 1)
+        return solution.ys if ts is None or solver.lanes == "each" else solution.ys.transpose(0, 1)
 
     def take_penalty(self) -> Tensor | None:
         """The penalty of the last solve, once: its graph is kept no longer than that of the loss."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sciml.solvers.fold import Fold, Quadrature
 from sciml.solvers.solve import Solution, Solver
+from sciml.solvers.term import as_term
 from sciml.typing import Args, Time
 
 NODES = 2  # in a step, of integrals
@@ -63,8 +64,10 @@ class Regularizer(ABC):
         return t1
 
     @abstractmethod
-    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading | None:
-        """What to read of a solve of a field (t, y) from y0; None where there is no penalty."""
+    def reading(
+        self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time, args: Args = ()
+    ) -> Reading | None:
+        """What to read of a solve of a field (t, y) or (t, y, args) from y0; None where there is no penalty."""
 
 
 class KineticRegularizer(Regularizer):
@@ -98,7 +101,7 @@ class KineticRegularizer(Regularizer):
         if solver.compact is not None:
             raise ValueError(f"solver: expected compact=None with {type(self).__name__}, got {solver.compact}")
 
-    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading:
+    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time, args: Args = ()) -> Reading:
         """The integral, whichever way time runs."""
         fold = Quadrature(KineticEnergy(field, torch.randn_like(y0), self.jacobian), NODES)
         return Reading({"penalty": fold}, lambda solution: solution.folds["penalty"].abs().mean())
@@ -113,7 +116,7 @@ class KineticEnergy(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """For each sample."""
-        value, pull, *_ = torch.func.vjp(lambda y: self.field(t, y), y)
+        value, pull, *_ = torch.func.vjp(lambda y: as_term(self.field).drift(t, y, args), y)
         (row,) = pull(self.direction)
         squares = value.abs().square() + self.jacobian * row.abs().square()
         return squares.reshape(len(y), -1).mean(1)
@@ -149,5 +152,5 @@ class STEER(Regularizer):
             raise ValueError(f"width: expected at most t1={t1}, so that solves go forward, got {self.width}")
         return t1 + self.width * (2 * torch.rand(()).item() - 1)
 
-    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> None:
+    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time, args: Args = ()) -> None:
         """There is no penalty."""

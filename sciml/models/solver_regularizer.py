@@ -18,7 +18,7 @@ from sciml.solvers.local import local_heuristic, state_within, step_again
 from sciml.solvers.mesh import Mesh
 from sciml.solvers.solve import Solution, Solver
 from sciml.solvers.term import Diffusive
-from sciml.typing import Time
+from sciml.typing import Args, Time
 
 Form = Literal["global", "unbiased", "biased", "reuse"]
 
@@ -87,20 +87,21 @@ class SolverRegularizer(Regularizer):
         if reason:
             raise ValueError(f"regularizer: {reason}")
 
-    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading:
+    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time, args: Args = ()) -> Reading:
         """The heuristic of all steps, or of the one that is drawn."""
         if self.form == "global":
             return Reading({"penalty": self.heuristic}, lambda solution: mean(solution.folds["penalty"]))
         start, end = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (t0, t1))
         lanes = y0.shape[:1] if solver.lanes == "each" else ()
         draw = torch.rand(lanes, dtype=torch.float64).to(start.device)
-        value, noisy = partial(local_heuristic, self.heuristic, field, solver=solver), isinstance(field, Diffusive)
+        value = partial(local_heuristic, self.heuristic, field, solver=solver, args=args)
+        noisy = isinstance(field, Diffusive)
         if self.form == "unbiased" and not noisy:
             t = start + draw * (end - start)
             fold = SaveAt(t[..., None])
             return Reading({"state": fold}, lambda s: mean(value(t, s.folds["state"].squeeze(t.ndim), t1=end)))
         if self.form == "reuse":
-            local = self._taken_again if noisy else partial(self._given_again, value)
+            local = self._taken_again if noisy or args else partial(self._given_again, value)
         elif noisy:
             local = partial(self._on_own_noise, partial(value, path=Brownian(seed=int(torch.randint(2**62, ())))))
         else:

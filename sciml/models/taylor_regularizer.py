@@ -1,5 +1,6 @@
 """A penalty on high derivatives of a solution, which are what makes it costly to integrate."""
 
+from functools import partial
 from math import factorial
 
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from sciml.calculus.taylor import solution_coefficients
 from sciml.models.regularizers import NODES, Reading, Regularizer
 from sciml.solvers.fold import Quadrature
 from sciml.solvers.solve import Solver
+from sciml.solvers.term import as_term
 from sciml.typing import Args, Time
 
 
@@ -37,7 +39,7 @@ class TaylorRegularizer(Regularizer):
             raise ValueError(f"order: expected a whole number, 1 or more, got {order!r}")
         self.order = order
 
-    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time) -> Reading:
+    def reading(self, field: nn.Module, solver: Solver, y0: Tensor, t0: Time, t1: Time, args: Args = ()) -> Reading:
         """The integral, whichever way time runs."""
         fold = Quadrature(SquaredDerivative(field, self.order), NODES)
         return Reading({"penalty": fold}, lambda solution: solution.folds["penalty"].abs().mean())
@@ -52,5 +54,5 @@ class SquaredDerivative(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor, args: Args) -> Tensor:
         """The square of the norm, for each sample."""
-        last = solution_coefficients(self.field, t, y, self.order)[-1]
+        last = solution_coefficients(partial(as_term(self.field).drift, args=args), t, y, self.order)[-1]
         return (factorial(self.order) * last).abs().square().reshape(len(y), -1).sum(1)

@@ -11,9 +11,12 @@ from sciml.solvers.march import March
 from sciml.solvers.solve import Solver
 from sciml.solvers.state import Const
 from sciml.solvers.term import as_term, real_dtype
+from sciml.typing import Args
 
 
-def unrolled(term: Any, y0: Tensor, t0: Tensor, t1: Tensor, solver: Solver, ts: Tensor | None = None) -> Tensor:
+def unrolled(
+    term: Any, y0: Tensor, t0: Tensor, t1: Tensor, solver: Solver, ts: Tensor | None = None, args: Args = ()
+) -> Tensor:
     """The steps of a grid one after the other, without the march, which reads values that a trace does not have.
 
     Args:
@@ -23,6 +26,7 @@ def unrolled(term: Any, y0: Tensor, t0: Tensor, t1: Tensor, solver: Solver, ts: 
         t1: end (l), float64.
         solver: with ``Grid(n=...)``.
         ts: increasing times to save at, (t) or (b, t); None gives the final state.
+        args: tensors handed to the term.
 
     Raises:
         ValueError: if the number of steps is not fixed.
@@ -35,7 +39,7 @@ def unrolled(term: Any, y0: Tensor, t0: Tensor, t1: Tensor, solver: Solver, ts: 
             "`sciml export` overrides the run's"
         )
     march = March(as_term(term), stepper, grid, solver.lanes)
-    const = Const(t0, t1, grid.thetas(t0, t1), stepper=stepper.constants(t0, y0))
+    const = Const(t0, t1, grid.thetas(t0, t1), args, stepper=stepper.constants(t0, y0), edges=grid.edges(t0, t1))
     y, carry, saved = y0, None, y0.unsqueeze(int(each))
     for j in range(grid.n):
         theta0, theta1 = (torch.full_like(t0, i / grid.n) for i in (j, j + 1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciml import solvers
-from sciml.solvers.control import Controller
+from sciml.solvers.control import Controller, nearest
 from sciml.solvers.event import Event
 from sciml.solvers.expect import expect, expect_times
 from sciml.solvers.fold import Fold
@@ -29,8 +29,8 @@ def stepper_named(name: str) -> Stepper:
     public = {each.lower(): getattr(solvers, each) for each in solvers.__all__}
     steppers = {each: kind for each, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
     if name not in steppers:
-        nearest = get_close_matches(name.lower(), steppers, 1, 0.0)[0]
-        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {name!r}; maybe {nearest!r}?")
+        similar = get_close_matches(name.lower(), steppers, 1, 0.0)[0]
+        raise ValueError(f"solver: expected one of {', '.join(sorted(steppers))}, got {name!r}; maybe {similar!r}?")
     return steppers[name]()
 
 
@@ -183,19 +183,16 @@ def save_times(save_at: Any, lanes: Lanes, stepper: Stepper, grid: Tensor, t0: T
             f"save_at: {name} has no dense output, so its save times move with t0 and t1; expected t0 and t1 without "
             "gradients, or no time between them"
         )
-    nodes = torch.cat([torch.zeros_like(grid[..., :1]), grid], -1).expand(*theta.shape[:-1], -1).contiguous()
-    after = torch.searchsorted(nodes, theta.contiguous()).clamp(1, nodes.shape[-1] - 1)
-    left, right = nodes.gather(-1, after - 1), nodes.gather(-1, after)
-    nearest = torch.where(theta - left < right - theta, left, right)
+    near, left, right = nearest(torch.cat([torch.zeros_like(grid[..., :1]), grid], -1), theta)
     rounding = 2.0**-50 * torch.maximum(t0.abs(), t1.abs())[..., None] / length.abs()
-    off = (theta - nearest).abs() > 1e-6 * (right - left) + rounding
+    off = (theta - near).abs() > 1e-6 * (right - left) + rounding
     if bool(off.any()):
         below, above = ((t0[..., None] + length * node)[off][0].item() for node in (left, right))
         raise ValueError(
             f"save_at: {name} has no dense output, so expected times at which its steps end, as {below:g} and "
             f"{above:g}, got {ts.expand(theta.shape)[off][0].item():g}"
         )
-    return t0[..., None] + length * nearest
+    return t0[..., None] + length * near
 
 
 def check_compact(

@@ -314,9 +314,10 @@ def _interval(
 ) -> tuple[Tensor, Tensor]:
     """State and adjoint at the start of an interval, from those at its end."""
     march, lane = plan.march, int(plan.march.lanes == "each")
-    if plan.steps is not None:
+    if plan.steps is not None and isinstance(march.controller, Grid):
         share = ((end - start) / torch.where(span == 0, 1, span)).abs().max()
-        march = replace(march, controller=Grid(n=max(1, ceil(plan.steps * float(share) - 1e-6))))
+        n = max(1, ceil(plan.steps * float(share) - 1e-6))
+        march = replace(march, controller=replace(march.controller, n=n, dt=None))
     z, controller = torch.stack([y, a], lane), march.controller
     constants = march.stepper.constants(end, z)
     c = Const(end, start, controller.thetas(end, start), args, stepper=constants, edges=controller.edges(end, start))

@@ -319,6 +319,9 @@ class Grid(Controller):
         n: number of equal steps.
         dt: size of equal steps in units of time; must divide t1 - t0.
         ts: the times themselves (n + 1), monotone from t0 to t1; they may carry gradients.
+        jump_ts: times at which the field is discontinuous, (k), or (b, k) with lanes "each": of those that are passed,
+            ends of steps. The last evaluation before and the first after see times a few units in the last place before
+            and after.
     """
 
     adaptive: ClassVar[bool] = False
@@ -326,6 +329,7 @@ class Grid(Controller):
     n: int | None = None
     dt: float | None = None
     ts: Tensor | Sequence[float] | None = None
+    jump_ts: Tensor | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a grid that is not one."""
@@ -340,8 +344,9 @@ class Grid(Controller):
             expect_number("dt", self.dt)
             if not 0 < self.dt < math.inf:
                 raise ValueError(f"dt: expected a positive step size (its sign is that of t1 - t0), got {self.dt}")
-        if self.ts is not None:
-            expect_times("ts", self.ts)
+        for name in ("ts", "jump_ts"):
+            if getattr(self, name) is not None:
+                expect_times(name, getattr(self, name))
 
     def thetas(self, t0: Tensor, t1: Tensor) -> Tensor:
         """The ends of the steps as fractions of the span, (n) or (l, n), the last of them 1."""
@@ -349,6 +354,21 @@ class Grid(Controller):
             return self._given(expect_times("ts", self.ts).to(t0), t0, t1)
         n = self.count(t0, t1)
         return torch.arange(1, n + 1, dtype=torch.float64, device=t0.device) / n
+
+    def edges(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, ...]:
+        """The ends of steps that ``jump_ts`` are, as fractions of the span, (k) or (l, k).
+
+        Raises:
+            ValueError: one lies within a step.
+        """
+        if self.jump_ts is None:
+            return ()
+        theta, grid = _fractions(self.jump_ts, t0, t1).detach(), self.thetas(t0, t1)
+        near, left, right = nearest(torch.cat([torch.zeros_like(grid[..., :1]), grid], -1), theta)
+        off = (near - theta).abs() > 1e-6 * (right - left)
+        if not torch.compiler.is_exporting() and bool(off[theta <= 1].any()):
+            raise ValueError("jump_ts: expected times at which steps of the grid end, got one within a step")
+        return (torch.where(theta <= 1, near, 2.0),)
 
     def count(self, t0: Tensor, t1: Tensor) -> int:
         """The number of steps."""
@@ -393,6 +413,14 @@ class Grid(Controller):
         """Accept whatever is finite; what is not fails at once, since a grid cannot take a smaller step."""
         finite = xp.isfinite(error)
         return Decision(finite, xp.where(finite, dtheta, 0.0), memory)
+
+
+def nearest(ends: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the ends (.., n + 1) of steps that nearest to fractions (.., k), and the ends of the steps that have these."""
+    ends = ends.expand(*theta.shape[:-1], -1).contiguous()
+    after = torch.searchsorted(ends.detach(), theta.contiguous()).clamp(1, ends.shape[-1] - 1)
+    left, right = ends.gather(-1, after - 1), ends.gather(-1, after)
+    return torch.where(theta - left < right - theta, left, right), left, right
 
 
 def _larger(y0: Tensor, y1: Tensor) -> Tensor:

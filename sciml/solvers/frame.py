@@ -80,7 +80,7 @@ class Frame(NamedTuple):
             grid = controller.thetas(start, end)
         if at is not None and controller.adaptive and not stepper.dense:
             grid = stops_at(at, solver.lanes, grid, start, end)
-        edges = controller.edges(start, end)
+        edges = () if empty else controller.edges(start, end)
         if solver.lanes == "joint":
             refuse_tangents(start, end, grid, *edges)
         bare = cls(start, end, grid, edges, stepper.constants(start, y0), None, (), empty)

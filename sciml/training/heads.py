@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from sciml.data.split import SplitData
+from sciml.models.neural_cde import NeuralCDE
 from sciml.models.neural_sde import NeuralSDE
 from sciml.training.neural_ode import RegularizedModule, Stage, regularized, work
 from sciml.training.operator import Normalizer
@@ -76,6 +77,14 @@ class HeadModule(RegularizedModule):
         if draws < 1:
             raise ValueError(f"draws: expected a number of paths, 1 or more, got {draws}")
         self.encoder, self.ode, self.head, self.loss, self.draws = encoder, ode, head, loss, draws
+        if isinstance(ode, NeuralCDE):
+            self.inputs = Normalizer()
+
+    def fit_to(self, data: Any) -> None:
+        """Fit the normaliser of series to what is seen of the training part."""
+        if isinstance(data, SplitData) and isinstance(self.ode, NeuralCDE):
+            series = data.part("train")[0].flatten(0, -2)
+            self.inputs.fit(series, ~series.isnan())
 
     @abstractmethod
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -83,7 +92,8 @@ class HeadModule(RegularizedModule):
 
     def predictor(self) -> nn.Module:
         """From inputs, and seeds of the noise, to outputs."""
-        return Headed(self.encoder, self.ode, self.head, self.draws)
+        encoder = nn.Sequential(self.inputs, self.encoder) if isinstance(self.ode, NeuralCDE) else self.encoder
+        return Headed(encoder, self.ode, self.head, self.draws)
 
     def forward(self, inputs: Tensor, seed: Seed = 0) -> Tensor:
         """The outputs (b, k)."""
@@ -124,7 +134,7 @@ class HeadModule(RegularizedModule):
 
 
 class ODEClassifierModule(HeadModule):
-    """Trains a classifier of which a part is a neural ODE, or a neural SDE: head(ode(encoder(x))).
+    """Trains a classifier of which a part is a neural ODE, SDE or CDE: head(ode(encoder(x))).
 
     Logs loss and accuracy of training, validation and test, `train_loss`, `train_accuracy`, `val_loss`, ..., and what
     the solves took, as of `NeuralODEModule`: `train_nfe`, `train_accepted`, `train_rejected`, ..., `.._stiffness`; and
@@ -134,9 +144,13 @@ class ODEClassifierModule(HeadModule):
     logits over several paths of each input, told by its place in its part, so that they do not depend on the batches;
     but joint lanes choose adaptive steps for a batch, within the tolerance.
 
+    A `NeuralCDE` makes states of series (b, n, 1 + c), times before values, NaN where missing. They are normalised with
+    mean and deviation of what is seen of the training part, before the encoder, e.g. `torch.nn.Identity`.
+
     Args:
         encoder: maps inputs (b, ..) to states.
-        ode: maps states to states: a `NeuralODE`, a `NeuralSDE`, or anything to compare it with.
+        ode: maps states to states, or series to states: a `NeuralODE`, a `NeuralSDE`, a `NeuralCDE`, or anything to
+            compare it with.
         head: maps states to the logits of the classes (b, k).
         loss: takes logits and labels (b); default `torch.nn.CrossEntropyLoss`.
         draws: number of paths of each input outside of the training, where the equation is stochastic.
@@ -192,16 +206,17 @@ class ODEClassifierModule(HeadModule):
 
 
 class ODERegressorModule(HeadModule):
-    """Trains a regressor of which a part is a neural ODE, or a neural SDE: head(ode(encoder(x))).
+    """Trains a regressor of which a part is a neural ODE, SDE or CDE: head(ode(encoder(x))).
 
     Inputs and targets are normalised by component, or channel, with mean and deviation of the training part; the loss
     sees normalised targets. Logs `train_loss`, `val_loss`, `test_loss`, beside them `train_mae`, ..., the mean absolute
     error in own units, what the solves took and what a regulariser adds, as of `ODEClassifierModule`; a `NeuralSDE` is
-    treated as there, with the mean of the outputs over paths.
+    treated as there, with the mean of the outputs over paths, and so are the series of a `NeuralCDE`.
 
     Args:
         encoder: maps normalised inputs (b, ..) to states.
-        ode: maps states to states: a `NeuralODE`, a `NeuralSDE`, or anything to compare it with.
+        ode: maps states to states, or series to states: a `NeuralODE`, a `NeuralSDE`, a `NeuralCDE`, or anything to
+            compare it with.
         head: maps states to normalised outputs of the targets' shape, (b, k) or (b, c, ..).
         loss: takes normalised outputs and targets; default `torch.nn.MSELoss`.
         draws: number of paths of each input outside of the training, where the equation is stochastic.
@@ -229,12 +244,14 @@ class ODERegressorModule(HeadModule):
 
     def fit_to(self, data: Any) -> None:
         """Fit the normalisers to the training part."""
+        super().fit_to(data)
         if not isinstance(data, SplitData):
             return
         inputs, targets = data.part("train")
         if targets.ndim < 2:
             raise ValueError(f"data: expected targets (n, k), got shape {tuple(targets.shape)}")
-        self.inputs.fit(inputs)
+        if not isinstance(self.ode, NeuralCDE):
+            self.inputs.fit(inputs)
         self.targets.fit(targets)
 
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import Discrete, Solver, Status, solve
-from sciml.solvers import ETDRK4, PID, RK4, Bosh3, Dopri5, Dopri8, Event, Grid, Quadrature, Steps, Tsit5
+from sciml.solvers import ETDRK4, PID, RK4, Bosh3, Dopri5, Dopri8, Event, Grid, Heun, Quadrature, Steps, Tsit5
 from tests.solvers.systems import DTYPE, Linked
 
 KINDS = ["joint", "each"]
@@ -239,6 +239,65 @@ def test_fixed_steps_between_jumps_have_full_order(stepper: Any):
     x, y = torch.tensor(sizes, dtype=DTYPE).log(), torch.tensor(errors, dtype=DTYPE).log()
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
     assert stepper.order - 0.4 < slope < stepper.order + 1
+
+
+@pytest.mark.parametrize("stepper", [Heun(), RK4()])
+@pytest.mark.parametrize("kind", KINDS)
+def test_grids_have_full_order_across_jumps(kind: str, stepper: Any):
+    """Where they are told of them; with spans of each sample's own they meet them at their own steps."""
+    field, exact = gate((1.0, 2.0), 3.0)
+    t1 = row(3.0, 1.5) if kind == "each" else row(3.0).squeeze()
+    sizes, errors = (12, 24, 48, 96), {True: [], False: []}
+    for told in errors:
+        for n in sizes:
+            grid = Grid(n=n, jump_ts=(2.0, 1.0, -4.0, 2.5) if told else None)
+            s = solve(field, torch.zeros(2, 1, dtype=DTYPE), 0.0, t1, Solver(stepper, grid, lanes=kind))
+            errors[told].append((s.ys[:, 0] - exact(t1)).abs().max().item())
+    x = torch.tensor(sizes, dtype=DTYPE).log()
+    slopes = {}
+    for told, values in errors.items():
+        y = torch.tensor(values, dtype=DTYPE).log()
+        slopes[told] = -((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    assert stepper.order - 0.2 < slopes[True] < stepper.order + 0.6
+    assert slopes[False] < 1.5
+
+
+def test_a_grid_of_times_meets_its_jumps_and_their_gradients():
+    field, exact = gate((1.0, 2.0), 3.0)
+    ts = torch.cat([torch.linspace(0, 1, 40, dtype=DTYPE), torch.linspace(1, 3, 101, dtype=DTYPE)[1:]])
+    s = solve(field, torch.zeros(1, dtype=DTYPE), 0.0, 3.0, Solver(RK4(), Grid(ts=ts, jump_ts=(1.0, 2.0))))
+    assert abs(s.ys.item() - exact(row(3.0)).item()) < 1e-6  # (3 h)^4 / 120 with h = 1 / 39
+    ts.requires_grad_()
+    rates = row(1.0, 2.0)
+
+    def pulled(ts: Tensor) -> Tensor:
+        """The rate changes at a time that moves; the answer is exp(t_1 + 2 (t_2 - t_1))."""
+        edge = ts[39]
+        rate = lambda t, y: y * torch.where(t < edge, *rates)  # noqa: E731
+        return solve(rate, row(1.0), 0.0, 2.0, Solver(RK4(), Grid(ts=ts, jump_ts=edge.detach()[None]))).ys.sum()
+
+    end = pulled(ts[:90])
+    (grad,) = torch.autograd.grad(end, ts)
+    assert abs(end.item() - math.exp(1 + 2 * (ts[89].item() - 1))) < 1e-4
+    assert abs(grad[39] + end.detach()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jumps_of_a_grid_are_met_to_round_off(kind: str):
+    """Steps are exact where the field is constant between them; 0.2 has not the place 1 / 9 in the span, in binary."""
+    edges = (0.2, 0.7)
+    field = lambda t, y: ((t >= edges[0]) & (t < edges[1])).to(y) + 0 * y  # noqa: E731
+    y0 = torch.zeros(1, 1, dtype=DTYPE)
+    for grid in (Grid(n=9, jump_ts=edges), Grid(dt=0.1, jump_ts=edges)):
+        s = solve(field, y0, 0.1, 1.0, Solver(RK4(), grid, lanes=kind))
+        assert abs(s.ys.item() - 0.5) < 1e-12  # of times that are 1e-15 beside the jumps
+        assert torch.equal(solve(field, y0, 0.3, 0.3, Solver(RK4(), grid, lanes=kind)).ys, y0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jumps_within_a_step_of_a_grid_are_refused(kind: str):
+    with pytest.raises(ValueError, match="jump_ts: expected times at which steps of the grid end"):
+        solve(turning, row(1, 0).expand(2, 2), 0.0, 1.0, Solver(RK4(), Grid(n=4, jump_ts=[0.3]), lanes=kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,8 @@ from sciml.models import (
     Chain,
     CoordinateDiffusion,
     DiagonalSDE,
+    MatrixField,
+    NeuralCDE,
     NeuralODE,
     NeuralSDE,
     SolverRegularizer,
@@ -40,6 +42,35 @@ class Sums(Signs):
     def part(self, name):
         x, _ = super().part(name)
         return 5 + x, 1000 * torch.stack([3 + x.prod(1), x.sum(1)], 1)
+
+
+class Walks(SplitData):
+    """Walks of a few steps in large units, a third of them not seen, by whether they end above their mean."""
+
+    def __init__(self, batch_size=64, numbers=False):
+        super().__init__(batch_size)
+        self.numbers = numbers
+
+    def part(self, name):
+        draw = torch.Generator().manual_seed(len(name))
+        ts, steps = torch.rand(256, 8, generator=draw).cumsum(1), torch.randn(256, 8, generator=draw)
+        walks = 100 * steps.cumsum(1)
+        rise = walks[:, -1] - walks[:, 0]
+        seen = torch.rand(256, 8, generator=draw) > 1 / 3
+        seen[:, [0, -1]] = True
+        series = torch.stack([1000 + ts, walks.where(seen, torch.nan)], -1)
+        return series, torch.stack([rise, -rise], 1) if self.numbers else (rise > 0).long()
+
+
+def cde(controller=None, **options):
+    field, initial = MatrixField(MLP(4, 8, width=16), 2), MLP(2, 4, depth=0)
+    return NeuralCDE(field, initial, Solver(RK4(), controller or Grid(n=7)), **options)
+
+
+def driven(kind, **options):
+    torch.manual_seed(0)
+    optimizer = lambda p: torch.optim.Adam(p, lr=3e-2)  # noqa: E731
+    return kind(torch.nn.Identity(), cde(), torch.nn.Linear(4, 2), optimizer=optimizer, **options)
 
 
 def ode():
@@ -82,6 +113,44 @@ def test_export_of_a_classifier_is_its_prediction():
         assert_close(exported(model, Signs())(x), model.eval()(x), rtol=1e-6, atol=1e-6)  # float32 round-off
     with pytest.raises(NotImplementedError, match="there is no export of a NeuralSDE"):
         module(sde).example_inputs(Signs())
+
+
+def test_classifier_of_series_learns(tmp_path):
+    """They are normalised with what is seen; what a run logs, predicts and exports is that of other classifiers."""
+    data, model = Walks(), driven(ODEClassifierModule)
+    metrics, _ = train(model, data, tmp_path, epochs=6)
+    assert metrics["test_accuracy"] > 0.9
+    assert metrics["test_accepted"] == 7
+    series, labels = data.part("train")
+    assert_close(model.inputs.mean, torch.stack([series[..., 0].mean(), series[..., 1].nanmean()]))
+    normalized = model.inputs(series)
+    assert_close(normalized[..., 0].std(correction=0), torch.tensor(1.0), rtol=1e-3, atol=0)  # float32 of 1000 + t
+    series, labels = data.part("test")
+    logits = model.predict_step((series, labels), 0)["logits"]
+    assert_close(logits, model.head(model.ode(model.inputs(series))))
+    with torch.no_grad():
+        assert_close(exported(model, data)(series), logits, rtol=1e-5, atol=1e-5)
+    assert [name for name, _ in model.pictures(data)] == ["confusion"]
+
+
+def test_regressor_of_series_learns_in_own_units(tmp_path):
+    data, model = Walks(numbers=True), driven(ODERegressorModule)
+    metrics, _ = train(model, data, tmp_path, epochs=6)
+    _, targets = data.part("test")
+    assert metrics["test_mae"] < 0.3 * float(targets.abs().mean())
+    assert_close(model.inputs.mean[1], data.part("train")[0][..., 1].nanmean())
+
+
+def test_penalty_of_series_is_in_the_loss():
+    torch.manual_seed(0)
+    flow = NeuralCDE(MatrixField(MLP(4, 8), 2), MLP(2, 4), regularizer=SolverRegularizer(weight=10.0))
+    model = ODEClassifierModule(torch.nn.Identity(), flow, torch.nn.Linear(4, 2))
+    data, logged = Walks(), {}
+    model.fit_to(data)
+    model.log_dict = lambda values, **options: logged.update(values)
+    loss = model.training_step(data.part("train"), 0)
+    assert_close(loss, logged["train_loss"] + logged["train_penalty"])
+    assert logged["train_penalty"] > 0
 
 
 @pytest.mark.parametrize("flow", [ode, sde])
