@@ -65,8 +65,8 @@ class Solver:
         compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time, on a
             GPU as CUDA graphs; None: eagerly. The first call takes seconds to compile. A field that cannot be traced
             falls back, with a warning; forward-mode differentiation and transforms of torch.func go eagerly. The
-            adjoint of compiled marches is ``Discrete("all")`` by default, with a compiled backward loop. Within a function that `torch.compile`
-            compiles a solve is a break of the graph, and compiled by this alone.
+            adjoint of compiled marches is ``Discrete("all")`` by default, with a compiled backward loop. Within a
+            function that `torch.compile` compiles a solve is a break of the graph, and compiled by this alone.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in marches of lanes "each", leave samples that have arrived out of the batch, whenever half of them
             have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in, and so

@@ -7,7 +7,7 @@ mapped is the solution on these steps.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from torch import Tensor
 from sciml.solvers.arithmetic import ARRAYS, NUMBERS, Arithmetic, first_after, wide
 from sciml.solvers.linear.derivatives import transformed
 from sciml.typing import Lanes
-
-R = TypeVar("R")
 
 TIMES = "ts, step_ts, jump_ts, save_at"
 
@@ -54,16 +52,7 @@ def read(x: Tensor, shared: str = "") -> np.ndarray:
         ValueError: it is.
     """
     found: list[np.ndarray] = []
-    _Below.apply(x.detach(), lambda plain: found.append(plain.numpy(force=True)), shared)
-    return found[0]
-
-
-def below(function: Callable[[], R]) -> R:
-    """The value of a function without tensors that are transformed, of which nothing is differentiated."""
-    if not transformed():
-        return function()
-    found: list[R] = []
-    _Below.apply(torch.zeros(()), lambda plain: found.append(function()), "")
+    _Below.apply(x.detach(), lambda values: found.append(values.numpy(force=True)), shared)
     return found[0]
 
 

@@ -359,6 +359,17 @@ def test_solves_that_take_no_step():
     right(jacrev(lambda t: end(Y[0], t))(zero), pendulum(zero, Y[0], (RATES[1],)))
 
 
+@pytest.mark.parametrize("lanes", ["joint", "each"])
+def test_transforms_leave_nothing_behind(lanes: Any):
+    solver = Solver(RK4(), Grid(n=7), lanes=lanes)  # of no other test, whose times would be known
+    end = lambda y: solve(pendulum, y[None], 0.0, 1.25, solver, args=(RATES[1],)).ys[0]  # noqa: E731
+    mapped = torch.func.vmap(jacfwd(end))(Y)
+    for vectorize in (False, True):
+        jacobian = partial(torch.autograd.functional.jacobian, end, vectorize=vectorize)
+        right(jacobian(Y[0]), mapped[0])
+    right(jacobian(Y[0], strategy="forward-mode"), mapped[0])
+
+
 def test_a_path_that_was_mapped_is_the_same_afterwards():
     path, way = Brownian(seed=5), WAYS["doubled each"]
     end = lambda y: solve(way.term, y[None], 0.0, 1.0, way.solver, args=(RATES[1],), path=path).ys  # noqa: E731
