@@ -31,6 +31,7 @@ from sciml.solvers import (
     SaveAt,
     StratonovichHeun,
     Tsit5,
+    frame,
     local_heuristic,
 )
 from sciml.solvers.linear import GMRES
@@ -360,14 +361,16 @@ def test_solves_that_take_no_step():
 
 
 @pytest.mark.parametrize("lanes", ["joint", "each"])
-def test_transforms_leave_nothing_behind(lanes: Any):
-    solver = Solver(RK4(), Grid(n=7), lanes=lanes)  # of no other test, whose times would be known
-    end = lambda y: solve(pendulum, y[None], 0.0, 1.25, solver, args=(RATES[1],)).ys[0]  # noqa: E731
-    mapped = torch.func.vmap(jacfwd(end))(Y)
-    for vectorize in (False, True):
-        jacobian = partial(torch.autograd.functional.jacobian, end, vectorize=vectorize)
-        right(jacobian(Y[0]), mapped[0])
-    right(jacobian(Y[0], strategy="forward-mode"), mapped[0])
+@pytest.mark.parametrize("inner", [lambda f: f, jacfwd, jacrev], ids=["none", "jacfwd", "jacrev"])
+def test_transforms_leave_nothing_behind(inner: Any, lanes: Any):
+    frame._kept.clear()
+    solver, ts = Solver(RK4(), Grid(n=3), lanes=lanes), torch.tensor([0.5, 1.0], dtype=DTYPE)
+    end = lambda y: solve(pendulum, y[None], 0.0, 1.0, solver, args=(RATES[1],), save_at=ts).ys.flatten()  # noqa: E731
+    vmap(inner(end))(Y)
+    assert not frame._kept
+    jacobian, expected = torch.autograd.functional.jacobian, backward(end, Y[0])
+    for vectorize, strategy in ((False, "reverse-mode"), (True, "reverse-mode"), (True, "forward-mode")):
+        right(jacobian(end, Y[0], vectorize=vectorize, strategy=strategy), expected)
 
 
 def test_a_path_that_was_mapped_is_the_same_afterwards():
