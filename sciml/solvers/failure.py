@@ -36,7 +36,7 @@ def raise_failures(march: March, c: Const, end: State) -> None:
     joint = march.lanes == "joint"
     lanes = failed.nonzero().reshape(-1).tolist()
     status = [Status(value) for value in end.status.reshape(-1)[failed].tolist()]
-    times = plain((c.t0 + (c.t1 - c.t0) * end.theta).detach(), "t0, t1").reshape(-1)[failed].tolist()
+    times = plain((c.t0 + (c.t1 - c.t0) * end.theta).detach()).reshape(-1)[failed].tolist()
     finest = 0.0 if march.path is None else march.path.finest
     cells = "two cells" if march.stepper.halves else "a cell"
     least = f"{finest:g}, {cells} of the path," if finest > FLOOR else "2^-48"

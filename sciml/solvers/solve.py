@@ -348,8 +348,8 @@ class _Task:
         march, c, y0, adjoint = self.march, self.const, self.y0, self.solver.gradient
         if y0.numel() == 0 or self.empty:
             return self._nothing()
-        moving = [times for times in (c.stops, *c.edges) if times.requires_grad or tangent(times)]
         gradients, graph, parameters = torch.is_grad_enabled(), adjoint.store == "graph", []
+        moving = [times for times in (c.stops, *c.edges) if (gradients and times.requires_grad) or tangent(times)]
         if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
             parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
             if not graph:

@@ -56,8 +56,8 @@ def read(x: Tensor, shared: str = "") -> np.ndarray:
     return found[0]
 
 
-def plain(x: Tensor, shared: str) -> Tensor:
-    """A tensor's values as a tensor that is not transformed; ``shared`` is what to call it where it is mapped."""
+def plain(x: Tensor, shared: str = "") -> Tensor:
+    """The values that `read` gives, as a tensor that is not transformed; outside of transforms the tensor itself."""
     return torch.from_numpy(read(x, shared)).to(x.device) if transformed() else x
 
 

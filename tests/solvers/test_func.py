@@ -347,6 +347,8 @@ def test_one_mapped_sample_that_fails_fails_them_all():
     starts = torch.tensor([0.5, 5.0], dtype=DTYPE)
     with pytest.raises(SolveError, match="the step size fell below"):
         vmap(lambda y: explode(y).ys)(starts)
+    with pytest.raises(SolveError, match="the step size fell below"):  # also where times are mapped
+        vmap(lambda t1: solve(lambda t, y: y * y, starts[1], 0.0, t1).ys)(starts)
     status = vmap(lambda y: explode(y, throw=False).status)(starts)
     assert status.tolist() == [status[0].item()] * 2
     right(vmap(lambda y: explode(y).ys)(starts[:1]), torch.ones(1, dtype=DTYPE), 1e-3)  # 1 / (2 - 1), rtol 1e-4
