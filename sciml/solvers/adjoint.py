@@ -157,7 +157,8 @@ class _Replay(torch.autograd.Function):
         states, _, theta, *rest = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]  # theta, the constants, the parameters
         count = len(like.leaves())
-        if pull is not None and not needs[0] and not mesh.fired():
+        mapped = torch._C._functorch.is_legacy_batchedtensor(grad_y)  # as of is_grads_batched
+        if pull is not None and not (needs[0] or mapped or mesh.fired()):
             c, parameters = like.with_leaves([x.detach() for x in rest[:count]]), rest[count:]
             grad_y, *grads = pull(march, mesh, c, states, parameters, needs[1:], ctx.best, grad_y, grad_values)
             return None, None, None, grad_y, None, *grads

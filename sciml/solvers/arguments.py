@@ -18,6 +18,7 @@ from sciml.solvers.jump import Jump
 from sciml.solvers.path import Path
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import FunctionTerm, Term, called, real_dtype, takes_args
+from sciml.solvers.transforms import holds
 from sciml.typing import Args, Lanes, Time
 
 SHORTEST = torch.finfo(torch.float64).tiny  # of spans; one over a shorter one overflows
@@ -130,13 +131,13 @@ def span(t0: Time, t1: Time, y0: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
             raise ValueError(
                 f"{name}: expected a number or a tensor of shape {tuple(shape)}, got shape {tuple(t.shape)}"
             )
-        if not (math.isfinite(given) if number else bool(t.isfinite().all())):
+        if not (math.isfinite(given) if number else holds(t.isfinite())):
             raise ValueError(f"{name}: expected a finite time, got {given}")
-        if not (abs(given) <= largest if number else bool((t.detach().abs() <= largest).all())):
+        if not (abs(given) <= largest if number else holds(t.detach().abs() <= largest)):
             raise ValueError(f"{name}: expected a time of at most {largest:g} with a state of {y0.dtype}, got {given}")
         ends.append(t.expand(shape))
     length = (ends[1] - ends[0]).detach().abs()
-    if bool(((length > 0) & (length < SHORTEST)).any()):
+    if not holds((length == 0) | (length >= SHORTEST)):
         raise ValueError(f"t1: expected a time at least {SHORTEST:g} from t0, or t0 itself, got t0={t0} and t1={t1}")
     return ends[0], ends[1]
 

@@ -72,13 +72,17 @@ NUMBERS = Arithmetic(
 """Books of Python numbers, for joint lanes."""
 
 
-def _array(x: Tensor, like: Any) -> np.ndarray:
-    array = x.numpy(force=True)
+def wide(array: np.ndarray) -> np.ndarray:
+    """Floats in double precision."""
     return array.astype(np.float64, copy=False) if array.dtype.kind == "f" else array
 
 
-def _following_array(stops: Tensor) -> Callable[[np.ndarray], np.ndarray]:
-    host = stops.numpy(force=True)
+def _array(x: Tensor, like: Any) -> np.ndarray:
+    return wide(x.numpy(force=True))
+
+
+def first_after(host: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The first of increasing stops (s) or (b, s) after a theta (b)."""
     last = host.shape[-1] - 1
     if host.ndim == 1:
         return lambda theta: host[np.minimum(np.searchsorted(host, theta, side="right"), last)]
@@ -92,7 +96,7 @@ ARRAYS = Arithmetic(
     np.ndarray.any,
     _array,
     lambda number, like: torch.from_numpy(number).to(like.device),
-    _following_array,
+    lambda stops: first_after(stops.numpy(force=True)),
     lambda x: x.astype(np.int64),
     np.frexp,
 )

@@ -11,6 +11,7 @@ from sciml.errors import SolveError, Status
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.state import State
 from sciml.solvers.stepper import Field, Interval, Step, Stepper, combine
+from sciml.solvers.transforms import holds
 from sciml.typing import Number
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Auto(Tsit5):
             Stiff: too many steps before were limited by stability.
         """
         k, tally = carry
-        if bool((tally[..., 0] >= PATIENCE).any()):
+        if not holds(tally[..., 0] < PATIENCE):
             raise Stiff(self.other)
         step = super().step(field, interval, y, (k,), dx, full)
         if not full or y.is_complex():
@@ -84,7 +85,7 @@ class Auto(Tsit5):
         """
         thrown = (s.status == Status.DT_UNDERFLOW.value) | (s.status == Status.NON_FINITE.value)
         slow = (s.status == Status.MAX_STEPS.value) & (s.carry[-1][..., 0] > 0)
-        if s.y.is_complex() or not bool(((thrown & (s.accepted > 0)) | slow).any()):
+        if s.y.is_complex() or holds(~((thrown & (s.accepted > 0)) | slow)):
             return None
         try:
             found = again(self.other)

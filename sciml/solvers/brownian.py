@@ -17,10 +17,12 @@ from sciml.solvers.control import Controller, Grid
 from sciml.solvers.dyadic import BITS, SECOND, Values, descend
 from sciml.solvers.expect import expect
 from sciml.solvers.hashed import GAMMA, halved_normals, mixed, signed
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.linear.kernels import available
 from sciml.solvers.nodes import Nodes, Steps
 from sciml.solvers.path import DyadicPath, Levy, Path
 from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.transforms import holds
 from sciml.solvers.ways import QuickWays, Ways
 from sciml.typing import Lanes, Number
 
@@ -134,7 +136,7 @@ class Brownian(DyadicPath):
         self, stepper: "Stepper", controller: Controller, t0: Tensor, t1: Tensor, y0: Tensor, lanes: Lanes
     ) -> "Brownian":
         """The same path with what is left to the solve filled in."""
-        if bool((t1.detach() < t0.detach()).any()):
+        if not holds(t1.detach() >= t0.detach()):
             raise ValueError("path: Brownian motion runs forward in time, expected t0 <= t1")
         if y0.is_complex() and self.shape is None:
             raise ValueError(f"path: Brownian motion is real, expected its shape with a state of {y0.dtype}, got None")
@@ -155,7 +157,7 @@ class Brownian(DyadicPath):
             raise ValueError(f"path: {name} reads areas of steps of a grid and a shape (b, m), got {found.shape}")
         found.areas, found._tells = self.areas or stepper.levy or stepper.area, stepper.levy
         found._adaptive, found.parts = controller.adaptive, 1 + stepper.halves
-        still = torch.equal(t0, t1)
+        still = holds(t0 == t1)
         grid = isinstance(controller, Grid) and not still
         if self.by == "step" and not still and (not grid or controller.ts is not None):
             raise ValueError(
@@ -481,7 +483,7 @@ def _summed(parts: Iterator[Tensor]) -> Tensor:
 
 def _reads(x: Tensor) -> bool:
     """Whether it costs nothing to look at numbers."""
-    return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return type(x) is Tensor and x.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed())
 
 
 def _described(controller: Controller) -> str:

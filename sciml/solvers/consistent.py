@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.control import PID
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.march import March
 from sciml.solvers.newton import LARGEST
 from sciml.solvers.state import Const
+from sciml.solvers.transforms import holds
 
 FAR = 100.0  # in units of the tolerance, which Newton's iteration in the first step hardly meets itself
 
@@ -31,7 +33,7 @@ def check_consistent(march: March, c: Const, y0: Tensor) -> None:
         return
     mass = stepper.mass(field, y0).dense().detach()
     empty = ~(mass != 0).any(-1)
-    if not bool(empty.any()) or not torch.equal(empty, ~(mass != 0).any(-2)):
+    if holds(~empty) or not holds(empty == ~(mass != 0).any(-2)):
         return
     t, empty = field.clock(c.t0, y0), empty.expand(m, n)
     force = torch.where(empty, field.checked(c.t0, y0).reshape(m, n), 0)
@@ -41,8 +43,10 @@ def check_consistent(march: March, c: Const, y0: Tensor) -> None:
     change, info = torch.linalg.solve_ex(matrix, -force)
     change = torch.where(empty & (info == 0)[:, None], change, 0)
     controller = march.controller if isinstance(march.controller, PID) else PID()
-    if bool((controller.scaled(change.reshape(y0.shape), y0, y0, march.lanes) <= FAR).all()):
+    if holds(controller.scaled(change.reshape(y0.shape), y0, y0, march.lanes) <= FAR):
         return
+    if transformed():
+        raise ValueError("y0: it does not meet the constraints, where the mass has empty rows")
     sample, component = divmod(int(change.abs().argmax()), n)
     where = f"component {component}" + (f" of sample {sample}" if m > 1 else "")
     value, shift, rest = (x.reshape(m, n)[sample, component].item() for x in (y0, change, force))

@@ -19,6 +19,7 @@ from sciml.solvers.arithmetic import Arithmetic
 from sciml.solvers.expect import broadcasts, expect, expect_number, expect_times
 from sciml.solvers.stepper import Field, Stepper, displace
 from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.transforms import holds
 from sciml.typing import Lanes, Number
 
 Norm = Callable[[Tensor], Tensor]
@@ -388,10 +389,10 @@ class Grid(Controller):
 
     def _given(self, ts: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
         listed = ts.ndim == 1 and len(ts) > 1
-        if not listed or not bool((ts.detach().diff().sign() == (t1 - t0).sign().reshape(-1, 1)).all()):
+        if not listed or not holds(ts.detach().diff().sign() == (t1 - t0).sign().reshape(-1, 1)):
             raise ValueError("ts: expected a vector of at least two strictly monotone times from t0 to t1")
         ends = torch.stack([ts[0] - t0, ts[-1] - t1]).detach().abs()
-        if bool((ends > 1e-6 * (t1 - t0).detach().abs()).any()):
+        if not holds(ends <= 1e-6 * (t1 - t0).detach().abs()):
             raise ValueError(
                 f"ts: expected times from t0 to t1, got {ts[0].item():g} to {ts[-1].item():g}; "
                 "the first must be t0 and the last t1"

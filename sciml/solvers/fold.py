@@ -20,6 +20,7 @@ from sciml.solvers.expect import expect
 from sciml.solvers.layout import Layout, PackedFunction
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.term import expand, real_dtype
+from sciml.solvers.transforms import holds, plain
 from sciml.typing import Args
 
 if TYPE_CHECKING:
@@ -142,14 +143,15 @@ class SaveAt(Fold):
         span = t1 - t0
         theta = torch.where(span[..., None] != 0, (ts - t0[..., None]) / torch.where(span == 0, 1, span)[..., None], 0)
         slack = 4 * max(torch.finfo(real_dtype(y0)).eps, _eps(self.ts))
-        outside = (theta.detach() < -slack) | (theta.detach() > 1 + slack) | theta.detach().isnan()
+        known = plain(theta.detach(), "save_at, t0, t1")
+        outside = (known < -slack) | (known > 1 + slack) | known.isnan()
         outside = outside | ((span == 0)[..., None] & ~torch.isclose(ts, t0[..., None], rtol=slack, atol=0.0))
         if bool(outside.any()):
             worst = ts.expand(theta.shape)[outside][0].item()
             raise ValueError(f"save_at: expected times between t0 and t1, got {worst:g} outside the span")
         inside = theta + (theta.clamp(0, 1) - theta).detach()  # round-off at the ends is no reason to lose a gradient
         inside = inside.sort(-1).values
-        return inside, inside.detach().clamp_min(SHORT)
+        return inside, plain(inside.detach(), "save_at").clamp_min(SHORT)
 
     def among(self, rows: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Their times."""
@@ -173,7 +175,7 @@ class SaveAt(Fold):
         s = torch.where(hit, within(theta.gather(-1, place), theta0[..., None], theta1[..., None]), 0)
         s = s.to(device=segment.y0.device, dtype=real_dtype(segment.y0))
         values = segment.dense(s)
-        if reads and bool(values.detach().sum().isfinite()):
+        if reads and holds(values.detach().sum().isfinite()):
             return Writes(values, place, hit)
         return Writes(torch.where(values.isfinite(), values, straight(segment, s)), place, hit)
 

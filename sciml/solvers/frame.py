@@ -12,7 +12,9 @@ from sciml.solvers.arguments import save_times, span, stops_at
 from sciml.solvers.control import PID, Controller, Grid
 from sciml.solvers.failure import refuse_tangents
 from sciml.solvers.fold import SaveAt
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.stepper import Stepper
+from sciml.solvers.transforms import holds
 from sciml.typing import Lanes, Time
 
 KEPT = 32
@@ -60,7 +62,7 @@ class Frame(NamedTuple):
         if found is not None:
             return found[0]
         frame = cls._made(solver, stepper, controller, t0, t1, y0, at)
-        if key is not None and type(frame.t0) is Tensor and not frame.t0.is_inference():
+        if key is not None and type(frame.t0) is Tensor and not (frame.t0.is_inference() or transformed()):
             if len(_kept) == KEPT:
                 _kept.pop(next(iter(_kept)))
             _kept[key] = frame, at  # whose id is in the key
@@ -71,7 +73,7 @@ class Frame(NamedTuple):
         cls, solver: Any, stepper: Stepper, controller: Controller, t0: Time, t1: Time, y0: Tensor, at: Any
     ) -> "Frame":
         start, end = (t.contiguous() for t in span(t0, t1, y0, solver.lanes))
-        empty = torch.equal(start, end)
+        empty = holds(start == end)
         grid = torch.ones(1, dtype=start.dtype, device=start.device)
         if not (isinstance(controller, Grid) and empty):
             steps = controller.count(start, end) if isinstance(controller, Grid) else 0
@@ -81,7 +83,7 @@ class Frame(NamedTuple):
         if at is not None and controller.adaptive and not stepper.dense:
             grid = stops_at(at, solver.lanes, grid, start, end)
         edges = () if empty else controller.edges(start, end)
-        if solver.lanes == "joint":
+        if solver.lanes == "joint" and not transformed():
             refuse_tangents(start, end, grid, *edges)
         bare = cls(start, end, grid, edges, stepper.constants(start, y0), None, (), empty)
         return bare if at is None else bare._saving(at, solver.lanes, stepper, y0)

@@ -17,8 +17,7 @@ from sciml.solvers import implicit_tableau as tab
 from sciml.solvers.control import PID, Controller
 from sciml.solvers.dense import polynomial, polynomial_curve, rows, traced
 from sciml.solvers.linear.operator import CoupledOperator, LinearOperator, ShiftedOperator
-from sciml.solvers.linear.solve import attach
-from sciml.solvers.newton import ROUNDINGS, ImplicitStepper, solve_stage
+from sciml.solvers.newton import ROUNDINGS, ImplicitStepper, settled, solve_stage
 from sciml.solvers.stepper import Field, Interval, Step, combine
 from sciml.solvers.term import real_dtype
 from sciml.typing import Number
@@ -154,7 +153,7 @@ class DIRK(NewtonStepper):
                 z, lost = solve_stage(residual, lasting, first, units, self.iterations)
             failures.append(lost)
             if torch.is_grad_enabled():
-                z = attach(z, residual(z), matrix, linear)
+                z = settled(z, residual, matrix, linear)
             stages.append(z)
             slopes.append((product(z) if known is None else product(z) - known) / gamma)
         status = self.status(field, reduce(or_, failures))
@@ -246,7 +245,7 @@ class CollocationMethod(NewtonStepper):
                 residual, lambda z: linear.inverse(matrix(z)), torch.zeros_like(units), units, self.iterations
             )
         if torch.is_grad_enabled():
-            z = attach(z, residual(z), matrix, linear)
+            z = settled(z, residual, matrix, linear)
         stages = tuple(part.reshape(y.shape) for part in z.reshape(shape).unbind(1))
         rise = (
             stages[-1]

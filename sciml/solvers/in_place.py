@@ -9,6 +9,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import transformed
+
 
 class Kept:
     """A tensor that may not change.
@@ -56,8 +58,8 @@ class Watch:
 
 
 def kept(x: Tensor) -> Kept | None:
-    """A tensor that may not change, or None in a compiled program, which cannot tell."""
-    return None if torch.compiler.is_compiling() else Kept(x)
+    """A tensor that may not change, or None in a compiled program or a transform of torch.func, which cannot tell."""
+    return None if torch.compiler.is_compiling() or transformed() else Kept(x)
 
 
 def refuse_reuse(slope: Kept | None) -> None:

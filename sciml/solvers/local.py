@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.arguments import check_args, check_state, span
+from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.control import PID
 from sciml.solvers.expect import expect
 from sciml.solvers.explicit import Tsit5
 from sciml.solvers.heuristics import Heuristic
 from sciml.solvers.layout import Layout, PackedTerm
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.march import March, Segment
 from sciml.solvers.path import Path
 from sciml.solvers.solve import Solution, Solver
@@ -96,12 +98,13 @@ def local_heuristic(
     c = Const(start, end, stops, args, path.tensors() if path else (), stepper=stepper.constants(start, y))
     march = March(bound, stepper, controller, solver.lanes, path=path)
     zero = torch.zeros_like(start)
-    theta0, theta1, carry = march.host.number(zero, zero), march.host.number(zero + 1, zero), None
+    xp = _books(march)
+    theta0, theta1, carry = xp.number(zero, zero), xp.number(zero + 1, zero), None
     with torch.autocast(y.device.type, enabled=False):  # as in `solve`
         if h is None:
-            first = march.start(c, y, march.host)
+            first = march.start(c, y, xp)
             theta1, carry = first.dtheta, first.carry
-        theta0, theta1 = (march.host.tensor(theta, start) for theta in (theta0, theta1))
+        theta0, theta1 = (xp.tensor(theta, start) for theta in (theta0, theta1))
         segment, *_ = march.segment(c, theta0, theta1, y, carry, zero.long())
         return heuristic.emit(segment, None)
 
@@ -140,7 +143,13 @@ def state_within(solution: Solution, theta0: Tensor, theta: Tensor, y: Tensor) -
 def _again(solution: Solution, theta0: Tensor, theta1: Tensor, y: Tensor) -> Segment:
     march, c = solution._task.march, solution._task.const
     c = c._replace(t0=c.t0.detach(), t1=c.t1.detach())
-    theta0, theta1 = (march.host.tensor(march.host.number(x, x), c.t0) for x in (theta0.detach(), theta1.detach()))
+    xp = _books(march)
+    theta0, theta1 = (xp.tensor(xp.number(x, x), c.t0) for x in (theta0.detach(), theta1.detach()))
     with torch.autocast(y.device.type, enabled=False):
         segment, *_ = march.segment(c, theta0, theta1, y.detach(), None, solution.mesh.count)
     return segment
+
+
+def _books(march: March) -> Arithmetic:
+    """The arithmetic of one step: within transforms of torch.func tensors, so that samples have steps of their own."""
+    return TENSORS._replace(tensor=lambda theta, like: theta.detach()) if transformed() else march.host

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
-from sciml.solvers.arithmetic import ARRAYS, NUMBERS, TENSORS, Arithmetic
+from sciml.solvers.arithmetic import TENSORS, Arithmetic
 from sciml.solvers.control import FLOOR, Controller
 from sciml.solvers.dense import inside
 from sciml.solvers.event import Event, Turn, just_after, look, meet
 from sciml.solvers.fold import Fold
 from sciml.solvers.jump import Jump, beside, jumped
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.path import Path
 from sciml.solvers.state import Const, Row, State, lanes_of, rows_of, with_lanes, with_numbers, with_tensors
 from sciml.solvers.stepper import Field, Interval, Stepper
 from sciml.solvers.tape import Tape
 from sciml.solvers.term import Term, expand, vanishing
+from sciml.solvers.transforms import books
 from sciml.typing import Lanes, Number
 
 # torch.compile takes a comparison of a tensor with a member of an IntEnum for a comparison of objects: plain integers.
@@ -137,7 +139,7 @@ class March:
     def bounds(self, c: Const, xp: Arithmetic = TENSORS) -> tuple[Callable[[Number], Number], Number | None]:
         """The next stop after a theta, and the largest dtheta or None."""
         limit = self.controller.limit(c.t1 - c.t0)
-        return xp.following(c.stops), None if limit is None else xp.number(limit, c.t0)
+        return xp.following(c.stops), None if limit is None else -xp.number(-limit, c.t0)  # the least of all
 
     def propose(self, s: State, bounds: tuple[Callable[[Number], Number], Number | None], xp: Arithmetic) -> Number:
         """Where the next trial ends: at s.theta + s.dtheta, or at a stop before that or just after."""
@@ -293,12 +295,12 @@ class March:
     @property
     def host(self) -> Arithmetic:
         """What an eager march keeps its books in."""
-        return NUMBERS if self.lanes == "joint" else ARRAYS
+        return books(self.lanes)
 
     def ends(self, theta: Tensor, j: int) -> Sequence[Number]:
         """The two ends of step j of a mesh, as numbers where joint lanes allow it."""
         pair = theta[j : j + 2]
-        return pair.unbind() if self.lanes == "each" or theta.requires_grad else pair.tolist()
+        return pair.unbind() if self.lanes == "each" or theta.requires_grad or transformed() else pair.tolist()
 
 
 def _where(taken: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:

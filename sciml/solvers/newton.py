@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from sciml.errors import Status
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.linear.early import over
 from sciml.solvers.linear.krylov import GMRES
 from sciml.solvers.linear.operator import DenseOperator, JacobianOperator, LinearOperator
-from sciml.solvers.linear.solve import Dense, Inverse, LinearSolver
+from sciml.solvers.linear.solve import Dense, Inverse, LinearSolver, attach
 from sciml.solvers.stepper import Field, Stepper
 from sciml.typing import Number
 
@@ -135,3 +136,18 @@ def solve_stage(
         if over(done | stuck):
             break
     return z, ~done & (~regular | z.isfinite().all(-1))
+
+
+def settled(
+    z: Tensor, residual: Callable[[Tensor], Tensor], matrix: Callable[[Tensor], LinearOperator], linear: LinearSolver
+) -> Tensor:
+    """A root that `solve_stage` found with its derivatives, which are those of G = 0.
+
+    Transforms of torch.func differentiate two corrections from a constant z, which has its derivatives up to the third.
+    """
+    if not transformed():
+        return attach(z, residual(z), matrix, linear)
+    z = z.detach()
+    for _ in range(2):
+        z = z + linear.inverse(matrix(z))(residual(z))[0]
+    return z

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Integral
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sciml.errors import Status
-from sciml.solvers import arguments, control, event, jump
+from sciml.solvers import arguments, control, event
 from sciml.solvers.adjoint import Discrete, refuse_store, replay, still
 from sciml.solvers.apart import apart
 from sciml.solvers.arithmetic import TENSORS, Arithmetic
@@ -23,19 +23,21 @@ from sciml.solvers.control import PID, Controller
 from sciml.solvers.event import Crossings, Event, outcome
 from sciml.solvers.expect import expect
 from sciml.solvers.explicit import Tsit5
-from sciml.solvers.failure import raise_failures, refuse_transforms
+from sciml.solvers.failure import eager, raise_failures, refuse_transforms, tangent
 from sciml.solvers.fold import Fold, SaveAt
 from sciml.solvers.frame import Frame
 from sciml.solvers.full import full
 from sciml.solvers.in_place import Watch
 from sciml.solvers.jump import Jump, pinned
 from sciml.solvers.layout import Layout, PackedJump, PackedTerm, map_state
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.march import March
 from sciml.solvers.mesh import Mesh, Pass, close, freeze, over, resting, select
 from sciml.solvers.path import Path
 from sciml.solvers.progress import progress_bar
 from sciml.solvers.recall import recalled
 from sciml.solvers.state import Const, State
+from sciml.solvers.stats import SolveStats, stats_of
 from sciml.solvers.stepper import Stepper
 from sciml.solvers.stochastic import check_noise
 from sciml.solvers.tape import Tape
@@ -62,9 +64,9 @@ class Solver:
             and every sample has its own.
         compile: ``"loop"``: the whole march as one compiled loop; ``"chunks"``: a few compiled steps at a time, on a
             GPU as CUDA graphs; None: eagerly. The first call takes seconds to compile. A field that cannot be traced
-            falls back, with a warning; forward-mode differentiation goes eagerly. The adjoint of compiled marches is
-            ``Discrete("all")`` by default, with a compiled backward loop. Within a function that `torch.compile`
-            compiles a solve is a break of the graph, and compiled by this alone.
+            falls back, with a warning; forward-mode differentiation and transforms of torch.func go eagerly. The
+            adjoint of compiled marches is ``Discrete("all")`` by default, with a compiled backward loop. Within a
+            function that `torch.compile` compiles a solve is a break of the graph, and compiled by this alone.
         fast_math: in compiled marches in float32, cheaper kernels that are a few units in the last place less exact.
         compact: in marches of lanes "each", leave samples that have arrived out of the batch, whenever half of them
             have: the numbers of those ``args`` that have a row for each sample, () for none; None leaves all in, and so
@@ -107,14 +109,6 @@ class Solver:
         return self.adjoint or Discrete("all" if replays else "graph")
 
 
-class SolveStats(NamedTuple):
-    """What a solve took, per lane (l)."""
-
-    nfe: Tensor  # evaluations of the field
-    accepted: Tensor
-    rejected: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class Solution:
     """What `solve` returns.
@@ -145,7 +139,7 @@ class Solution:
     @cached_property
     def stats(self) -> SolveStats:
         """Evaluations and steps per lane."""
-        return self._task.stats(self._end, self.mesh, self._frozen)
+        return stats_of(self._task.march, self._task.const, self._end, self.mesh, self._frozen)
 
     def __call__(self, t: Time) -> Any:
         """The state at any times t (t) or (b, t) of the span, in any order, by dense output; a number gives one state.
@@ -212,7 +206,7 @@ def solve(
         SolveError: a lane failed and ``throw`` is set.
         ValueError: an argument does not fit.
         TypeError: an argument is of a wrong type.
-        RuntimeError: transforms of torch.func do not go through a solve.
+        RuntimeError: within a transform of torch.func, of what does not go through it.
 
     Example:
         >>> import torch
@@ -221,7 +215,6 @@ def solve(
         >>> solution.ys.shape
         torch.Size([2, 2])
     """
-    solver = _solver(solver)
     for name, given, kind in (("path", path, Path), ("mesh", mesh, Mesh), ("resume", resume, Solution)):
         if given is not None:
             expect(name, given, kind, f"a {kind.__name__} or None")
@@ -234,6 +227,7 @@ def solve(
     if y0 is None or t0 is None:
         raise ValueError("y0, t0: expected a state and a time; only resume= goes without them")
     named = arguments.named_events(events)
+    solver = eager(_solver(solver), named)
     make = partial(_Task.of, term, y0, t0, t1, solver, args, path, save_at, folds, jumps, named, mesh)
     again = partial(solve, term, y0, t0, t1, args=args, path=path, jumps=jumps, events=events, throw=throw)
     over = partial(again, save_at=save_at, folds=folds, mesh=mesh, progress=progress)
@@ -346,7 +340,7 @@ class _Task:
         if mesh is None and resume is None and not self.empty and self.march.term.mass(self.const.args) is not None:
             check_consistent(self.march, self.const, self.y0)
         mesh, done, end = self._run(mesh, resume, progress)
-        if torch.is_grad_enabled() and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
+        if torch.is_grad_enabled() and not transformed() and (len(mesh.theta) == 1 or bool(mesh.failed.all())):
             done = still(self.march, self.const, self.y0, done)
         return mesh, done, end
 
@@ -355,12 +349,13 @@ class _Task:
         if y0.numel() == 0 or self.empty:
             return self._nothing()
         gradients, graph, parameters = torch.is_grad_enabled(), adjoint.store == "graph", []
+        moving = [times for times in (c.stops, *c.edges) if (gradients and times.requires_grad) or tangent(times)]
         if gradients and (not graph or march.lanes == "each"):  # a second pass, only where it is needed
             parameters = declared_parameters(march.term, march.path, *march.folds, *march.jumps, *march.events)
             if not graph:
                 refuse_undeclared(march, c, y0, parameters)
-            gradients = any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
-        moving = [times for times in (c.stops, *c.edges) if times.requires_grad]
+            gradients = transformed() or any(x.requires_grad for x in (y0, *c.leaves(), *parameters))
+        gradients = gradients or bool(moving)
         recorded = gradients and graph and march.lanes == "joint" and not moving and not self.solver.compile
         keep = gradients and adjoint.store == "all"
         with torch.set_grad_enabled(recorded):
@@ -480,19 +475,6 @@ class _Task:
                 ys, ts = found.pop(""), fold.ts
         mesh = mesh._replace(theta=mesh.theta.detach()) if mesh.theta.requires_grad else mesh
         return Solution(ys, ts, mesh.status, mesh, found, events, *last, end, self, frozen, again)
-
-    def stats(self, end: State, mesh: Mesh, frozen: bool) -> SolveStats:
-        """What it took to get to the last state, on a mesh that was given (``frozen``) or chosen."""
-        march, trials = self.march, end.trials
-        controller, stepper = march.controller, march.stepper
-        probes = isinstance(controller, PID) and controller.dt0 is None and not stepper.noise_types
-        first = int(probes and not frozen)
-        nfe = stepper.starts + first + trials * stepper.evaluations + event.evaluations(march, mesh, not frozen)
-        nfe = nfe + jump.evaluations(march, self.const, mesh.theta, trials, not frozen)
-        reads = any(fold.stages for fold in march.folds)
-        if not reads and (frozen or (march.lanes == "joint" and not controller.adaptive)):
-            nfe = nfe - stepper.spared * (end.theta == 1)  # the last step is not `full`
-        return SolveStats(torch.where(trials > 0, nfe, 0), end.accepted, trials - end.accepted)
 
 
 def _solver(given: Solver | str | None) -> Solver:

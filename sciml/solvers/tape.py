@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.fold import Fold, Reduce, Writes
+from sciml.solvers.linear.derivatives import transformed
 from sciml.solvers.stepper import Interval, small
 from sciml.solvers.term import expand
 from sciml.typing import Number
@@ -63,7 +64,8 @@ class Tape:
             self.y.append(self._wide(segment.y0))
         if taken is not None:
             self.taken.append(self._wide(taken))
-        wait = taken is not None and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        alone = torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
+        wait = taken is not None and not alone
         for i, fold in enumerate(self.folds):
             if not (wait and fold.reduce == "write"):
                 self._reduce(i, fold.emit(segment, None, *segment.const.folds[i]), segment.key, taken)

@@ -16,6 +16,8 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from sciml import solve
 from sciml.solvers import PID, Bosh3, Discrete, Grid, Solver, Stats, compiled
+from sciml.solvers.linear.operator import DenseOperator
+from sciml.solvers.linear.solve import Dense
 from sciml.solvers.stepper import Field, Interval, Step
 from tests.solvers.systems import DTYPE, Net
 
@@ -218,3 +220,21 @@ def test_chunks_which_work_in_place_carry_no_0d_tensor():
     ]
     assert torch.allclose(*(solution.ys for solution in solutions), ROUND_OFF, ROUND_OFF)
     assert solutions[0].stats == solutions[1].stats
+
+
+def mapped_slopes(solved: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Jacobians of p -> A(p)^-1 p with `torch.func.vmap` and one by one."""
+    points = torch.tensor([[0.3, 0.7], [-0.5, 1.2], [0.9, -0.4]], dtype=DTYPE)
+    matrix = lambda p: torch.eye(2, dtype=DTYPE) + 0.1 * torch.outer(p.sin(), p)  # noqa: E731
+    slopes = torch.func.jacrev(lambda p: solved(matrix(p)[None], p[None])[0])
+    return torch.func.vmap(slopes)(points), torch.stack([slopes(p) for p in points])
+
+
+def test_torchs_jacobians_of_solves_by_factors_are_wrong_where_they_are_mapped():
+    found, right = mapped_slopes(lambda a, b: torch.linalg.lu_solve(*torch.linalg.lu_factor(a), b[..., None])[..., 0])
+    assert not torch.allclose(found, right, 0.1)
+
+
+def test_jacobians_of_linear_solves_are_right_where_they_are_mapped():
+    found, right = mapped_slopes(lambda a, b: Dense().inverse(DenseOperator(a))(b)[0])
+    assert torch.allclose(found, right, ROUND_OFF)

@@ -13,9 +13,9 @@ those of its main branch and the core's own. What differs:
 - With ``event_fn`` every function gives the gradient of the event's time, not `odeint_event` alone.
 - ``max_num_steps`` bounds the trials of the whole solve, by itself times the number of intervals of t.
 
-The Adams methods, ``scipy_solver``, states of half precision and, within transforms of torch.func, explicit fixed steps
-are handed on to torchdiffeq, as is everything with ``backend="torchdiffeq"``. Batch norms and dropout in train mode,
-which `sciml.solve` refuses, act at every evaluation, as with torchdiffeq.
+The Adams methods, ``scipy_solver`` and states of half precision are handed on to torchdiffeq, as is everything with
+``backend="torchdiffeq"``. Batch norms and dropout in train mode, which `sciml.solve` refuses, act at every evaluation,
+as with torchdiffeq.
 
 Of torchsde names, methods, options, shapes and types of exceptions are those of 0.2.6, and on the same Brownian motion
 the states of every method are the same to round-off, of fixed steps. What differs:
@@ -47,7 +47,6 @@ from sciml.solvers.apart import apart
 from sciml.solvers.interop.options import Method, require
 from sciml.solvers.interop.problem import OdeintError, Problem
 from sciml.solvers.interop.sde import sdeint, sdeint_adjoint
-from sciml.solvers.linear.derivatives import transformed
 
 THEIRS = (
     "BaseBrownian",
@@ -66,7 +65,6 @@ State = Tensor | tuple[Tensor, ...]
 Backend = Literal["sciml", "torchdiffeq"]
 
 HALF = (torch.float16, torch.bfloat16)
-PLAIN = ("euler", "midpoint", "heun2", "heun3", "rk4")  # torchdiffeq's of which torch.func has transforms
 
 
 def __getattr__(name: str) -> Any:
@@ -275,7 +273,7 @@ def _foreign(kind: Method, y0: Any, backend: str) -> bool:
     """Whether torchdiffeq's own solvers are to run."""
     if backend not in ("sciml", "torchdiffeq"):
         raise ValueError(f"backend: expected 'sciml' or 'torchdiffeq', got {backend!r}")
-    if backend == "torchdiffeq" or kind.stepper is None or (kind.name in PLAIN and transformed()):
+    if backend == "torchdiffeq" or kind.stepper is None:
         return True
     return any(getattr(y, "dtype", None) in HALF for y in (y0 if isinstance(y0, tuple) else (y0,)))
 

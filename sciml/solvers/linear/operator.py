@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sciml.solvers.linear.derivatives import transformed
+
 FEW = 8  # columns up to which they are computed one by one
 
 
@@ -110,12 +112,12 @@ class JacobianOperator(LinearOperator):
     def dense(self) -> Tensor:
         """The matrices (m, n, n), in an eager program by one batched reverse pass: a tenth of what n forward ones cost.
 
-        A compiled program, inference mode and functions that hide their graph or cannot batch their backward pass take
-        the forward ones.
+        A compiled program, inference mode, transforms of torch.func and functions that hide their graph or cannot batch
+        their backward pass take the forward ones.
         """
         if self.transposed:
             return self.transpose().dense().mT
-        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or transformed():
             return super().dense()
         m, n, _ = self.shape
         recorded = torch.is_grad_enabled() and (self.y.requires_grad or self.function(self.y).requires_grad)

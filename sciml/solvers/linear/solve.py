@@ -12,6 +12,7 @@ from sciml.solvers.linear.derivatives import recorded, recording, transformed
 from sciml.solvers.linear.operator import LinearOperator
 
 ONCE = "this derivative cannot be differentiated again: it is that of a root found by iteration"
+MAPPED = "a root found by iteration goes through neither torch.func.vmap nor jacrev; take linear=Dense()"
 UNROLLED = 8  # unknowns up to which a compiled program eliminates without LAPACK
 
 Inverse = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -47,6 +48,9 @@ class Dense(LinearSolver):
         matrix = operator.dense()
         if torch.compiler.is_compiling() and matrix.shape[-1] <= UNROLLED:
             return _elimination(matrix)
+        if transformed():  # vmap(jacrev) of a solve by factors is wrong without a word (torch 2.13)
+            inverted, info = torch.linalg.inv_ex(matrix)
+            return lambda b: ((inverted @ b.unsqueeze(-1)).squeeze(-1), info == 0)
         factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
         regular = info == 0
         return lambda b: (torch.linalg.lu_solve(factors, pivots, b.unsqueeze(-1)).squeeze(-1), regular)
@@ -135,6 +139,10 @@ class _Root(torch.autograd.Function):
         ctx.save_for_forward(output)
 
     @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise RuntimeError(MAPPED)
+
+    @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
         (root,), (dx, residual, *_) = ctx.saved_tensors, grad_inputs
         tangent = None if dx is None else dx.clone()
@@ -166,6 +174,10 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise RuntimeError(MAPPED)
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
