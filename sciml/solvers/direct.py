@@ -6,7 +6,8 @@ found them, and its outputs are put where it put them. What cannot be followed g
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -78,17 +79,12 @@ class Direct:
         return found
 
     def _backend(self, module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-
-        made: list[Any] = []
-
-        def inner(*args: Any, **kwargs: Any) -> Any:
-            made.append(compile_fx_inner(*args, **kwargs))
-            return made[-1]
+        from torch._inductor.compile_fx import compile_fx
 
         tensors = [x for x in examples if isinstance(x, Tensor)]
         options = self.options | (HOST if all(x.device.type == "cpu" for x in tensors) else {})
-        run: Any = compile_fx(module, list(examples), inner, config_patches=options)
+        with _gathering() as made:
+            run: Any = compile_fx(module, list(examples), config_patches=options)
         places = [node.meta.get("grapharg") for node in module.graph.find_nodes(op="placeholder")]
         sources = [None if place is None or place.source is None else place.source.name for place in places]
         identity = CompileContext.current_compile_id()
@@ -115,6 +111,25 @@ class Direct:
             return
         inputs = eval(f"lambda L: ({', '.join(map(str, graph.sources))},)", scope)
         self.entries.append(Entry(entries[0].guard_manager, inputs, graph.run, eval(f"lambda out: {built}", scope)))
+
+
+@contextmanager
+def _gathering() -> Iterator[list[Any]]:
+    """The kernels that come of a compilation, compiled now or taken from the cache on disk."""
+    from torch._inductor.output_code import CompiledFxGraph
+
+    made: list[Any] = []
+    ready = CompiledFxGraph.post_compile
+
+    def noted(graph: Any, *args: Any, **kwargs: Any) -> Any:
+        made.append(graph)
+        return ready(graph, *args, **kwargs)
+
+    CompiledFxGraph.post_compile = noted
+    try:
+        yield made
+    finally:
+        CompiledFxGraph.post_compile = ready
 
 
 def _watched(run: Callable[..., Any], made: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, Callable[..., Any]]:

@@ -60,23 +60,28 @@ def tanh_turned(x: Tensor) -> Tensor:
 
 def mm_turned(a: Tensor, b: Tensor) -> Tensor:
     """`mm` of matrices that lie by column."""
-    a, b = b.t(), a.t()
-    return (product(a, b, False) if len(b) > TINY and suits(a, b) else mm(a, b)).t()
+    return (product(b.t(), a.t(), None, False) if _small(a, b) else mm(b.t(), a.t())).t()
 
 
 def addmm_turned(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """`addmm` of matrices that lie by column."""
+    if c.ndim == 1 and _small(a, b):
+        return product(b.t(), a.t(), c, False).t()
     return (mm_turned(a, b).t() + (c[:, None] if c.ndim == 1 else c.t())).t()
 
 
 def mm_of_tanh(a: Tensor, b: Tensor) -> Tensor:
     """`mm_turned` of tanh a and b."""
-    return product(b.t(), a.t(), True).t()
+    return product(b.t(), a.t(), None, True).t()
 
 
 def addmm_of_tanh(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """`addmm_turned` of c, tanh a and b."""
-    return (mm_of_tanh(a, b).t() + (c[:, None] if c.ndim == 1 else c.t())).t()
+    return product(b.t(), a.t(), c, True).t() if c.ndim == 1 else (mm_of_tanh(a, b).t() + c.t()).t()
+
+
+def _small(a: Tensor, b: Tensor) -> bool:
+    return len(b) > TINY and suits(b.t(), a.t())
 
 
 def power(x: Tensor, exponent: float) -> Tensor:

@@ -39,6 +39,7 @@ extern "C"
             constexpr int64_t chains = count < 4 ? 4 : 1;
             Vector sums[chains][count];
             for (auto& chain : sums) for (auto& sum : chain) sum = Vector(0.0f);
+            {start}
             auto add = [&](int64_t p, Vector (&chain)[count]) {{
                 const Vector x = Vector::loadu(panel + p * length);
                 #pragma GCC unroll 16
@@ -65,6 +66,8 @@ extern "C"
 }}
 """
 
+START = "for (int64_t r = 0; r < count; ++r) sums[0][r] = Vector({bias});"
+
 # tanh x = x P(x^2) / Q(x^2) for |x| < 9.01 and +-1 beyond: a weighted rational fit of degree (4, 4) whose relative
 # error in float32 is at most 3.4e-7, 5.6 units in the last place
 P = (0.99999997941514, 0.13380326042236, 0.0034947561688521, 2.0595355458690e-5, 1.3335568911244e-8)
@@ -84,17 +87,24 @@ TANH = f"""
             x = x * {_polynomial(P)} / {_polynomial(Q)};
 """
 
+
+def _eager(a: Tensor, b: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+    found = torch.mm(a, b.tanh() if tanh else b)
+    return found if bias is None else found + bias[:, None]
+
+
 _library = torch.library.Library("sciml", "FRAGMENT")
-_library.define("product(Tensor a, Tensor b, bool tanh) -> Tensor")
-_library.impl("product", lambda a, b, tanh: torch.mm(a, b.tanh() if tanh else b), "CompositeExplicitAutograd")
+_library.define("product(Tensor a, Tensor b, Tensor? bias, bool tanh) -> Tensor")
+_library.impl("product", _eager, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("sciml::product", lib=_library)
-def _(a: Tensor, b: Tensor, tanh: bool) -> Tensor:
+def _(a: Tensor, b: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
 
 product = torch.ops.sciml.product.default
+"""a b (m, n), or a tanh b, plus a bias (m) if there is one."""
 
 
 def suits(a: Tensor, b: Tensor) -> bool:
@@ -120,11 +130,12 @@ class Product(CppTemplate):
         self, kernel: Any, template_buffer_node: Any = None, **kwargs: Any
     ) -> str:
         """The source."""
-        a, b = self.input_nodes
+        a, b, *bias = self.input_nodes
         c: Any = template_buffer_node or self.output_node
-        definition = kernel.def_kernel({"a": a, "b": b}, {"c": c})
+        definition = kernel.def_kernel(dict(zip(("a", "b", "bias"), self.input_nodes, strict=False)), {"c": c})
         rows, inner = a.get_size()
         entries = {"a": kernel.index(a, ["i", "p"]), "b": kernel.index(b, ["p", "j"]), "c": kernel.index(c, ["i", "j"])}
+        entries["start"] = START.format(bias=kernel.index(bias[0], ["first + r"])) if bias else ""
         sizes = {"rows": rows, "inner": inner, "columns": kernel.size(c, 1)}
         texts = {"definition": definition, "activation": self.activation, "parallel": _parallel(rows * inner)}
         source = SOURCE.format(**texts, **entries, **sizes)
@@ -132,9 +143,10 @@ class Product(CppTemplate):
 
 
 @lowering.register_lowering(product, type_promotion_kind=None)
-def _lowered(a: Any, b: Any, tanh: bool) -> Any:
+def _lowered(a: Any, b: Any, bias: Any, tanh: bool) -> Any:
     *_, layout, a, b = mm_args(a, ir.ExternKernel.require_contiguous(b))
-    factors = [x.data.data if isinstance(x, ir.TensorBox) else x for x in (a, b)]  # pyrefly: ignore[missing-attribute]
+    given = (a, b) if bias is None else (a, b, ir.ExternKernel.realize_input(bias))
+    factors = [x.data.data if isinstance(x, ir.TensorBox) else x for x in given]  # pyrefly: ignore[missing-attribute]
     found: Any = Product(factors, layout, tanh).generate().output_node()
     found.data.data.allow_epilogue_fusion = False
     return found

@@ -1,10 +1,14 @@
 """Calls past the compiler's front end."""
 
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor.output_code import CompiledFxGraph
+from torch._inductor.utils import fresh_cache
 
 from sciml.solvers.direct import Direct
 
@@ -68,3 +72,22 @@ def test_a_result_that_is_no_output_of_the_graph_goes_through_the_compiler():
         assert torch.equal(one, x + 1)
         assert other is x
     assert not direct.entries
+
+
+@torch.no_grad()
+def test_code_from_the_compilers_cache_is_called_as_directly_as_code_made_now(monkeypatch: pytest.MonkeyPatch):
+    def plus(x: Tensor) -> Tensor:
+        return x + 1
+
+    wrapped = []
+    call = CompiledFxGraph.__call__
+    monkeypatch.setattr(CompiledFxGraph, "__call__", lambda *args: (wrapped.append(1), call(*args))[1])
+    with fresh_cache():
+        for hits in (0, 1):
+            counters.clear()
+            own = FunctionType(plus.__code__.replace(co_name=f"plus_{hits}"), plus.__globals__)  # compiled for itself
+            direct = Direct(own, {}, lambda guards: [True] * len(guards))
+            for x in (torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)):
+                assert torch.equal(direct(x), x + 1)
+            assert counters["aot_autograd"]["autograd_cache_hit"] == hits
+            assert len(wrapped) == hits + 1  # the first call alone
