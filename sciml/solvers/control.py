@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sciml.solvers.arithmetic import Arithmetic
+from sciml.solvers.error_norm import error_norm, norm, quotients
 from sciml.solvers.expect import broadcasts, expect, expect_number, expect_times
 from sciml.solvers.stepper import Field, Stepper, displace
 from sciml.solvers.term import expand, real_dtype
@@ -216,17 +217,16 @@ class PID(Controller):
         """``jump_ts`` as fractions of the span, (k) or (l, k); they stay where they are when its ends move."""
         return () if self.jump_ts is None else (_fractions(self.jump_ts, t0, t1),)
 
-    def _unit(self, size: Tensor, lanes: Lanes) -> Tensor:
-        """What errors of a state of this size are divided by, so that `_norm` of the quotients is the scaled error."""
-        root = 1.0 if self.norm else sqrt(prod(size.shape[lanes == "each" :]))
-        least = sqrt(torch.finfo(size.dtype).tiny)  # where state and atol are 0, an error of 0 is 0, with a gradient
+    def _tolerances(self, y: Tensor, lanes: Lanes) -> tuple[float | Tensor, float | Tensor]:
+        """Both, for norms of a state's errors: those of Euclid are to be root mean squares."""
+        root = 1.0 if self.norm else sqrt(prod(y.shape[lanes == "each" :]))
+        least = sqrt(torch.finfo(y.dtype).tiny)  # where state and atol are 0, an error of 0 is 0, with a gradient
         atol = self.atol.clamp_min(least) if isinstance(self.atol, Tensor) else max(self.atol, least)
-        return size * (self.rtol * root) + atol * root
+        return self.rtol * root, atol * root
 
     def _norm(self, quotients: Tensor, lanes: Lanes) -> Tensor:
         """That of Euclid, with derivative 0 where it vanishes, or the user's; not finite where a quotient is not."""
-        dims = None if lanes == "joint" else tuple(range(1, quotients.ndim))
-        euclid = torch.linalg.vector_norm(quotients, dim=dims) if dims != () else quotients.abs()
+        euclid = norm(quotients, lanes == "each")
         if self.norm is None:
             return euclid
         value = self.norm(quotients)
@@ -237,10 +237,10 @@ class PID(Controller):
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor, lanes: Lanes) -> Tensor:
         """The norm of err / (atol + rtol max(|y0|, |y1|)), (l)."""
-        unit = self._unit(_larger(y0, y1), lanes)
-        # y1 - y1 is NaN where y1 is infinite, which would hide in the unit
-        quotients = (error + (y1 - y1)) / unit if error.is_complex() else torch.addcdiv(y1 - y1, error, unit)
-        return self._norm(quotients, lanes)
+        tolerances = self._tolerances(y0, lanes)
+        if self.norm is None:
+            return error_norm(error, y0, y1, *tolerances, lanes == "each")
+        return self._norm(quotients(error, y0, y1, *tolerances), lanes)
 
     def start(
         self, field: Field, t0: Number, span: Number, y: Tensor, k: Tensor | None, order: int, xp: Arithmetic
@@ -266,7 +266,8 @@ class PID(Controller):
         A probe gives the rate r at which the slope changes, and |y^(q)| is taken for |y'| r^(q - 1). The rate is at
         least a hundredth of that of the state: at some points the slope happens to stand still.
         """
-        unit, length = self._unit(y.abs(), field.lanes), abs(span)
+        rtol, atol = self._tolerances(y, field.lanes)
+        unit, length = y.abs() * rtol + atol, abs(span)
         size = lambda x: xp.number(self._norm(x / unit, field.lanes), span)  # noqa: E731
         state, slope = size(y), size(k)
         known = (state > 1e-5) & (slope > 1e-5)
@@ -422,13 +423,6 @@ def nearest(ends: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     after = torch.searchsorted(ends.detach(), theta.contiguous()).clamp(1, ends.shape[-1] - 1)
     left, right = ends.gather(-1, after - 1), ends.gather(-1, after)
     return torch.where(theta - left < right - theta, left, right), left, right
-
-
-def _larger(y0: Tensor, y1: Tensor) -> Tensor:
-    """The larger absolute value; with a gradient one that is cheaper to differentiate than `torch.maximum`."""
-    if torch.is_grad_enabled() and (y0.requires_grad or y1.requires_grad):
-        return torch.where(y1.detach().abs() > y0.detach().abs(), y1, y0).abs()
-    return torch.maximum(y0.abs(), y1.abs())
 
 
 def check(stepper: Stepper, controller: Controller) -> None:
