@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-PAGES = ("README.md", "docs/quickstart.md", "docs/choosing.md", "docs/linear.md")
+PAGES = ("README.md", "docs/quickstart.md", "docs/choosing.md", "docs/surrogates.md", "docs/linear.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
