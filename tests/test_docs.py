@@ -4,8 +4,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-
 PAGES = ("README.md", "docs/quickstart.md", "docs/choosing.md", "docs/surrogates.md", "docs/linear.md")
 
 
@@ -16,3 +14,12 @@ def test_python_blocks_run(page):
     names = {"__name__": "page"}
     for block in blocks:
         exec(compile(block, page, "exec"), names)
+
+
+def test_page_of_examples_has_every_example_and_its_pictures():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", (ROOT / "docs/examples.md").read_text(), re.MULTILINE)
+    found = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.yaml"))
+    assert sorted(name for name, _ in rows) == found
+    for name, pictures in rows:
+        shown = (path.stem for path in (ROOT / "examples" / name).glob("*.png"))
+        assert {*shown} - {"learning_curve"} <= {*re.findall(r"\w+", pictures)}, name
