@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from sciml.solvers import hosted, loops, recall
+from sciml.solvers.auto import Auto
 from sciml.solvers.block import Blocks
 from sciml.solvers.bound import Bound, Met, Run, moved, with_tensor_tolerances
 from sciml.solvers.components import Components, Forget, Passes
@@ -372,6 +373,13 @@ def through(
 
     The books of joint lanes go where the state is, so that a program waits for nothing, and come back in the end.
     """
+    if isinstance(march.stepper, Auto):  # which reads a number in every step
+        warnings.warn(
+            "compile: Auto cannot be compiled and goes on without compiling; name the method that fits, as Tsit5 or "
+            "Rodas5P",
+            stacklevel=8,
+        )
+        return None
     host, c = c.t0.device, _beside(march, c, y0.device)
     y0, c = _separate(march, y0, c)
     first = first if host == y0.device else moved(first, y0.device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sciml import Discrete, Solver, solve
 from sciml.errors import SolveError, Status
-from sciml.solvers import PID, Auto, Backsolve, Event, Kvaerno5, Quadrature, Rodas5P, Steps, Tsit5, compiled
+from sciml.solvers import PID, Auto, Backsolve, Event, Kvaerno5, Quadrature, Rodas5P, Steps, Tsit5
 from sciml.solvers.auto import _reach
 from sciml.solvers.interop import odeint
 from tests.solvers.stiff import PROBLEMS, scaled_error
@@ -193,12 +193,12 @@ def test_complex_states_go_on_with_tsit5():
     assert method(s) is Auto
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-def test_it_is_not_compiled(recwarn: pytest.WarningsRecorder):
+@pytest.mark.parametrize("mode", ["chunks", "loop"])
+def test_it_is_not_compiled_and_says_so_where_it_was_asked(mode):
     y0 = torch.ones(1, 2, dtype=DTYPE)
-    s = solve(coupled, y0, 0.0, 1.0, Solver(Auto(), compile="chunks"))
-    compiled.forget()
-    assert [w for w in recwarn if "Auto over this vector field cannot be compiled" in str(w.message)]
+    with pytest.warns(UserWarning, match="Auto cannot be compiled .* name the method") as told:
+        s = solve(coupled, y0, 0.0, 1.0, Solver(Auto(), compile=mode))
+    assert [w.filename for w in told] == [__file__]
     assert torch.equal(s.ys, solve(coupled, y0, 0.0, 1.0, Solver(Auto())).ys)
 
 
