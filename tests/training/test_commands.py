@@ -113,6 +113,7 @@ def test_plot_draws_the_figures_anew(trained, sciml):
     printed = sciml("plot", "run").split()
     assert sorted(printed) == sorted(map(str, trained.figures.iterdir()))
     assert len(printed) == 2
+    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in printed)
 
 
 def test_load_imports_only_what_is_trusted(trained):
