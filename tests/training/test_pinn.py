@@ -32,9 +32,9 @@ def fit(model, folder, data=None, **options):
 
 def test_estimates_train_a_net_to_below_the_best_constant(tmp_path):
     equation = SineGordon(6, seed=1)
-    data = Collocation(points=100, steps=600, val=200, test=1000)
+    data = Collocation(points=100, steps=300, val=200, test=1000)
     metrics, run, _ = fit(module(equation, 32, estimator=Sparse(3)), tmp_path, data)
-    assert metrics["test_relative_l2"] < 0.5 * metrics["test_baseline"]  # a third of it with this seed
+    assert metrics["test_relative_l2"] < 0.5 * metrics["test_baseline"]  # a third of it with three seeds
     with quiet():
         (found,) = run.predict(run.model, data)
     assert set(found) == {"points", "predictions", "residual", "targets"}
