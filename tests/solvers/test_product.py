@@ -19,7 +19,7 @@ def test_product_is_that_of_the_library_to_round_off():
             for _, b in pairs:
                 torch._dynamo.mark_dynamic(b, 1)
             for (a, b), found in zip(pairs, run(pairs), strict=True):
-                for value, factor in zip(found, (b.double(), b.double().tanh(), b.double()), strict=True):
+                for value, factor in zip(found, (b.double(), b.double().tanh()), strict=True):
                     exact = a.double() @ factor
                     assert value.shape == exact.shape
                     bound = 4e-7 * (a.double().abs() @ factor.abs())  # 3.4e-7 of tanh, and roundings of the sums
@@ -28,8 +28,9 @@ def test_product_is_that_of_the_library_to_round_off():
         torch.set_num_threads(before)
 
 
-def everything(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return [(product(a, b, False), product(a, b, True), product(a.t().contiguous().t(), b, False)) for a, b in pairs]
+def everything(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Plainly, and of a first factor in columns with the bounded second."""
+    return [(product(a, b, False), product(a.t().contiguous().t(), b, True)) for a, b in pairs]
 
 
 def test_what_is_not_finite_stays_so():
