@@ -185,7 +185,7 @@ def test_norm_may_be_given():
     assert bool((3 * accepted[0] < accepted[1]).all())
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("joint", 100_000), ("each", 5_000)])
+@pytest.mark.parametrize(("kind", "steps"), [("joint", 30_000), ("each", 3_000)])
 def test_time_does_not_drift_in_float32(kind: str, steps: int):
     seen = torch.zeros(())
 
@@ -198,7 +198,7 @@ def test_time_does_not_drift_in_float32(kind: str, steps: int):
         end = steps * 1e-3
         solve(field, torch.zeros(1), 0.0, end, Solver(Euler(), Grid(dt=1e-3), lanes=kind, max_steps=steps))
     last = end if kind == "each" else end - 1e-3  # joint lanes leave the evaluation at the end out
-    assert abs(float(seen) - last) < 1e-5  # float32 itself is 4e-6 apart at 100; a running sum is off by .1
+    assert abs(float(seen) - last) < 1e-5  # float32 itself is 2e-6 apart at 30; a running sum is off by .005
 
 
 # Evaluations

@@ -100,17 +100,16 @@ def test_batches_of_a_training_run_compile_once(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("mode", ["loop", "chunks"])
-def test_march_goes_on_when_its_rows_are_full(mode: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("mode", "lanes"), [("loop", "each"), ("chunks", "joint")])
+def test_march_goes_on_when_its_rows_are_full(mode: str, lanes: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bound, "ROWS", 8)
     ts = torch.linspace(0, 2, 9, dtype=DTYPE)
-    for lanes in ("joint", "each"):
-        arguments = coupled, start(3), 0.0, 2.0
-        loop, eager = (solve(*arguments, solver(m, lanes), save_at=ts, folds={"steps": Steps()}) for m in (mode, None))
-        assert int(eager.mesh.count.max()) > 20
-        assert close(loop.ys, eager.ys)
-        assert close(loop.folds["steps"], eager.folds["steps"], 1e-9)
-        assert close(loop.mesh, eager.mesh, 1e-9)
+    arguments = coupled, start(3), 0.0, 2.0
+    loop, eager = (solve(*arguments, solver(m, lanes), save_at=ts, folds={"steps": Steps()}) for m in (mode, None))
+    assert int(eager.mesh.count.max()) > 20
+    assert close(loop.ys, eager.ys)
+    assert close(loop.folds["steps"], eager.folds["steps"], 1e-9)
+    assert close(loop.mesh, eager.mesh, 1e-9)
 
 
 @pytest.mark.usefixtures("traced")
@@ -155,8 +154,12 @@ def test_odeint_within_a_compiled_function_is_one_break_of_its_graph():
     assert graphs.frame_count == 2
 
 
-@pytest.mark.parametrize("lanes", ["joint", "each"])
-def test_backward_loop_gives_the_gradient_of_backpropagation(lanes: str):
+@pytest.mark.parametrize(("lanes", "stages"), [("joint", "lowered"), ("each", None)])
+def test_backward_loop_gives_the_gradient_of_backpropagation(
+    lanes: str, stages: str | None, request: pytest.FixtureRequest
+):
+    if stages:
+        request.getfixturevalue(stages)
     net, ts = Net(), torch.linspace(0, 1, 6, dtype=DTYPE)
     grads = []
     for mode in ("loop", None):

@@ -55,9 +55,9 @@ def test_programs_run_elsewhere(case: Case, kind: str, mode: str):
 
     def make(device: torch.device) -> tuple[Any, ...]:
         y0, net = states(device, 3, 2), Net().to(device)
-        controller = PID(rtol=1e-3, atol=1e-5) if case.stepper.adaptive else Grid(n=4)
+        controller = PID(rtol=1e-2, atol=1e-3) if case.stepper.adaptive else Grid(n=2)
         solver = Solver(case.stepper, controller, lanes=kind, compile=mode)
-        solution = solve(net, y0, 0.0, 1.0, solver, save_at=[0.25, 0.5, 1.0])
+        solution = solve(net, y0, 0.0, 1.0, solver, save_at=[0.25, 1.0])
         return *differentiated(solution.ys, y0, *net.parameters()), solution.mesh.theta
 
     agree(make)

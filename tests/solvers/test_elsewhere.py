@@ -73,7 +73,7 @@ def test_device_refuses_what_another_one_would():
 def test_every_stepper_steps_elsewhere(case: Case, kind: str):
     semilinear, symplectic = case in EXPONENTIAL, case in SYMPLECTIC
     adaptive = case.stepper.adaptive or isinstance(case.stepper, Auto)
-    controller = PID(rtol=1e-3, atol=1e-5) if adaptive else Grid(n=4)
+    controller = PID(rtol=1e-2, atol=1e-3) if adaptive else Grid(n=4 if semilinear else 2)
 
     def make(device: torch.device) -> tuple[Any, ...]:
         y0 = states(device, 3, 6 if symplectic else 2)
@@ -84,7 +84,7 @@ def test_every_stepper_steps_elsewhere(case: Case, kind: str):
             args = tuple(states(device, y0.shape[1] // (1 + symplectic)) for _ in range(2))
             net, inputs = Linked() if semilinear else Oscillators(), (y0, *args)
         solver = Solver(case.stepper, controller, lanes=kind)
-        solution = solve(net, y0, 0.0, 1.0, solver, args=args, save_at=[0.25, 0.5, 1.0])
+        solution = solve(net, y0, 0.0, 1.0, solver, args=args, save_at=[0.25, 1.0])
         return *differentiated(solution.ys, *inputs), solution.stats.accepted
 
     agree(make)

@@ -19,7 +19,6 @@ from sciml.solvers import (
     StepCount,
     Stiffness,
     Tsit5,
-    compiled,
 )
 from tests.solvers.registry import EXPLICIT, Case
 from tests.solvers.systems import DTYPE, Net
@@ -141,17 +140,15 @@ class Plain(torch.nn.Module):
         return self.layers(y)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(("mode", "kind"), [("loop", "joint"), ("chunks", "each")])
-def test_compiled_march_has_the_same(mode: str, kind: str, monkeypatch: pytest.MonkeyPatch):
-    real = torch.compile  # traced only: making code of it takes most of the time
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="eager"))
+def test_compiled_march_has_the_same(mode: str, kind: str):
     net, found = Plain(), []
     for compile in (mode, None):
         solver = Solver(Tsit5(), PID(1e-6, 1e-6), Discrete("all"), lanes=kind, compile=compile)
         folds = solve(net, start(), 0.0, 2.0, solver, folds=ALL).folds
         grads = torch.autograd.grad(sum(value.sum() for value in folds.values()), net.parameters())
         found.append([*folds.values(), *grads])
-    compiled.forget()
     for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-8)  # an error estimate is a difference that cancels
 

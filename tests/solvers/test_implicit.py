@@ -1,6 +1,7 @@
 """Newton's iteration, stiffness, masses and large systems; what any stepper has to do is tested with the others."""
 
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,16 +182,27 @@ class Algebraic(Term):
         return torch.tensor([1.0, 1.0, 0.0], dtype=DTYPE).diag()
 
 
+@cache
+def of_differential_equations(kind: str) -> Tensor:
+    y0, t1, ts = span(kind)
+    return solve(ROBERTSON.field, y0, 0.0, t1, Solver(Rodas5P(), PID(1e-10, 1e-16), lanes=kind), save_at=ts).ys
+
+
+def span(kind: str) -> tuple[Tensor, Any, Any]:
+    """Where to start, when to end and when to save."""
+    if kind == "joint":
+        return ROBERTSON.y0, 40.0, [12.0, 40.0]
+    t1 = torch.tensor([40.0, 4.0], dtype=DTYPE)
+    return ROBERTSON.y0.repeat(2, 1), t1, t1[:, None] * torch.tensor([0.3, 1.0])
+
+
 @pytest.mark.parametrize(("stepper", "kind"), [*((s, "joint") for s in PAIRS), (Rodas5P(), "each")])
 def test_differential_algebraic_system_has_the_solution_of_the_differential_one(stepper: Stepper, kind: str):
-    y0 = ROBERTSON.y0.repeat(2, 1) if kind == "each" else ROBERTSON.y0
-    t1 = torch.tensor([40.0, 4.0], dtype=DTYPE) if kind == "each" else 40.0
-    ts = t1[:, None] * torch.tensor([0.3, 1.0]) if kind == "each" else [12.0, 40.0]
+    y0, t1, ts = span(kind)
     rtol = 1e-6
     solver = Solver(stepper, PID(rtol, rtol * 1e-6), lanes=kind)
     with torch.no_grad():
-        found = solve(Algebraic(), y0, 0.0, t1, solver, save_at=ts).ys
-        right = solve(ROBERTSON.field, y0, 0.0, t1, Solver(Rodas5P(), PID(1e-10, 1e-16), lanes=kind), save_at=ts).ys
+        found, right = solve(Algebraic(), y0, 0.0, t1, solver, save_at=ts).ys, of_differential_equations(kind)
     assert scaled_error(found, right) < 300 * rtol
     ends = found.select(int(kind == "each"), 1)
     assert (ends.sum(-1) - 1).abs().max() < 1e-8  # Newton's hundredth of rtol, at the ends of steps

@@ -17,7 +17,6 @@ from sciml.solvers import (
     Event,
     Grid,
     Stepper,
-    compiled,
 )
 from tests.solvers.registry import MULTISTEP, Case
 from tests.solvers.systems import DTYPE, Net, coupled, coupled_exact
@@ -138,13 +137,11 @@ def test_evaluations_are_counted(stepper: Stepper):
     assert int(s.stats.nfe) == len(calls) == 1 + p * (p - 1) + 5 * stepper.evaluations
 
 
-def test_compiled_march_is_the_eager_one(monkeypatch: pytest.MonkeyPatch):
-    real = torch.compile  # all but its last stage, which takes most of the time
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, fullgraph=True, backend="aot_eager"))
+@pytest.mark.usefixtures("traced")
+def test_compiled_march_is_the_eager_one():
     solver = Solver(AdamsBashforthMoulton4(), Grid(n=9), lanes="each")
     y0, ts = torch.tensor([[1.0, 0.5], [0.3, 2.0]], dtype=DTYPE), [0.5, 1.2]
     ys = [solve(coupled, y0, 0.0, 1.2, replace(solver, compile=mode), save_at=ts).ys for mode in ("loop", None)]
-    compiled.forget()
     assert torch.allclose(*ys, rtol=1e-12)  # units in the last place, times weights of the start of up to 45
 
 

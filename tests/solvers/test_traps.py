@@ -205,7 +205,7 @@ def test_torchs_factors_read_on_the_host_whether_they_exist():
     assert torch.linalg.lu_factor_ex(singular).info.tolist() == [1, 0]
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("lowered")
 def test_compiled_functions_forget_what_they_write_to_a_0d_float64_input():
     for dtype, size, written in ((DTYPE, (), 0.0), (torch.float32, (), 1.0), (DTYPE, (1,), 1.0)):
         x = torch.zeros(size, dtype=dtype)
@@ -213,7 +213,7 @@ def test_compiled_functions_forget_what_they_write_to_a_0d_float64_input():
         assert x.item() == written
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("lowered")
 def test_chunks_which_work_in_place_carry_no_0d_tensor():
     solutions = [
         solve(Net(), torch.ones(3, 2, dtype=DTYPE), 0.0, 1.0, Solver(Bosh3(), compile=m)) for m in ("chunks", None)

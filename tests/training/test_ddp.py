@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from sciml.training.trainer_cli import quiet
 from tests.training.conftest import TINY
 from tests.training.running import logged
-from tests.training.tiny.forecast_videos import judged
+from tests.training.tiny.videos import judged
 
 ROOT = Path(__file__).parents[2]
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.enable_model_summary=false")
@@ -62,6 +62,7 @@ def test_two_processes_train_as_one_does(sciml, fit):
     sciml("predict", "two")
 
 
+ODE = TINY.with_name("ode.yaml")
 RTOL = 1e-3
 PID = f"--model.ode.solver.controller={{class_path: sciml.solvers.PID, init_args: {{rtol: {RTOL}, atol: 1e-4}}}}"
 EXACT = (0, 1e-9)  # float64: gradients of parts are summed in another order
@@ -72,29 +73,45 @@ ODES = {  # overrides; the difference expected, between two bounds
 }
 
 
+PINN_CONFIG = TINY.with_name("pinn.yaml")
+PINN = (  # small enough, its Laplacian estimated, with a condition among the losses
+    "--model.equation={class_path: tiny.Ball, init_args: {dim: 6}}",
+    "--model.net.init_args.in_features=6",
+    "--model.estimator={class_path: sciml.calculus.Sparse, init_args: {samples: 2}}",
+    "--model.optimizer={class_path: torch.optim.Adam, init_args: {lr: 0.01}}",
+    "--model.candidates=1",
+    "--trainer.callbacks=[{class_path: tiny.Weights}]",
+)
+
+
 def weights(run):
     return torch.cat([x.flatten() for name, x in checkpoint(run)["state_dict"].items() if "ode" in name])
 
 
-def test_two_processes_train_a_neural_ode_as_one_does(fit):
-    config = TINY.with_name("ode.yaml")
-    runs = {name: ("--trainer.precision=64-true", *overrides) for name, (overrides, _) in ODES.items()}
-    halves = ("--config", str(config), *TWO, "--data.batch_size=2")
-    commands = [["fit", "--run", f"{name}2", *halves, *overrides] for name, overrides in runs.items()]
-    start(TINY.with_name("fit_each.py"), json.dumps(commands))
-    fit("untrained", "--trainer.precision=64-true", "--model.optimizer.lr=0", config=config)
-    for name, overrides in runs.items():
-        fit(name, *overrides, config=config)
-        one, two = weights(name), weights(f"{name}2")
+@pytest.fixture(scope="module")
+def in_two(tmp_path_factory):
+    """A folder with what two processes have come to, all in one program: most of the time goes into its start."""
+    folder = tmp_path_factory.mktemp("two")
+    odes = ("--config", ODE, *TWO, "--trainer.precision=64-true", "--data.batch_size=2")
+    commands = [["fit", "--run", folder / name, *odes, *overrides] for name, (overrides, _) in ODES.items()]
+    commands.append(["fit", "--run", folder / "pinn", "--config", PINN_CONFIG, *TWO, *PINN])
+    start(TINY.with_name("in_two.py"), folder / "videos.json", json.dumps(commands, default=str))
+    return folder
+
+
+def test_two_processes_train_a_neural_ode_as_one_does(fit, in_two):
+    fit("untrained", "--trainer.precision=64-true", "--model.optimizer.lr=0", config=ODE)
+    for name, (overrides, _) in ODES.items():
+        fit(name, "--trainer.precision=64-true", *overrides, config=ODE)
+        one, two = weights(name), weights(in_two / name)
         least, most = ODES[name][1]
         assert one.dtype == torch.float64
         assert least <= (two - one).norm() / (one - weights("untrained")).norm() <= most, name
-        assert_close(validation(f"{name}2"), validation(name), rtol=most, atol=0)
+        assert_close(validation(in_two / name), validation(name), rtol=most, atol=0)
 
 
-def test_two_processes_judge_videos_as_one_does():
-    *_, line = start(TINY.with_name("forecast_videos.py"), 2).splitlines()
-    two = json.loads(line)
+def test_two_processes_judge_videos_as_one_does(in_two):
+    two = json.loads((in_two / "videos.json").read_text())
     with quiet():
         one = judged(1)
     assert {"test_loss", "test_blank_mse"} <= set(one)
@@ -112,34 +129,33 @@ def test_two_processes_judge_moments_of_paths_as_one_does(fit):
     assert_close(*(validation(run, "val_loss") for run in ("two", "one")), **ROUNDING)
 
 
-PINN = (  # small enough, its Laplacian estimated, with a condition among the losses
-    "--model.equation={class_path: tiny.Ball, init_args: {dim: 6}}",
-    "--model.net.init_args.in_features=6",
-    "--model.estimator={class_path: sciml.calculus.Sparse, init_args: {samples: 2}}",
-    "--model.optimizer={class_path: torch.optim.Adam, init_args: {lr: 0.01}}",
-    "--model.candidates=1",
-    "--trainer.callbacks=[{class_path: tiny.Weights}]",
-)
-
-
 def net(path):
     return torch.cat([x.flatten() for x in torch.load(path, weights_only=True).values()])
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_train_a_pinn_as_one_with_the_points_of_both(fit, compiled):
-    config = TINY.with_name("pinn.yaml")
-    both = (*PINN, f"--model.compile={str(compiled).lower()}")
-    start("-m", "sciml", "fit", "--config", config, "--run", "two", *TWO, *both)
-    text = config.read_text().replace("sciml.training.PINNModule", "tiny.Both")
+def test_two_processes_train_a_pinn_as_one_with_the_points_of_both(fit, in_two):
+    assert_points_of_both(fit, in_two / "pinn", PINN)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_compiled_pinn_as_one_with_the_points_of_both(fit):
+    both = (*PINN, "--model.compile=true")
+    start("-m", "sciml", "fit", "--config", PINN_CONFIG, "--run", "two", *TWO, *both)
+    assert_points_of_both(fit, "two", both)
+
+
+def assert_points_of_both(fit, run, both):
+    text = PINN_CONFIG.read_text().replace("sciml.training.PINNModule", "tiny.Both")
     Path("both.yaml").write_text(f"{text}\ncode_path: {TINY.parent}\n")
     fit("one", *both, config="both.yaml")
-    fit("first", *both, config=config)
-    two, second, one, first = map(net, ("two/weights0.pt", "two/weights1.pt", "one/weights0.pt", "first/weights0.pt"))
+    fit("first", *both, config=PINN_CONFIG)
+    two, second, one, first = (
+        net(f"{path}.pt") for path in (f"{run}/weights0", f"{run}/weights1", "one/weights0", "first/weights0")
+    )
     assert torch.equal(two, second)
     assert_close(two, one, rtol=1e-9, atol=1e-12)  # float64: gradients of parts are summed in another order
     assert (first - one).norm() > 1e-3 * one.norm()  # the points of the first process alone
-    assert_close(validation("two"), validation("one"), rtol=1e-9, atol=0)
+    assert_close(validation(run), validation("one"), rtol=1e-9, atol=0)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from sciml import Grid, Solver, load
 from sciml.data import Moons
 from sciml.models import CNF, MLP, TimeDependent
 from sciml.solvers import RK4
-from sciml.training import DensityModule
+from sciml.training import DensityModule, density
 from tests.training.running import train
 
 
@@ -94,7 +94,8 @@ INTERPOLANT = CONFIG.replace("DensityModule", "InterpolantModule").replace("mode
 
 
 @pytest.mark.parametrize("config", [CONFIG, INTERPOLANT], ids=["likelihood", "interpolant"])
-def test_density_goes_through_the_command_line(sciml, tmp_path, config):
+def test_density_goes_through_the_command_line(sciml, tmp_path, monkeypatch, config):
+    monkeypatch.setattr(density, "CELLS", 10)
     (tmp_path / "my.yaml").write_text(config)
     sciml("fit", "--config", "my.yaml", "--run", "run")
     for command, part in (("validate", "val"), ("test", "test")):

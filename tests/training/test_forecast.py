@@ -54,8 +54,8 @@ def test_scores_of_right_forecasts_are_the_same_for_any_number_of_them(count):
 def test_forecasts_are_as_good_as_can_be(tmp_path):
     """The best CRPS is .4 / sqrt(pi) = .2257, the best squared error .16, and .17 of a mean of 16."""
     model = module(MLP(3, 1, width=64, depth=3, activation="gelu"))
-    model.make_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
-    metrics, rows = train(model, pairs(2048), tmp_path, epochs=60)
+    model.make_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+    metrics, rows = train(model, pairs(2048), tmp_path, epochs=40)
     assert 0.2 < metrics["test_crps"] < 0.24
     assert metrics["test_mse"] == pytest.approx(0.17, rel=0.12)  # of 512 states, within 2 standard errors
     assert metrics["test_spread"] == pytest.approx(0.17, rel=0.12)

@@ -19,8 +19,8 @@ def module(**options):
 @pytest.mark.parametrize("coupling", ["independent", "optimal"])
 def test_training_gets_below_a_normal_distribution_and_solves_nothing(tmp_path, coupling):
     data = Moons(train=512, val=64, test=512, batch_size=128)
-    metrics, rows = train(module(coupling=coupling), data, tmp_path, epochs=40)
-    assert metrics["test_nll"] < metrics["test_gaussian"] - 0.2  # with this seed .45 and .6
+    metrics, rows = train(module(coupling=coupling), data, tmp_path, epochs=20)
+    assert metrics["test_nll"] < metrics["test_gaussian"] - 0.2  # with three seeds .29 to .38
     assert "train_nfe" not in rows[0]
     assert metrics["test_nfe"] == 4 * 8
 

@@ -32,9 +32,9 @@ def fit(model, folder, data=None, **options):
 
 def test_estimates_train_a_net_to_below_the_best_constant(tmp_path):
     equation = SineGordon(6, seed=1)
-    data = Collocation(points=100, steps=600, val=200, test=1000)
+    data = Collocation(points=100, steps=300, val=200, test=1000)
     metrics, run, _ = fit(module(equation, 32, estimator=Sparse(3)), tmp_path, data)
-    assert metrics["test_relative_l2"] < 0.5 * metrics["test_baseline"]  # a third of it with this seed
+    assert metrics["test_relative_l2"] < 0.5 * metrics["test_baseline"]  # a third of it with three seeds
     with quiet():
         (found,) = run.predict(run.model, data)
     assert set(found) == {"points", "predictions", "residual", "targets"}
@@ -175,15 +175,15 @@ def test_a_residual_that_vanishes_lets_candidates_be_chosen():
     assert len(chosen) == 20
 
 
-@pytest.mark.parametrize("gradient", [0.0, 0.1])
-def test_compiled_loss_is_the_eager_one(gradient):
+@pytest.mark.parametrize(("gradient", "backend"), [(0.0, "aot_eager"), (0.1, "inductor")])
+def test_compiled_loss_is_the_eager_one(gradient, backend):
     equation = SineGordon(5)
     model = module(equation)
     x = equation.sample(30, torch.Generator().manual_seed(0))
     residual = equation.residual()
     draw = Sparse(2).draw(residual, x, torch.Generator().manual_seed(0))
     loss, weights = Squared(residual, model.solution, gradient), list(model.solution.parameters())
-    found = [each(x, [draw, draw]) for each in (loss, torch.compile(loss, fullgraph=True))]
+    found = [each(x, [draw, draw]) for each in (loss, torch.compile(loss, fullgraph=True, backend=backend))]
     eager, compiled = ((*values, *torch.autograd.grad(values[0], weights)) for values in found)
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)  # float32 round-off of sums
 

@@ -18,14 +18,14 @@ JUMPS = Source(Diffusion(coefficient=TwoPhase(contrast=1e3, correlation=0.1)), c
 
 def module(**options):
     torch.manual_seed(0)
-    return PreconditionerModule(LearnedTwoLevel(), optimizer=lambda p: torch.optim.Adam(p, lr=5e-3), **options)
+    return PreconditionerModule(LearnedTwoLevel(), optimizer=lambda p: torch.optim.Adam(p, lr=1e-2), **options)
 
 
 def test_training_lowers_iterations_on_other_and_larger_systems(tmp_path):
-    data = LinearSystems({"jumps": JUMPS}, train=30, val=1, test=2, scales=[1, 10], right_hand_sides=2)
+    data = LinearSystems({"jumps": JUMPS}, train=20, val=1, test=2, scales=[1, 10], right_hand_sides=2)
     before, _ = train(module(), data, tmp_path / "0", epochs=0)
-    after, _ = train(module(), data, tmp_path / "1", epochs=8)
-    assert after["test_loss"] < before["test_loss"] - 0.03  # with this seed .06
+    after, _ = train(module(), data, tmp_path / "1", epochs=4)
+    assert after["test_loss"] < before["test_loss"] - 0.03  # with this seed .08, with two others .08 and .05
     assert before["test_plain_10x"] > before["test_smoothed_10x"]
     for size in ("", "_10x"):
         assert after[f"test_iterations{size}"] < before[f"test_iterations{size}"]

@@ -87,7 +87,11 @@ def test_resumed_run_of_two_optimisers_equals_an_uninterrupted_one(sciml, fit):
     assert_same_run("run", "reference")
 
 
-LBFGS = ("--model.optimizer=torch.optim.LBFGS", "--model.optimizer.line_search_fn=strong_wolfe")
+LBFGS = (
+    "--model.optimizer=torch.optim.LBFGS",
+    "--model.optimizer.line_search_fn=strong_wolfe",
+    "--model.optimizer.max_iter=4",
+)
 
 
 @pytest.mark.parametrize("variant", [(), LBFGS, ("--model.candidates=1",)])

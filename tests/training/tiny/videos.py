@@ -1,11 +1,7 @@
-"""Prints what a forecast of videos by their last frame misses, tested in so many processes: `forecast_videos.py N`."""
-
-import json
-import sys
+"""What a forecast of videos by their last frame misses, tested in one or more processes."""
 
 import lightning
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from sciml.data.split import SplitData
@@ -39,7 +35,3 @@ def judged(processes: int) -> dict[str, float]:
     module = LatentVideoModule(model, observed=3, forecasts=2)
     (metrics,) = trainer.test(module, Videos(batch_size=4 // processes), verbose=False)
     return metrics
-
-
-if __name__ == "__main__":
-    rank_zero_only(print)(json.dumps(judged(int(sys.argv[1]))))
