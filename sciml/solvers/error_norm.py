@@ -67,9 +67,9 @@ class _ErrorNorm(torch.autograd.Function):
             wanted = [x for x, needed in zip((error, y0, y1), ctx.needs_input_grad, strict=False) if needed]
             grads = iter(torch.autograd.grad(value, wanted, grad_outputs, create_graph=True))
             return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
-        factor = torch.where(value == 0, 0, grad_outputs[0] / value)
-        factor = factor.reshape(factor.shape + (1,) * (ratio.ndim - factor.ndim))
-        d_error = (ratio * factor).div_(unit)
+        lanes = value.shape + (1,) * (ratio.ndim - value.ndim)
+        length = torch.where(value == 0, 1, value).reshape(lanes)
+        d_error = (ratio / length).mul_(grad_outputs[0].reshape(lanes)).div_(unit)
         d_size = (d_error * ratio).mul_(size.sign()).mul_(-rtol)
         d_y1 = d_size * later
         return d_error, d_size.sub_(d_y1), d_y1, None, None, None

@@ -44,6 +44,12 @@ def test_only_what_needs_a_gradient_gets_one_and_an_error_of_zero_has_none():
     assert torch.equal(grad, torch.zeros_like(y1))
 
 
+def test_gradient_of_an_error_near_underflow_is_finite():
+    error, y0, y1 = (x.requires_grad_() for x in step(1))
+    grads = torch.autograd.grad(error_norm(1e-315 * error.sign(), y0, y1, *TOLERANCES, False), (y0, y1))
+    assert all(bool(grad.isfinite().all()) for grad in grads)
+
+
 def test_state_that_is_infinite_shows():
     error, y0, y1 = step(3)
     y1[1] = torch.inf
