@@ -43,7 +43,7 @@ def error_norm(error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: Tol
 
 
 class _ErrorNorm(torch.autograd.Function):
-    """The same; what autograd makes of it writes twice as many tensors, which shows for large states."""
+    """The same; what autograd makes of it writes more tensors, which shows for large states."""
 
     @staticmethod
     def forward(
