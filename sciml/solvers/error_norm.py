@@ -69,7 +69,7 @@ class _ErrorNorm(torch.autograd.Function):
             return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
         lanes = value.shape + (1,) * (ratio.ndim - value.ndim)
         length = torch.where(value == 0, 1, value).reshape(lanes)
-        d_error = (ratio / length).mul_(grad_outputs[0].reshape(lanes)).div_(unit)
+        d_error = (ratio / length * grad_outputs[0].reshape(lanes)).div_(unit)
         d_size = (d_error * ratio).mul_(size.sign()).mul_(-rtol)
         d_y1 = d_size * later
         return d_error, d_size.sub_(d_y1), d_y1, None, None, None
