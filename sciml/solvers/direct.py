@@ -18,7 +18,7 @@ from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._guards import CompileContext
 
 from sciml.solvers.captured import Captured, capturable
-from sciml.solvers.handles import Rewritten, fewer_handles
+from sciml.solvers.handles import Rewritten, lean_programs
 
 # elsewhere a wrapper in C++ needs the device's headers, and a replayed graph has none
 HOST = {"cpp_wrapper": True, "post_grad_custom_pre_pass": Rewritten()}
@@ -85,7 +85,7 @@ class Direct:
 
         tensors = [x for x in examples if isinstance(x, Tensor)]
         options = self.options | (HOST if all(x.device.type == "cpu" for x in tensors) else {})
-        with _gathering() as made, fewer_handles():
+        with _gathering() as made, lean_programs():
             run: Any = compile_fx(module, list(examples), config_patches=options)
         places = [node.meta.get("grapharg") for node in module.graph.find_nodes(op="placeholder")]
         sources = [None if place is None or place.source is None else place.source.name for place in places]

@@ -1,9 +1,10 @@
-"""A rewrite of the compiler's C++ around kernels: pointers in the place of handles that only give one.
+"""A rewrite of the compiler's C++ around kernels: fewer handles of tensors, and memory that is used again.
 
-The loop of a compiled march makes a handle for every input of its condition and body at every turn, and one for every
-part of a tensor that is put together of parts. Each takes memory and returns it, and for small states all of them take
-longer than the arithmetic. Most are only asked where their numbers lie; their source is asked for that instead. What is
-not written as torch 2.13 writes it stays as it is.
+The loop of a compiled march makes a handle for every input of its condition and body at every turn, one for every part
+of a tensor that is put together of parts, and new tensors. Each takes memory and returns it, and for small states that
+takes far longer than the arithmetic. Most handles are only asked where their numbers lie: their source is asked
+instead. Tensors that a turn made are written to again two turns later, when nothing reads them any more. What is not
+written as torch 2.13 writes it stays as it is.
 """
 
 import inspect
@@ -28,6 +29,25 @@ INPUT = re.compile(
 ASKED = re.compile(r"\*\)\((\w+)\.data_ptr\(\)\)")  # as an argument of a kernel
 DROPPED = re.compile(r"^ *(\w+)\.reset\(\);\n", re.MULTILINE)
 GONE = re.compile(r"\b(\w+) = |\b(\w+)\.(?:reset|release)\(|std::move\((\w+)\)")
+LOOP = re.compile(r"^( *)while \(1\) \{\n(.*?)^\1\}\n", re.MULTILINE | re.DOTALL)
+MADE = re.compile(
+    r"^ *AtenTensorHandle (\w+)_handle;\n"
+    r" *AOTI_TORCH_ERROR_CODE_CHECK\((aoti_torch_empty_strided\(.*), &\1_handle\)\);\n"
+    r" *RAIIAtenTensorHandle \1\(\1_handle\);\n",
+    re.MULTILINE,
+)
+CARRIED = re.compile(rf"^ *(\w+)\.reset\(\);\n *\1 = std::move\((?:(\w+)|({VIEW}))\);\n", re.MULTILINE)
+BLOCKS = re.compile(r"while \(1\)|else|if \((?!!\w+_scalar\) break;)")
+ENTRY = "void inductor_entry_impl("
+QUICKLY = """#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("O1")))  // GCC takes minutes otherwise
+#endif
+"""
+TOLD = re.compile(
+    rf"^ *(\w+)\.reset\(\);\n *\1 = std::move\((?:(\w+)|{VIEW})\);\n *bool \1_scalar;\n"
+    r" *AOTI_TORCH_ERROR_CODE_CHECK\(aoti_torch_item_bool\(\1, &\1_scalar\)\);\n",
+    re.MULTILINE,
+)
 
 
 class Handle(NamedTuple):
@@ -53,6 +73,11 @@ def without_handles(program: str) -> str:
             while source in spare:
                 offset, source = offset + spare[source].offset, spare[source].source
             edits.append((*m.span(), f"*)({source}.data_ptr()) + {offset}L"))
+    return edited(program, edits)
+
+
+def edited(program: str, edits: list[tuple[int, int, str]]) -> str:
+    """The program with other text in the place of some."""
     parts, done = [], 0
     for start, end, text in sorted(edits):
         parts += [program[done:start], text]
@@ -98,6 +123,48 @@ def _places(pattern: re.Pattern[str], program: str, names: set[str]) -> Mapping[
     return places
 
 
+def with_kept_memory(program: str) -> str:
+    """The same program; its loops allocate in two turns only where all that is done with the memory is known."""
+    found = LOOP.sub(lambda m: kept(m[2], m[1], m.start()) or m[0], program)
+    return program if found == program else found.replace(ENTRY, QUICKLY + ENTRY)
+
+
+def kept(body: str, indent: str, place: int) -> str | None:
+    """A loop that writes to what it wrote to two turns ago; None where there is nothing to gain."""
+    if BLOCKS.search(body):
+        return None
+    body = TOLD.sub(
+        lambda m: f"bool {m[1]}_scalar = *((const bool*)({m[2] or m[3]}.data_ptr()) + {m[4] or 0}L);\n", body
+    )
+    words = Counter(re.findall(r"\w+", body))
+    asked, dropped = Counter(ASKED.findall(body)), Counter(DROPPED.findall(body))
+    goes = {}
+    for m in CARRIED.finditer(body):
+        if words[m[1]] == asked[m[1]] + 2 and (m[2] or m[5] == "0"):
+            goes[m[2] or m[4]] = m
+    mine = {}
+    for m in MADE.finditer(body):
+        name = m[1]
+        if words[name] == 1 + asked[name] + dropped[name] + (name in goes):
+            mine[name] = m
+    if not mine:
+        return None
+    edits, turn = [(*m.span(), "") for m in DROPPED.finditer(body) if m[1] in mine], f"turn_{place}"
+    for name, m in mine.items():
+        made = f"AOTI_TORCH_ERROR_CODE_CHECK({m[2]}, &{name}_handle));"
+        new = f"AtenTensorHandle {name}_handle; {made} {name} = RAIIAtenTensorHandle({name}_handle);"
+        edits.append((*m.span(), f"if ({turn} < 2) {{ {new} }}\n"))
+        if name in goes:
+            m = goes[name]
+            view = f"if ({turn} < 2) {name} = {m[3]};\n" if m[3] else ""
+            edits.append((*m.span(), f"{view}std::swap({m[1]}, {name});\n"))
+    names = "".join(f"RAIIAtenTensorHandle {name};\n" for name in mine)
+    return (
+        f"volatile int64_t {turn} = 0;\n{names}{indent}while (1) {{\n{edited(body, edits)}"
+        f"{turn} = {turn} + 1;\n{indent}}}\n"
+    )
+
+
 class Rewritten(CustomGraphPass):
     """Leaves a graph as it is, and tells the cache on disk what programs are rewritten by."""
 
@@ -110,15 +177,15 @@ class Rewritten(CustomGraphPass):
 
 
 @contextmanager
-def fewer_handles() -> Iterator[None]:
-    """While it lasts, programs are compiled without them."""
+def lean_programs() -> Iterator[None]:
+    """While it lasts, compiled programs are rewritten."""
     from torch._inductor.graph import GraphLowering
 
     written = GraphLowering.codegen_with_cpp_wrapper
 
     def rewritten(graph: Any) -> Any:
         wrapper, kernels = written(graph)
-        wrapper.value = without_handles(wrapper.value)
+        wrapper.value = with_kept_memory(without_handles(wrapper.value))
         return wrapper, kernels
 
     GraphLowering.codegen_with_cpp_wrapper = rewritten

@@ -9,7 +9,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from sciml.solvers import handles
 from sciml.solvers.direct import Direct
-from sciml.solvers.handles import without_handles
+from sciml.solvers.handles import with_kept_memory, without_handles
 
 SHAPE = "1, int_array_1, int_array_1"
 PART = f"    auto part = wrap_with_raii_handle_if_needed(reinterpret_tensor_wrapper(whole, {SHAPE}, 4L));  // alias\n"
@@ -60,6 +60,43 @@ def test_handle_stays_where_the_source_of_its_source_is_gone():
     )
 
 
+def made(name: str) -> str:
+    return (
+        f"        AtenTensorHandle {name}_handle;\n"
+        f"        AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, n, n, cpu, 0, &{name}_handle));\n"
+        f"        RAIIAtenTensorHandle {name}({name}_handle);\n"
+    )
+
+
+WRITE = "        kernel((const double*)(state.data_ptr()), (double*)(next.data_ptr()));\n"
+PASS = "        state.reset();\n        state = std::move(next);\n"
+
+
+def loop(body: str) -> str:
+    return f"    RAIIAtenTensorHandle state(state_handle);\n    while (1) {{\n{body}    }}\n"
+
+
+def test_memory_of_a_turn_is_written_to_again_two_turns_later():
+    found = with_kept_memory(loop(made("next") + WRITE + PASS))
+    assert "std::swap(state, next)" in found
+    assert "if (turn_" in found
+    assert re.search(r"RAIIAtenTensorHandle next;\n *while", found)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        made("next") + WRITE + "        other(next);\n" + PASS,  # a tensor is asked for, which may be kept
+        made("next") + WRITE + "        kept = std::move(state);\n" + PASS,
+        made("next") + WRITE + PASS + "        more = std::move(next);\n",
+        f"    while (1) {{\n{made('next')}{WRITE}{PASS}    other(state);\n    }}\n",
+    ],
+    ids=["asked", "moved", "twice", "state"],
+)
+def test_other_memory_is_new_in_every_turn(body: str):
+    assert with_kept_memory(loop(body)) == loop(body)
+
+
 def turns(x: Tensor, factor: Tensor) -> Tensor:
     """Several turns of a loop over two parts of a tensor."""
 
@@ -78,15 +115,23 @@ def test_compiled_loops_have_fewer_handles_and_the_same_values(monkeypatch: pyte
         found.append((program, without_handles(program)))
         return found[-1][1]
 
+    kept = []
     monkeypatch.setattr(handles, "without_handles", noted)
+    monkeypatch.setattr(handles, "with_kept_memory", lambda program: kept.append(with_kept_memory(program)) or kept[-1])
     torch.manual_seed(0)
     x, factor = torch.randn(2, 3, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
     torch._dynamo.reset()
     options = {"fx_graph_cache": False}
-    value = Direct(turns, options, lambda guards: [True] * len(guards))(x, factor)
-    torch.testing.assert_close(value, turns(x, factor), rtol=1e-14, atol=1e-14)
+    call, exact = Direct(turns, options, lambda guards: [True] * len(guards)), turns(x, factor)
+    given = x.clone()
+    values = [call(x, factor) for _ in range(3)]
+    for value in values:  # none has the memory of another one
+        torch.testing.assert_close(value, exact, rtol=1e-14, atol=1e-14)
+    assert torch.equal(x, given)
     ((before, after),) = found
     inside = [re.search(r"while \(1\) \{.*", program, re.DOTALL)[0] for program in (before, after)]  # pyrefly: ignore
-    made = [len(re.findall("aoti_torch_assign_tensors_out|// alias", program)) for program in inside]
-    assert made[0] >= 6
-    assert made[1] == 0
+    count = [len(re.findall("aoti_torch_assign_tensors_out|// alias", program)) for program in inside]
+    assert count[0] >= 6
+    assert count[1] == 0
+    assert len(re.findall("std::swap", kept[0])) == 2  # the count and the state
+    assert not re.search(r"while \(1\) \{.*item_bool.*std::swap", kept[0], re.DOTALL)
