@@ -50,6 +50,17 @@ def prod(func: Any, x: Jet, dim: int | None = None, keepdim: bool = False, *, dt
     return y if keepdim else y.squeeze(dim)
 
 
+@rule("cumprod")
+def cumprod(func: Any, x: Jet, dim: int, *, dtype: Any = None) -> Any:
+    """Products of the first entries along an axis, each sweep of twice as many."""
+    y, far = x if dtype is None else x.to(dtype), 1
+    while y.ndim and far < y.shape[dim]:
+        rest = y.shape[dim] - far
+        y = torch.cat([y.narrow(dim, 0, far), y.narrow(dim, far, rest) * y.narrow(dim, 0, rest)], dim)
+        far *= 2
+    return y
+
+
 @rule("norm", "vector_norm")
 def norm(func: Any, x: Jet, p: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
     """Euclid's norm; others are left to the fallback."""
@@ -125,11 +136,14 @@ def layer_norm(
     func: Any, x: Any, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
     """Normalised over the last axes."""
-    axes = tuple(range(-len(normalized_shape), 0))
-    centred = x - x.mean(axes, keepdim=True)
-    y = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    y = _standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def _standardised(x: Any, axes: tuple[int, ...], eps: float) -> Any:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 
 
 @rule("rms_norm")
@@ -163,13 +177,36 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """With running statistics, an affine map of each channel; with those of a batch left to the fallback."""
-    if training:
-        return NotImplemented
+    """With running statistics, an affine map of each channel; with those of a batch a function of all of its points."""
     channels = (-1, *[1] * (x.ndim - 2))
-    y = (x - running_mean.reshape(channels)) * (running_var + eps).rsqrt().reshape(channels)
+    if training:
+        if running_mean is not None:  # for what is added to them
+            functional.batch_norm(x.detach(), running_mean, running_var, training=True, momentum=momentum)
+        y = _standardised(x, (0, *range(2, x.ndim)), eps)
+    else:
+        y = (x - running_mean.reshape(channels)) * (running_var + eps).rsqrt().reshape(channels)
     y = y if weight is None else y * weight.reshape(channels)
     return y if bias is None else y + bias.reshape(channels)
+
+
+@rule("instance_norm")
+def instance_norm(
+    func: Any,
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalised over the grid of each channel."""
+    if not use_input_stats:
+        return batch_norm(func, x, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None:  # for what is added to them
+        functional.instance_norm(x.detach(), running_mean, running_var, momentum=momentum)
+    return functional.group_norm(x, x.shape[1], weight, bias, eps)
 
 
 @rule("dropout")

@@ -32,8 +32,8 @@ class Jet:
         directions: R.
         smoothness: how many derivatives of what the jet went through are continuous everywhere: infinite for smooth
             networks, 0 after ``relu``, -1 after ``sign``. A jet of a higher order holds the derivatives of the piece
-            that the point is in, without the delta functions at the kinks. Functions without a rule count as smooth,
-            and so does ``torch.where``.
+            that the point is in, without the delta functions at the kinks. ``torch.where`` counts as smooth, and so do
+            functions without a rule that are not known to have kinks.
     """
 
     tables: ClassVar[tuple[dict[str, Rule], ...]] = (RULES,)

@@ -102,6 +102,7 @@ REDUCTIONS = {
     "var": lambda x: x.var(-1) * x.std(0, keepdim=True).mean(),
     "prod": lambda x: product(x, lambda x: x.prod(-1), lambda x: x[:, 0] * x[:, 1] * x[:, 2] * x[:, 3]),
     "cumsum": lambda x: x.sin().cumsum(-1),
+    "cumprod": lambda x: product(x, lambda x: x.sin().cumprod(0), lambda x: running(x.sin())),
     "norm": lambda x: x.norm(dim=-1) * torch.linalg.vector_norm(x) * torch.norm(x, dim=0).sum(),
     "cdist": lambda x: distances(x, torch.cdist) * distances(x, lambda a, b: torch.cdist(a, b, 2.0)),
     "normalize": lambda x: functional.normalize(x, dim=-1),
@@ -131,6 +132,10 @@ def augmented(y, x):
 def product(x, u, expected):
     """u for a jet, another form for a tensor: torch's derivatives of ``prod`` lose digits with their order."""
     return expected(x) if isinstance(x, torch.Tensor) else u(x)
+
+
+def running(x):
+    return torch.stack([x[0], x[0] * x[1], x[0] * x[1] * x[2]])
 
 
 def distances(x, cdist):
@@ -215,6 +220,11 @@ def test_functions_of_matrices_agree_with_cramers_rule(name):
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
 
 
+def grid(x):
+    """Fields (b, 4, 3) of points (b, 4)."""
+    return torch.stack([x.exp(), x.sin(), x * x.roll(1, -1)], -1)
+
+
 def normalised(x, axes, shape, weight, bias):
     centred = x - x.mean(axes, keepdim=True)
     return centred * (centred.square().mean(axes, keepdim=True) + 1e-5) ** -0.5 * weight.reshape(shape) + bias.reshape(
@@ -234,6 +244,21 @@ def normalised(x, axes, shape, weight, bias):
             lambda x: functional.group_norm(x.exp(), 2, W[0], W[1]),
             lambda x: normalised(x.exp().unflatten(1, (2, 2)), -1, (2, 2), W[0], W[1]).flatten(1),
             id="group_norm",
+        ),
+        pytest.param(
+            lambda x: functional.batch_norm(x.exp(), None, None, W[0], W[1], training=True),
+            lambda x: normalised(x.exp(), 0, (4,), W[0], W[1]),
+            id="batch_norm",
+        ),
+        pytest.param(
+            lambda x: functional.batch_norm(grid(x), None, None, W[0], W[1], training=True),
+            lambda x: normalised(grid(x), (0, 2), (4, 1), W[0], W[1]),
+            id="batch_norm of fields",
+        ),
+        pytest.param(
+            lambda x: functional.instance_norm(grid(x), None, None, W[0], W[1]),
+            lambda x: normalised(grid(x), 2, (4, 1), W[0], W[1]),
+            id="instance_norm",
         ),
     ],
 )
@@ -261,6 +286,18 @@ def third(u, x, v):
     (slope,) = torch.autograd.grad(u(x).exp().sum(), x, create_graph=True)
     (curved,) = torch.autograd.grad((slope * v).sum(), x, create_graph=True)
     return torch.autograd.grad((curved * v).square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.BatchNorm1d, torch.nn.InstanceNorm1d])
+def test_jets_move_running_statistics_as_tensors_do(kind):
+    given = dict(momentum=0.3, affine=True, track_running_stats=True)
+    layers = [kind(4, **given).double() for _ in range(2)]
+    x = grid(drawn(3, 4))
+    y = jet(layers[0], x, drawn(1, 3, 4, 3), 2)
+    torch.testing.assert_close(y.primal, layers[1](x), rtol=1e-12, atol=1e-12)  # the same sums
+    for a, b in zip(layers[0].buffers(), layers[1].buffers(), strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(jet(layers[0].eval(), x, drawn(1, 3, 4, 3), 2).primal, layers[1].eval()(x))
 
 
 def test_dropout_has_one_mask_for_all_coefficients():
