@@ -17,6 +17,7 @@ from sciml.calculus.algebra import Algebra, Index, Polynomial
 Rule = Callable[..., Any]  # called with the function that was met and its arguments
 NAMESPACES = (torch, torch.Tensor, functional, torch.special, torch.linalg, torch.fft)
 FALLBACK = "fallback"
+SPELLINGS = {"axis": "dim", "keepdims": "keepdim"}
 RULES: dict[str, Rule] = {}
 NAMES: dict[Any, str] = {}  # under which name the rule of a function is found
 
@@ -84,7 +85,10 @@ class Jet:
     def full(self, k: int) -> Any:
         """The coefficient at position k in its full shape, or None."""
         c, shape = self.coefficients[k], self.full_shape(k)
-        return c if c is None or c.shape == shape else c.expand(shape)
+        if c is None:
+            return None
+        c = c.to(self.dtype) if self.is_complex() and not c.is_complex() else c  # of x + 1j, for one
+        return c if c.shape == shape else c.expand(shape)
 
     @property
     def coefficients(self) -> Polynomial:
@@ -135,6 +139,11 @@ class Jet:
     def mT(self) -> "Jet":
         """With the last two axes swapped."""
         return dispatch(self.tables, torch.transpose, (self, -2, -1), {})
+
+    @property
+    def mH(self) -> "Jet":
+        """With the last two axes swapped, conjugate."""
+        return dispatch(self.tables, torch.adjoint, (self,), {})
 
     @property
     def T(self) -> "Jet":
@@ -208,6 +217,8 @@ def dispatch(
     if "out" in kwargs and kwargs.pop("out") is not None:
         raise TypeError(f"{name_of(func)}: out= cannot be given where a jet goes in")
     name = name or rule_of(func)
+    if kwargs and name:
+        args, kwargs = _spelled(args, kwargs)
     for table in tables:
         rule = table.get(name)
         if rule is not None:
@@ -215,9 +226,18 @@ def dispatch(
             if result is not NotImplemented:
                 return result
     given = name_of(func)
+    if given == "__setitem__":
+        raise TypeError("a jet cannot be assigned to a part of a tensor; use torch.where, torch.cat or torch.stack")
     if given.endswith("_") and not given.endswith("__"):
         raise TypeError(f"{given}: a jet cannot be changed in place; call {given.rstrip('_')} instead")
     return RULES[FALLBACK](func, *args, **kwargs)
+
+
+def _spelled(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Arguments as rules call them, of which torch has several spellings."""
+    first = [kwargs[name] for name in ("input", "other") if name in kwargs]
+    rest = {SPELLINGS.get(name, name): v for name, v in kwargs.items() if name not in ("input", "other")}
+    return (*args, *first), rest
 
 
 @torch.compiler.assume_constant_result  # a compiler cannot look up every function in a dictionary

@@ -127,7 +127,7 @@ def _unary(function: Elementwise) -> Rule:
         if any(isinstance(v, Tensor | Jet) for v in (*args, *kwargs.values())):
             return NotImplemented
         y = x.with_local(func(x.primal, *args, **kwargs), function(x.algebra.plain, x.local, *args, **kwargs))
-        y.smoothness = min(y.smoothness, function.smoothness)
+        y.smoothness = min(y.smoothness, function.kept(*args, **kwargs))
         return y
 
     return apply
@@ -136,6 +136,12 @@ def _unary(function: Elementwise) -> Rule:
 for _name, _function in ELEMENTWISE.items():
     rule(_name, *ALIASES.get(_name, ()), table=SPARSE)(_unary(_function))
 rule("__pow__", table=SPARSE)(_unary(ELEMENTWISE["pow"]))
+
+
+@rule("abs", "absolute", "__abs__", table=SPARSE)
+def absolute(func: Any, x: SparseJet) -> Any:
+    """The modulus of real numbers."""
+    return NotImplemented if x.is_complex() else _unary(ELEMENTWISE["abs"])(func, x)
 
 
 def _binary(combine: Any, reverse: bool = False) -> Rule:
