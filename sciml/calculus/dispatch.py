@@ -1,7 +1,8 @@
 """Jets: truncated Taylor polynomials that go through PyTorch functions.
 
 A jet stands where a tensor of shape (b, ...) would. Torch hands each function that meets one to ``Jet``, which looks up
-the function's rule. The modules beside this one fill the table of rules.
+the function's rule. The modules beside this one fill the table of rules. What a function does in place (``+=``, an
+activation with ``inplace=True``) it does to its result: other names of the jet that went in keep its value.
 """
 
 import math

@@ -85,8 +85,8 @@ def _filled(value: Any, k: int, model: Jet) -> Tensor:
 
 @rule(
     *("clone", "contiguous", "to", "float", "double", "type_as", "cpu", "cuda", "real"),
-    *("reshape", "reshape_as", "view_as", "flatten", "unflatten", "ravel", "expand", "expand_as", "broadcast_to"),
-    *("permute", "transpose", "swapaxes", "movedim", "moveaxis", "t", "tile", "repeat", "narrow", "select"),
+    *("reshape", "reshape_as", "flatten", "unflatten", "ravel", "expand", "expand_as", "broadcast_to"),
+    *("permute", "transpose", "swapaxes", "movedim", "t", "tile", "repeat", "narrow", "select"),
     *("chunk", "split", "tensor_split", "unbind", "index_select", "take_along_dim", "gather", "diagonal", "diag_embed"),
     *("flip", "roll", "tril", "triu", "cumsum", "trace", "avg_pool1d", "avg_pool2d", "interpolate"),
     *("view_as_real", "view_as_complex", "repeat_interleave", "unfold"),
@@ -104,7 +104,20 @@ def of_one(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 @rule("conj", "conj_physical", "resolve_conj", "adjoint")
 def conjugate(func: Any, x: Jet) -> Any:
     """Complex conjugates, computed at once: torch.vmap does not take the parts of those that are not."""
-    return multilinear(lambda v: func(v).resolve_conj(), x)
+    turned = torch.conj if func in (torch.conj_physical, torch.Tensor.conj_physical) else func
+    return multilinear(lambda v: turned(v).resolve_conj(), x)
+
+
+@rule("moveaxis")
+def moveaxis(func: Any, x: Jet, *args: Any, **kwargs: Any) -> Any:
+    """As ``movedim``, which torch.vmap takes."""
+    return of_one(torch.movedim, x, *args, **kwargs)
+
+
+@rule("view_as")
+def view_as(func: Any, x: Any, other: Any) -> Any:
+    """As ``reshape_as``, since coefficients may be expanded."""
+    return of_one(torch.Tensor.reshape_as, x, other)
 
 
 @rule("squeeze", "unsqueeze")
