@@ -137,7 +137,17 @@ def neg(func: Any, x: Jet) -> Jet:
     return like([x], [None if c is None else -c for c in x.coefficients])
 
 
-@rule("pow", "__pow__", "float_power")
+@rule("float_power")
+def float_power(func: Any, x: Any, exponent: Any) -> Any:
+    """The power x^p in double precision."""
+    return power(func, *(v.to(_double(v)) if isinstance(v, Jet | Tensor) else v for v in (x, exponent)))
+
+
+def _double(x: Jet | Tensor) -> torch.dtype:
+    return torch.complex128 if x.is_complex() else torch.float64
+
+
+@rule("pow", "__pow__")
 def power(func: Any, x: Any, exponent: Any) -> Any:
     """The power x^p for a number p, for a constant tensor p, and for a positive x and any p."""
     if isinstance(exponent, Jet):

@@ -198,12 +198,14 @@ def power(x: Tensor, order: int, exponent: Any) -> list[Any]:
         elif isinstance(exponent, int | float) and exponent == m:
             series.append(factor if m else torch.ones_like(x))
         else:
-            series.append(times(_raised(x, exponent - m), factor))
+            series.append(times(_raised(x, exponent - m, factor), factor))
         factor = factor * (exponent - m) / (m + 1)
     return series
 
 
-def _raised(x: Tensor, p: Any) -> Tensor:
+def _raised(x: Tensor, p: Any, factor: Any) -> Tensor:
+    if isinstance(p, Tensor):  # beside a factor of zero an infinite power of zero counts for nothing
+        p = torch.where((x == 0) & (torch.as_tensor(factor) == 0), 0, p)
     return x if isinstance(p, int | float) and p == 1 else x**p
 
 

@@ -398,6 +398,8 @@ def test_dtypes_are_those_of_torch():
         assert y.dtype == y.derivative(2).dtype == torch.float32
     assert jet(lambda x: torch.softmax(x, -1, torch.float32), x, v, 2).dtype == torch.float32
     assert jet(lambda x: x.prod(dtype=torch.float32), x, v, 2).derivative(2).dtype == torch.float32
+    y = jet(lambda x: torch.float_power(x.float().abs(), 3), x, v, 2)
+    assert y.dtype == y.derivative(2).dtype == torch.float64
 
 
 def test_scalars_keep_to_their_axes():
