@@ -40,6 +40,7 @@ class Jet:
 
     tables: ClassVar[tuple[dict[str, Rule], ...]] = (RULES,)
     is_nested: ClassVar[bool] = False  # modules of torch ask for it
+    __array_ufunc__ = None  # numbers of numpy on the left leave operators to the jet
 
     def __init__(self, algebra: Algebra, coefficients: Polynomial, directions: int, smoothness: float = math.inf):
         self.algebra = algebra

@@ -32,6 +32,8 @@ Function = Callable[[Tensor], Tensor]
 class Expression(ABC):
     """A function of the points, of the unknown's value and of its derivatives."""
 
+    __array_ufunc__ = None  # numbers of numpy on the left leave operators to the expression
+
     def __call__(self, u: Function, x: Tensor, draw: "Draw | None" = None) -> Tensor:
         """The value at points.
 

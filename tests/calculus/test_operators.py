@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -176,8 +177,9 @@ def test_mistakes_are_named(case: str):
     call, message = mistakes()[case]
     with pytest.raises(ValueError, match=message):
         call()
-    with pytest.raises(TypeError, match="expected an expression, a number"):
-        Unknown() + "x"
+    for call in (lambda: Unknown() + "x", lambda: np.ones(3) * Unknown()):
+        with pytest.raises(TypeError, match="expected an expression, a number"):
+            call()
     with pytest.raises(TypeError, match="exponent: expected a number, got Unknown"):
         Unknown() ** Unknown()
 
@@ -198,3 +200,4 @@ def test_tensor_is_a_number_or_one_per_point(shape: tuple[int, ...]):
     found = (Laplacian()(u) - target * u)(f, x)
     assert torch.allclose(found, Laplacian()(u)(f, x) - target.flatten() * f(x)[:, 0], atol=ROUND_OFF)
     assert found.shape == (5,)
+    assert torch.equal((np.float64(2) * u)(f, x), 2 * f(x)[:, 0])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -139,6 +140,7 @@ SPELLINGS = {
     "clamp_min": lambda x: x.sin().clamp_min(0.1) * torch.clamp_max(x, max=0.3),
     "at the bounds": lambda x: (x - x.detach()).clamp(min=0.0) * functional.hardtanh(x - x.detach() + 1) * x,
     "signs": lambda x: +(x.sin()),
+    "numbers of numpy": lambda x: np.float64(2) * x.sin() - np.sqrt(2.0) / (x + 5) + (np.float32(0) < x) * x,
     "remainders": lambda x: (x.sin() * 3 % 0.7) * torch.fmod(x, 0.3) + torch.remainder(x.sin(), 0.5 + x * x),
     "decimals": lambda x: torch.round(x, decimals=1) * x + torch.div(x, 0.3, rounding_mode="floor") * x,
 }
