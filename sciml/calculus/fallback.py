@@ -62,6 +62,10 @@ def fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
         a, k = tree_unflatten(given, spec)
         return func(*a, **k)
 
+    if isinstance(func, torch.jit.ScriptModule | torch._C.ScriptMethod):
+        raise NotImplementedError(
+            "u: torch's forward mode gives wrong numbers for modules from torch.jit; expected the module itself"
+        )
     _refuse_wrong(name.rpartition(".")[2], [*args, *kwargs.values()], jets[0].algebra.order)
     try:
         return _propagate(of_jets, jets, KINKS.get(name.rpartition(".")[2], math.inf))

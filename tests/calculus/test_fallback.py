@@ -180,3 +180,17 @@ def test_kinks_of_functions_without_a_rule_are_known(name: str):
     if smoothness < 1:  # else the Laplacian of a network of such pieces would be zero
         with pytest.raises(ValueError, match="a derivative of order 2 was asked for"):
             Partial(0, 0)(u)(lambda x: function(x).reshape(3, -1).sum(-1), X)
+
+
+@pytest.mark.filterwarnings("ignore::sciml.calculus.fallback.FallbackWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_modules_of_a_script_are_refused():
+    """torch's own forward derivatives of them are wrong after some calls: when this fails, they may be taken."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)).double()
+    scripted = torch.jit.script(module)
+    found = [along(scripted, X, V[0], 1) for _ in range(4)]
+    assert worst(found[-1], along(module, X, V[0], 1)) > 0.01
+    for each in (scripted, torch.jit.trace(module, X)):
+        with pytest.raises(NotImplementedError, match=r"u: .* modules from torch.jit; expected the module itself"):
+            jet(each, X, V, 1)
