@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from pytorch_optimizer import AdaHessian
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 from sciml.calculus import Laplacian, Sparse, Unknown
 from sciml.calculus.expression import as_expression
@@ -188,6 +191,17 @@ def test_compiled_loss_is_the_eager_one(gradient, backend):
     found = [each(x, [draw, draw]) for each in (loss, torch.compile(loss, fullgraph=True, backend=backend))]
     eager, compiled = ((*values, *torch.autograd.grad(values[0], weights)) for values in found)
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)  # float32 round-off of sums
+
+
+def test_compiled_training_with_two_draws_is_the_eager_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    weights, data = [], Collocation(points=20, steps=3, val=20, test=20)
+    for compiled in (False, True):
+        model = module(SineGordon(5), estimator=Sparse(2), draws=2, compile=compiled)
+        fit(model, tmp_path / str(compiled), data)
+        assert isinstance(model._losses["residual", True], OptimizedModule) == compiled
+        weights.append(nn.utils.parameters_to_vector(model.solution.net.parameters()).detach())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)  # float32 round-off, over three steps of Adam
 
 
 @pytest.mark.parametrize("gradient", [0.0, 0.1])
