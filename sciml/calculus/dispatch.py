@@ -19,6 +19,7 @@ Rule = Callable[..., Any]  # called with the function that was met and its argum
 NAMESPACES = (torch, torch.Tensor, functional, torch.special, torch.linalg, torch.fft)
 FALLBACK = "fallback"
 SPELLINGS = {"axis": "dim", "keepdims": "keepdim"}
+POSITIONAL = ("condition", "input", "other")
 RULES: dict[str, Rule] = {}
 NAMES: dict[Any, str] = {}  # under which name the rule of a function is found
 
@@ -237,8 +238,8 @@ def dispatch(
 
 def _spelled(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
     """Arguments as rules call them, of which torch has several spellings."""
-    first = [kwargs[name] for name in ("input", "other") if name in kwargs]
-    rest = {SPELLINGS.get(name, name): v for name, v in kwargs.items() if name not in ("input", "other")}
+    first = [kwargs[name] for name in POSITIONAL if name in kwargs]
+    rest = {SPELLINGS.get(name, name): v for name, v in kwargs.items() if name not in POSITIONAL}
     return (*args, *first), rest
 
 

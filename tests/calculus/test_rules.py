@@ -130,6 +130,7 @@ SPELLINGS = {
     "other": lambda x: torch.add(input=x, other=x.sin(), alpha=3) * torch.mul(x, other=torch.matmul(x, other=W)),
     "where, input": lambda x: torch.where(x > 0, input=x.sin(), other=x),
     "where, method": lambda x: x.sin().where(x > 0, x) * W[:3].where(x > 0, x),
+    "where, names": lambda x: torch.where(condition=x > 0, input=x, other=x.where(condition=x < 1, other=x.cos())),
     "axis": lambda x: torch.sum(x.sin(), axis=1, keepdims=True) * torch.cat([x, x.sin()], axis=1) + x.mean(axis=(0, 1)),
     "no axes": lambda x: x.sin().sum(dim=[]) + x.sin().mean(dim=()) * x,
     "unbiased": lambda x: x.var(False) * x.std(unbiased=False) + torch.var(x, 1, False, True),
