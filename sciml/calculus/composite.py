@@ -74,11 +74,13 @@ def cumprod(func: Any, x: Jet, dim: int, *, dtype: Any = None) -> Any:
 
 @rule("norm", "vector_norm")
 def norm(func: Any, x: Jet, p: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Euclid's norm; others are left to the fallback."""
+    """Euclid's norm, and the sum of moduli; others are left to the fallback."""
     p = kwargs.pop("ord", p)
-    spectral = func is torch.linalg.norm and p == 2 and x.ndim > 1 and not isinstance(dim, int)
-    if p not in (2, "fro", None) or spectral or any(v is not None for v in kwargs.values()):
+    of_matrix = func is torch.linalg.norm and p in (1, 2) and x.ndim > 1 and not isinstance(dim, int)
+    if p not in (1, 2, "fro", None) or of_matrix or any(v is not None for v in kwargs.values()):
         return NotImplemented
+    if p == 1:
+        return x.abs().sum(dim, keepdim=keepdim)
     return _squared(x).sum(dim, keepdim=keepdim).sqrt()
 
 

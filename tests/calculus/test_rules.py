@@ -105,6 +105,10 @@ REDUCTIONS = {
     "cumsum": lambda x: x.sin().cumsum(-1),
     "cumprod": lambda x: product(x, lambda x: x.sin().cumprod(0), lambda x: running(x.sin())),
     "norm": lambda x: x.norm(dim=-1) * torch.linalg.vector_norm(x) * torch.norm(x, dim=0).sum(),
+    "norm of moduli": lambda x: (
+        x.norm(p=1, dim=-1, keepdim=True) * torch.linalg.vector_norm(x.sin(), 1) * torch.norm(x, p=1, dim=(0, 1))
+        + torch.linalg.norm(x, 1, -1, keepdim=True)
+    ),
     "cdist": lambda x: distances(x, torch.cdist) * distances(x, lambda a, b: torch.cdist(a, b, 2.0)),
     "normalize": lambda x: functional.normalize(x, dim=-1),
     "softmax": lambda x: functional.softmax(x.sin(), -1) * functional.log_softmax(x, -1),
@@ -374,6 +378,7 @@ def test_smoothness_of_normalised_vectors_and_of_elu():
     x, v = drawn(3, 4), drawn(1, 4)
     assert jet(lambda x: functional.normalize(x, dim=-1), x, v, 2).smoothness == math.inf
     assert jet(lambda x: functional.normalize(x.relu(), dim=-1), x, v, 2).smoothness == 0
+    assert jet(lambda x: x.norm(p=1, dim=-1), x, v, 2).smoothness == 0
     for alpha, smoothness in ((1.0, 1), (0.5, 0)):
         layer = torch.nn.ELU(alpha)
         assert jet(layer, x, v, 2).smoothness == smoothness
