@@ -96,9 +96,33 @@ def mul(func: Any, x: Any, y: Any) -> Jet:
 def div(func: Any, x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     """The quotient x / y."""
     if rounding_mode is not None:
-        q = x / y
-        return q.floor() if rounding_mode == "floor" else q.trunc()
+        return whole(torch.div, x, y, rounding_mode=rounding_mode)
     return _binary(divide_polynomials, x, y)
+
+
+@rule("floor_divide", "__floordiv__")
+def whole(func: Any, x: Any, y: Any, **options: Any) -> Jet:
+    """Whole numbers of a quotient, a staircase."""
+    found = like(jets_of(x, y), constant(jets_of(x, y)[0].algebra, func(primal(x), primal(y), **options)))
+    found.smoothness = -1
+    return found
+
+
+@rule("remainder", "__mod__", "fmod")
+def remainder(func: Any, x: Any, y: Any) -> Jet:
+    """What is left of x by whole numbers of y, which jumps from y to zero."""
+    mode = "trunc" if func in (torch.fmod, torch.Tensor.fmod) else "floor"
+    steps = torch.div(primal(x), primal(y), rounding_mode=mode)
+    left = x - steps * y
+    found = like([left], [func(primal(x), primal(y)), *left.coefficients[1:]])
+    found.smoothness = -1
+    return found
+
+
+@rule("positive", "__pos__")
+def positive(func: Any, x: Jet) -> Jet:
+    """The jet itself."""
+    return x
 
 
 @rule("__rtruediv__", "__rdiv__")
@@ -113,12 +137,24 @@ def neg(func: Any, x: Jet) -> Jet:
     return like([x], [None if c is None else -c for c in x.coefficients])
 
 
-@rule("pow", "__pow__", "float_power")
+@rule("float_power")
+def float_power(func: Any, x: Any, exponent: Any) -> Any:
+    """The power x^p in double precision."""
+    return power(func, *(v.to(_double(v)) if isinstance(v, Jet | Tensor) else v for v in (x, exponent)))
+
+
+def _double(x: Jet | Tensor) -> torch.dtype:
+    return torch.complex128 if x.is_complex() else torch.float64
+
+
+@rule("pow", "__pow__")
 def power(func: Any, x: Any, exponent: Any) -> Any:
     """The power x^p for a number p, for a constant tensor p, and for a positive x and any p."""
     if isinstance(exponent, Jet):
-        log = x.log() if isinstance(x, Jet | Tensor) else torch.log(exponent.primal.new_tensor(x))
-        return mul(torch.mul, exponent, log).exp()
+        base = x if isinstance(x, Jet | Tensor) else exponent.primal.new_tensor(x)
+        if not base.is_complex() and not (base.ndim and base.is_floating_point()):
+            base = base.to(exponent.dtype)  # as torch does; the logarithm of whole numbers is in single precision
+        return mul(torch.mul, exponent, base.log()).exp()
     if isinstance(exponent, Tensor) and exponent.ndim > x.ndim:
         x = x + torch.zeros_like(exponent)
     return unary(ELEMENTWISE["pow"], x, exponent)
@@ -133,7 +169,7 @@ def rpow(func: Any, x: Jet, base: Any) -> Any:
 def unary(function: Elementwise, x: Jet, *args: Any, **kwargs: Any) -> Jet:
     """A function of one variable, of each entry."""
     y = like([x], function(x.algebra, x.coefficients, *args, **kwargs))
-    y.smoothness = min(y.smoothness, function.smoothness)
+    y.smoothness = min(y.smoothness, function.kept(*args, **kwargs))
     return y
 
 
@@ -163,6 +199,7 @@ def compare(func: Any, x: Any, y: Any) -> Tensor:
 
 @rule(
     *("isnan", "isinf", "isfinite", "argmax", "argmin", "argsort", "logical_not", "signbit", "__bool__"),
+    *("allclose", "isclose", "equal", "any", "all", "nonzero", "bool", "int", "long"),
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "is_tensor", "numel", "is_complex"),
     *("is_floating_point", "result_type", "stride", "is_contiguous", "get_device", "data_ptr"),

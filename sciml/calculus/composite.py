@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from sciml.calculus.arithmetic import unary
 from sciml.calculus.dispatch import Jet, primal, rule
+from sciml.calculus.elementwise import ELEMENTWISE
 
 
 def _count(x: Any, dim: Any) -> int:
-    axes = range(x.ndim) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
-    return math.prod([x.shape[d] for d in axes])
+    axes = (dim,) if isinstance(dim, int) else dim or range(x.ndim)
+    return math.prod([x.shape[d] for d in axes]) if x.ndim else 1
 
 
 @rule("mean")
@@ -26,9 +29,17 @@ def variance(
     func: Any, x: Jet, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None
 ) -> Any:
     """The variance over some axes."""
+    if isinstance(dim, bool):  # the place of `unbiased` where there is no axis
+        dim, unbiased = None, dim
     correction = int(unbiased) if correction is None else correction
-    every = tuple(range(x.ndim)) if dim is None else dim
-    return (x - x.mean(every, keepdim=True)).square().sum(every, keepdim=keepdim) / (_count(x, every) - correction)
+    every = dim if isinstance(dim, int) else dim or tuple(range(x.ndim))
+    size = _squared(x - x.mean(every, keepdim=True))
+    return size.sum(every, keepdim=keepdim) / (_count(x, every) - correction)
+
+
+def _squared(x: Jet) -> Jet:
+    """The square of the modulus."""
+    return x.real.square() + x.imag.square() if x.is_complex() else x.square()
 
 
 @rule("std")
@@ -40,9 +51,9 @@ def deviation(func: Any, x: Jet, *args: Any, **kwargs: Any) -> Any:
 @rule("prod")
 def prod(func: Any, x: Jet, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The product over an axis, halves by halves."""
-    if dim is None:
-        return prod(func, x.flatten(), 0)
     y = x if dtype is None else x.to(dtype)
+    if dim is None or not x.ndim:
+        y, dim, keepdim = y.flatten(), 0, False
     while y.shape[dim] > 1:
         half = y.shape[dim] // 2
         a, b, rest = y.split([half, half, y.shape[dim] - 2 * half], dim)
@@ -50,15 +61,27 @@ def prod(func: Any, x: Jet, dim: int | None = None, keepdim: bool = False, *, dt
     return y if keepdim else y.squeeze(dim)
 
 
+@rule("cumprod")
+def cumprod(func: Any, x: Jet, dim: int, *, dtype: Any = None) -> Any:
+    """Products of the first entries along an axis, each sweep of twice as many."""
+    y, far = x if dtype is None else x.to(dtype), 1
+    while y.ndim and far < y.shape[dim]:
+        rest = y.shape[dim] - far
+        y = torch.cat([y.narrow(dim, 0, far), y.narrow(dim, far, rest) * y.narrow(dim, 0, rest)], dim)
+        far *= 2
+    return y
+
+
 @rule("norm", "vector_norm")
 def norm(func: Any, x: Jet, p: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Euclid's norm; others are left to the fallback."""
+    """Euclid's norm, and the sum of moduli; others are left to the fallback."""
     p = kwargs.pop("ord", p)
-    spectral = func is torch.linalg.norm and p == 2 and x.ndim > 1 and not isinstance(dim, int)
-    if p not in (2, "fro", None) or spectral or any(v is not None for v in kwargs.values()):
+    of_matrix = func is torch.linalg.norm and p in (1, 2) and x.ndim > 1 and not isinstance(dim, int)
+    if p not in (1, 2, "fro", None) or of_matrix or any(v is not None for v in kwargs.values()):
         return NotImplemented
-    size = x.real.square() + x.imag.square() if x.is_complex() else x.square()
-    return size.sum(dim, keepdim=keepdim).sqrt()
+    if p == 1:
+        return x.abs().sum(dim, keepdim=keepdim)
+    return _squared(x).sum(dim, keepdim=keepdim).sqrt()
 
 
 @rule("cdist")
@@ -70,13 +93,18 @@ def cdist(func: Any, x1: Any, x2: Any, p: float = 2.0, compute_mode: str = "") -
 @rule("normalize")
 def normalize(func: Any, x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """Divided by Euclid's norm."""
-    return x / x.norm(dim=dim, keepdim=True).clamp(min=eps) if p == 2 else NotImplemented
+    if p != 2:
+        return NotImplemented
+    size = x.norm(dim=dim, keepdim=True)
+    y = x / size.clamp(min=eps)
+    y.smoothness = size.smoothness  # the kink of `clamp` is as far in as that of the norm
+    return y
 
 
 @rule("softmax")
-def softmax(func: Any, x: Any, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
+def softmax(func: Any, x: Any, dim: int, _stacklevel: Any = 3, dtype: Any = None) -> Any:
     """Weights exp(x) / sum exp(x)."""
-    x = x if dtype is None else x.to(dtype)
+    x = _cast(x, _stacklevel, dtype)
     e = (x - x.detach().amax(dim, keepdim=True)).exp()
     return e / e.sum(dim, keepdim=True)
 
@@ -90,10 +118,16 @@ def logsumexp(func: Any, x: Any, dim: Any, keepdim: bool = False) -> Any:
 
 
 @rule("log_softmax")
-def log_softmax(func: Any, x: Jet, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Any:
+def log_softmax(func: Any, x: Jet, dim: int, _stacklevel: Any = 3, dtype: Any = None) -> Any:
     """Logarithms of exp(x) / sum exp(x)."""
-    x = x if dtype is None else x.to(dtype)
+    x = _cast(x, _stacklevel, dtype)
     return x - x.logsumexp(dim, keepdim=True)
+
+
+def _cast(x: Any, third: Any, dtype: Any) -> Any:
+    """In another dtype, which is the third argument of torch's function and the fourth of that of torch.nn."""
+    dtype = third if isinstance(third, torch.dtype) else dtype
+    return x if dtype is None else x.to(dtype)
 
 
 @rule("scaled_dot_product_attention")
@@ -111,7 +145,7 @@ def attention(
     """Values weighed by softmax(q k^T / sqrt(e))."""
     if dropout_p or enable_gqa:
         return NotImplemented
-    scores = (query @ key.transpose(-2, -1)) * (scale or query.shape[-1] ** -0.5)
+    scores = (query @ key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
@@ -125,11 +159,14 @@ def layer_norm(
     func: Any, x: Any, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
     """Normalised over the last axes."""
-    axes = tuple(range(-len(normalized_shape), 0))
-    centred = x - x.mean(axes, keepdim=True)
-    y = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    y = _standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def _standardised(x: Any, axes: tuple[int, ...], eps: float) -> Any:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 
 
 @rule("rms_norm")
@@ -163,13 +200,36 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """With running statistics, an affine map of each channel; with those of a batch left to the fallback."""
-    if training:
-        return NotImplemented
+    """With running statistics, an affine map of each channel; with those of a batch a function of all of its points."""
     channels = (-1, *[1] * (x.ndim - 2))
-    y = (x - running_mean.reshape(channels)) * (running_var + eps).rsqrt().reshape(channels)
+    if training:
+        if running_mean is not None:  # for what is added to them
+            functional.batch_norm(x.detach(), running_mean, running_var, training=True, momentum=momentum)
+        y = _standardised(x, (0, *range(2, x.ndim)), eps)
+    else:
+        y = (x - running_mean.reshape(channels)) * (running_var + eps).rsqrt().reshape(channels)
     y = y if weight is None else y * weight.reshape(channels)
     return y if bias is None else y + bias.reshape(channels)
+
+
+@rule("instance_norm")
+def instance_norm(
+    func: Any,
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalised over the grid of each channel."""
+    if not use_input_stats:
+        return batch_norm(func, x, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None:  # for what is added to them
+        functional.instance_norm(x.detach(), running_mean, running_var, momentum=momentum)
+    return functional.group_norm(x, x.shape[1], weight, bias, eps)
 
 
 @rule("dropout")
@@ -184,6 +244,27 @@ def extremum(func: Any, x: Any, y: Any) -> Any:
     above = primal(x) > primal(y)
     z: Any = torch.where(above if func in (torch.maximum, torch.fmax) else ~above, x, y)
     return Jet(z.algebra, z.coefficients, z.directions, min(z.smoothness, 0))
+
+
+@rule("clamp", "clip")
+def clamp(func: Any, x: Any, min: Any = None, max: Any = None) -> Any:
+    """Between bounds; those of each entry, which may be jets, as the larger and the smaller of two."""
+    if not any(isinstance(v, Jet) or (isinstance(v, Tensor) and v.ndim) for v in (min, max)):
+        return unary(ELEMENTWISE["clamp"], x, min, max)
+    x = x if min is None else torch.maximum(x, _entries(min, x))
+    return x if max is None else torch.minimum(x, _entries(max, x))
+
+
+def _entries(bound: Any, x: Any) -> Any:
+    return bound if isinstance(bound, Jet | Tensor) else primal(x).new_tensor(bound)
+
+
+@rule("clamp_min", "clamp_max")
+def clamp_one(func: Any, x: Any, bound: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    """At least, or at most, a bound."""
+    below = func in (torch.clamp_min, torch.Tensor.clamp_min)
+    bound = next(v for v in (bound, min, max) if v is not None)
+    return clamp(func, x, bound) if below else clamp(func, x, None, bound)
 
 
 @rule("lerp")

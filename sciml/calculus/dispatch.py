@@ -1,7 +1,8 @@
 """Jets: truncated Taylor polynomials that go through PyTorch functions.
 
 A jet stands where a tensor of shape (b, ...) would. Torch hands each function that meets one to ``Jet``, which looks up
-the function's rule. The modules beside this one fill the table of rules.
+the function's rule. The modules beside this one fill the table of rules. What a function does in place (``+=``, an
+activation with ``inplace=True``) it does to its result: other names of the jet that went in keep its value.
 """
 
 import math
@@ -17,6 +18,8 @@ from sciml.calculus.algebra import Algebra, Index, Polynomial
 Rule = Callable[..., Any]  # called with the function that was met and its arguments
 NAMESPACES = (torch, torch.Tensor, functional, torch.special, torch.linalg, torch.fft)
 FALLBACK = "fallback"
+SPELLINGS = {"axis": "dim", "keepdims": "keepdim"}
+POSITIONAL = ("condition", "input", "other")
 RULES: dict[str, Rule] = {}
 NAMES: dict[Any, str] = {}  # under which name the rule of a function is found
 
@@ -32,12 +35,13 @@ class Jet:
         directions: R.
         smoothness: how many derivatives of what the jet went through are continuous everywhere: infinite for smooth
             networks, 0 after ``relu``, -1 after ``sign``. A jet of a higher order holds the derivatives of the piece
-            that the point is in, without the delta functions at the kinks. Functions without a rule count as smooth,
-            and so does ``torch.where``.
+            that the point is in, without the delta functions at the kinks. ``torch.where`` counts as smooth, and so do
+            functions without a rule that are not known to have kinks.
     """
 
     tables: ClassVar[tuple[dict[str, Rule], ...]] = (RULES,)
     is_nested: ClassVar[bool] = False  # modules of torch ask for it
+    __array_ufunc__ = None  # numbers of numpy on the left leave operators to the jet
 
     def __init__(self, algebra: Algebra, coefficients: Polynomial, directions: int, smoothness: float = math.inf):
         self.algebra = algebra
@@ -84,7 +88,10 @@ class Jet:
     def full(self, k: int) -> Any:
         """The coefficient at position k in its full shape, or None."""
         c, shape = self.coefficients[k], self.full_shape(k)
-        return c if c is None or c.shape == shape else c.expand(shape)
+        if c is None:
+            return None
+        c = c.to(self.dtype) if self.is_complex() and not c.is_complex() else c  # of x + 1j, for one
+        return c if c.shape == shape else c.expand(shape)
 
     @property
     def coefficients(self) -> Polynomial:
@@ -135,6 +142,11 @@ class Jet:
     def mT(self) -> "Jet":
         """With the last two axes swapped."""
         return dispatch(self.tables, torch.transpose, (self, -2, -1), {})
+
+    @property
+    def mH(self) -> "Jet":
+        """With the last two axes swapped, conjugate."""
+        return dispatch(self.tables, torch.adjoint, (self,), {})
 
     @property
     def T(self) -> "Jet":
@@ -208,6 +220,8 @@ def dispatch(
     if "out" in kwargs and kwargs.pop("out") is not None:
         raise TypeError(f"{name_of(func)}: out= cannot be given where a jet goes in")
     name = name or rule_of(func)
+    if kwargs and name:
+        args, kwargs = _spelled(args, kwargs)
     for table in tables:
         rule = table.get(name)
         if rule is not None:
@@ -215,9 +229,18 @@ def dispatch(
             if result is not NotImplemented:
                 return result
     given = name_of(func)
+    if given == "__setitem__":
+        raise TypeError("a jet cannot be assigned to a part of a tensor; use torch.where, torch.cat or torch.stack")
     if given.endswith("_") and not given.endswith("__"):
         raise TypeError(f"{given}: a jet cannot be changed in place; call {given.rstrip('_')} instead")
     return RULES[FALLBACK](func, *args, **kwargs)
+
+
+def _spelled(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Arguments as rules call them, of which torch has several spellings."""
+    first = [kwargs[name] for name in POSITIONAL if name in kwargs]
+    rest = {SPELLINGS.get(name, name): v for name, v in kwargs.items() if name not in POSITIONAL}
+    return (*args, *first), rest
 
 
 @torch.compiler.assume_constant_result  # a compiler cannot look up every function in a dictionary

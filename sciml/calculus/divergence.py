@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sciml.calculus.dispatch import Jet
-from sciml.calculus.jet import coordinate_jet, jet
+from sciml.calculus.jet import along_coordinates, jet
 from sciml.calculus.structural import AffineJet
 
 Field = Callable[[Tensor], Tensor]
@@ -98,7 +98,7 @@ def _exact(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     if d <= FEW:
         out = _checked(jet(f, x, torch.eye(d, dtype=x.dtype, device=x.device), 1), x)
     else:
-        out = _checked(coordinate_jet(f, x, torch.arange(d, device=x.device), 1), x)
+        out = _checked(along_coordinates(f, x, torch.arange(d, device=x.device), 1), x)
     if isinstance(out, Tensor):
         return out, out.new_zeros(x.shape[0])
     if isinstance(out, AffineJet):
@@ -109,12 +109,12 @@ def _exact(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
 def _estimate(f: Field, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(v, Tensor):
         raise TypeError(f"v: expected a tensor of directions, got {type(v).__name__}")
-    if v.shape[-2:] != x.shape or v.ndim not in (2, 3) or not v.numel():
+    if v.shape[-2:] != x.shape or v.ndim not in (2, 3) or not (v.ndim == 2 or len(v)):
         b, d = x.shape
         raise ValueError(f"v: expected directions ({b}, {d}) or (k, {b}, {d}), got {tuple(v.shape)}")
     if v.dtype != x.dtype:
         raise TypeError(f"v: expected the dtype of x, {x.dtype}, got {v.dtype}")
-    v = v.reshape(-1, *x.shape)  # (k, b, d)
+    v = v[None] if v.ndim == 2 else v  # (k, b, d)
     out = _checked(jet(f, x, v, 1), x)
     if isinstance(out, Tensor):
         return out, out.new_zeros(x.shape[0])

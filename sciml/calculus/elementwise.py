@@ -198,12 +198,14 @@ def power(x: Tensor, order: int, exponent: Any) -> list[Any]:
         elif isinstance(exponent, int | float) and exponent == m:
             series.append(factor if m else torch.ones_like(x))
         else:
-            series.append(times(_raised(x, exponent - m), factor))
+            series.append(times(_raised(x, exponent - m, factor), factor))
         factor = factor * (exponent - m) / (m + 1)
     return series
 
 
-def _raised(x: Tensor, p: Any) -> Tensor:
+def _raised(x: Tensor, p: Any, factor: Any) -> Tensor:
+    if isinstance(p, Tensor):  # beside a factor of zero an infinite power of zero counts for nothing
+        p = torch.where((x == 0) & (torch.as_tensor(factor) == 0), 0, p)
     return x if isinstance(p, int | float) and p == 1 else x**p
 
 
@@ -234,12 +236,17 @@ class Elementwise(NamedTuple):
     Attributes:
         recurrence: from (algebra, x, ...) to coefficients, None where only the series is known.
         series: from (x0, order, ...) to Taylor coefficients, None where that comes from the recurrence.
-        smoothness: how many derivatives are continuous everywhere; -1 where the function itself is not.
+        smoothness: how many derivatives are continuous everywhere; -1 where the function itself is not. A function of
+            the other arguments where it depends on them.
     """
 
     recurrence: Callable[..., Polynomial] | None = None
     series: Callable[..., list[Any]] | None = None
-    smoothness: float = math.inf
+    smoothness: float | Callable[..., float] = math.inf
+
+    def kept(self, *args: Any, **kwargs: Any) -> float:
+        """How many derivatives are continuous, given the other arguments."""
+        return self.smoothness(*args, **kwargs) if callable(self.smoothness) else self.smoothness
 
     def __call__(self, algebra: Algebra, x: Polynomial, *args: Any, **kwargs: Any) -> Polynomial:
         """The coefficients of f(x)."""
@@ -267,7 +274,7 @@ def _both(rule: Callable[..., Polynomial], value: Callable[[Tensor], Tensor], sl
     return Elementwise(rule, lambda x, order: _riccati_series(value(x), order, *slope))
 
 
-def _series(rule: Callable[..., list[Any]], smoothness: float = math.inf) -> Elementwise:
+def _series(rule: Callable[..., list[Any]], smoothness: float | Callable[..., float] = math.inf) -> Elementwise:
     return Elementwise(None, rule, smoothness)
 
 
@@ -293,7 +300,7 @@ ELEMENTWISE: dict[str, Elementwise] = {
     "abs": _series(piecewise.absolute, 0),
     "clamp": _series(piecewise.clamp, 0),
     "hardtanh": _series(piecewise.hardtanh, 0),
-    "elu": _series(piecewise.elu, 0),  # its first derivative is continuous only for alpha = 1
+    "elu": _series(piecewise.elu, lambda alpha=1.0, inplace=False: int(alpha == 1)),
     "selu": _series(piecewise.selu, 0),
     "celu": _series(piecewise.celu, 1),
     **{

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciml.calculus.algebra import Algebra, downset
 from sciml.calculus.derivative import VALUE, Derivative, in_order
 from sciml.calculus.dispatch import Jet
-from sciml.calculus.jet import coordinate_jet, jet
+from sciml.calculus.jet import along_coordinates, jet
 from sciml.calculus.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _along(u: Function, x: Tensor, lines: tuple[int | Vectors, ...], algebra: Al
     """The jet with a variable for each of some coordinates and vectors."""
     coordinates = [line for line in lines if not isinstance(line, Vectors)]
     if x.shape[1] > FEW and len(coordinates) == len(lines):
-        return coordinate_jet(u, x, [torch.full((1,), c, device=x.device) for c in coordinates], algebra)
+        return along_coordinates(u, x, [torch.full((1,), c, device=x.device) for c in coordinates], algebra)
     every = torch.arange(x.shape[1], device=x.device)
     units = (line.direction(x) if isinstance(line, Vectors) else (every == line).to(x.dtype)[None] for line in lines)
     return jet(u, x, [unit[None] for unit in units], algebra)  # (1, b or 1, d) each
@@ -138,7 +138,7 @@ def moved(
     along = [torch.full_like(columns[0], c) for c in count]
     top = (*count.values(), *orders)
     algebra = downset(top, collapsed=(top,) if collapsed else ())
-    return checked(coordinate_jet(u, x, [*along, *columns], algebra), sum(top))
+    return checked(along_coordinates(u, x, [*along, *columns], algebra), sum(top))
 
 
 def terms(orders: tuple[int, ...], coordinates: range) -> Iterator[tuple[tuple[int, ...], int, list[tuple[int, ...]]]]:

@@ -32,6 +32,8 @@ Function = Callable[[Tensor], Tensor]
 class Expression(ABC):
     """A function of the points, of the unknown's value and of its derivatives."""
 
+    __array_ufunc__ = None  # numbers of numpy on the left leave operators to the expression
+
     def __call__(self, u: Function, x: Tensor, draw: "Draw | None" = None) -> Tensor:
         """The value at points.
 
@@ -220,7 +222,7 @@ class Unknown(Expression):
 
 @dataclass(frozen=True, eq=False)
 class Constant(Expression):
-    """A number, or a tensor that broadcasts with (b)."""
+    """A number, or a tensor of one or of values (b) or (b, 1)."""
 
     number: Any
 
@@ -231,7 +233,11 @@ class Constant(Expression):
 
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Any:
         """See `Expression.value`."""
-        return self.number
+        if not isinstance(self.number, Tensor) or self.number.shape in ((), (1,), (len(x),)):
+            return self.number
+        if self.number.shape != (len(x), 1) and self.number.numel() != 1:
+            raise ValueError(f"tensor: expected one number or values ({len(x)}), got {tuple(self.number.shape)}")
+        return self.number.flatten()
 
     def unknowns(self) -> Iterator[Unknown]:
         """See `Expression.unknowns`."""
@@ -388,9 +394,19 @@ class Applied(Expression):
     arguments: Sequence[Expression]
     options: Sequence[tuple[str, Any]] = ()
 
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
     def value(self, known: Mapping[Unknown, Tensor], x: Tensor) -> Tensor:
         """See `Expression.value`."""
-        return self.function(*(argument.value(known, x) for argument in self.arguments), **dict(self.options))
+        values = [argument.value(known, x) for argument in self.arguments]
+        found = self.function(*values, **dict(self.options))
+        shape = torch.broadcast_shapes(*(value.shape for value in values if isinstance(value, Tensor)))
+        if not isinstance(found, Tensor) or found.shape != shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{self._name}: expected a function of each value by itself, got {got} for {tuple(shape)}")
+        return found
 
     def unknowns(self) -> Iterator[Unknown]:
         """See `Expression.unknowns`."""
@@ -398,14 +414,12 @@ class Applied(Expression):
 
     def differentiated(self, line: int | Vectors) -> Expression:
         """See `Expression.differentiated`."""
-        name = getattr(self.function, "__name__", repr(self.function))
-        raise ValueError(f"a derivative of {name}(..) is not taken by itself; write it out by the chain rule")
+        raise ValueError(f"a derivative of {self._name}(..) is not taken by itself; write it out by the chain rule")
 
     def grouped(self, group: int) -> tuple[Expression, int]:
         """See `Expression.grouped`."""
         if any(argument.grouped(group)[1] for argument in self.arguments):
-            name = getattr(self.function, "__name__", repr(self.function))
-            raise ValueError(f"{name} of an estimate is biased; expected a polynomial in estimates")
+            raise ValueError(f"{self._name} of an estimate is biased; expected a polynomial in estimates")
         return self, 0
 
 

@@ -16,7 +16,24 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from sciml.calculus.algebra import Index, plus
 from sciml.calculus.dispatch import FALLBACK, RULES, Jet, jets_of, like, name_of, same_type
 
-WRONG = {"instance_norm"}  # of which torch's jvp of a jvp is not the second derivative; a test shows it
+# from which order on torch's forward derivatives are wrong, without a word (torch 2.13); tests show it
+WRONG = {
+    **dict.fromkeys(("cholesky_inverse", "triangular_solve", "scatter_reduce prod"), 1),
+    **dict.fromkeys(("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit"), 2),
+    **dict.fromkeys(("linalg_solve_ex", "linalg_tensorsolve", "linalg_householder_product"), 2),
+    **dict.fromkeys(("linalg_eig", "linalg_eigvals"), 3),
+}
+CONSTANT = ("airy", "bessel_", "polynomial")  # torch.special has these without derivatives, which it takes to be zero
+
+# how many derivatives of functions without a rule are continuous
+KINKS = {
+    **dict.fromkeys(("_threshold", "hardshrink", "remainder", "fmod", "frac", "copysign"), -1),
+    **dict.fromkeys(("prelu", "rrelu", "hardswish", "hardsigmoid", "softshrink", "l1_loss"), 0),
+    **dict.fromkeys(("max", "min", "amax", "amin", "aminmax", "cummax", "cummin", "sort", "msort", "topk"), 0),
+    **dict.fromkeys(("median", "nanmedian", "kthvalue", "quantile", "nanquantile"), 0),
+    **dict.fromkeys((f"{kind}max_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)), 0),
+    **dict.fromkeys(("softsign", "smooth_l1_loss", "huber_loss"), 1),
+}
 
 Point = tuple[Tensor, ...]
 Derivatives = dict[Index, Any]
@@ -45,14 +62,27 @@ def fallback(func: Any, *args: Any, **kwargs: Any) -> Any:
         a, k = tree_unflatten(given, spec)
         return func(*a, **k)
 
-    if name.rpartition(".")[2] in WRONG and max(map(sum, jets[0].algebra.indices)) > 1:
-        raise NotImplementedError(f"{name}: no Taylor rule, and torch's forward mode within itself gives wrong numbers")
+    if isinstance(func, torch.jit.ScriptModule | torch._C.ScriptMethod):
+        raise NotImplementedError(
+            "u: torch's forward mode gives wrong numbers for modules from torch.jit; expected the module itself"
+        )
+    _refuse_wrong(name.rpartition(".")[2], [*args, *kwargs.values()], jets[0].algebra.order)
     try:
-        return _propagate(of_jets, jets)
+        return _propagate(of_jets, jets, KINKS.get(name.rpartition(".")[2], math.inf))
     except (RuntimeError, NotImplementedError) as error:
         raise NotImplementedError(
             f"{name}: no Taylor rule, and nested forward-mode autograd cannot differentiate it: {error}"
         ) from error
+
+
+def _refuse_wrong(name: str, values: list[Any], order: int) -> None:
+    if name.startswith("special_") and any(part in name for part in CONSTANT):
+        raise NotImplementedError(f"{name}: no Taylor rule, and torch has no derivative of it")
+    reduced = " prod" if any(isinstance(v, str) and v == "prod" for v in values) else ""
+    if order >= WRONG.get(name + reduced, math.inf):
+        raise NotImplementedError(
+            f"{name}: no Taylor rule, and torch's forward mode gives wrong numbers for derivatives of order {order}"
+        )
 
 
 @torch.compiler.assume_constant_result  # so that a compiler warns too, once, while it traces
@@ -60,7 +90,7 @@ def _warn(name: str) -> None:
     warnings.warn(f"{name} has no Taylor rule: it falls back to nested autograd", FallbackWarning, stacklevel=2)
 
 
-def _propagate(func: Callable[..., Any], jets: list[Jet]) -> Any:
+def _propagate(func: Callable[..., Any], jets: list[Jet], smoothness: float) -> Any:
     algebra, count = jets[0].algebra, len(jets[0].algebra.indices)
     value = func(*(x.primal for x in jets))
     several = not isinstance(value, Tensor)
@@ -77,6 +107,9 @@ def _propagate(func: Callable[..., Any], jets: list[Jet]) -> Any:
             for n in range(outputs):
                 parts[n][k] = plus(parts[n][k], slopes[n])
     results = [like(jets, p) if _smooth(p[0]) else p[0] for p in parts]  # the places that a sort gives are no jets
+    for y in results:
+        if isinstance(y, Jet):
+            y.smoothness = min(y.smoothness, smoothness)
     return same_type(value, results) if several else results[0]
 
 

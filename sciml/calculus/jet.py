@@ -96,7 +96,15 @@ def coordinate_jet(
         >>> coordinate_jet(u, torch.tensor([[1.0, 2.0]]), (i, j), xxy).derivative((2, 1))
         tensor([[2.]])
     """
-    return _results(u(seed_coordinates(x, coordinates, _algebra(order, collapsed))), x)
+    algebra = _algebra(order, collapsed)
+    for c in [coordinates] if isinstance(coordinates, Tensor) else coordinates:
+        _check_range(c, x)
+    return along_coordinates(u, x, coordinates, algebra)
+
+
+def along_coordinates(u: Callable[[Any], Any], x: Tensor, coordinates: Coordinates, order: int | Algebra) -> Any:
+    """As ``coordinate_jet``, for coordinates that are known to be there."""
+    return _results(u(seed_coordinates(x, coordinates, _algebra(order, False))), x)
 
 
 def seed(x: Tensor, directions: Directions, algebra: Algebra) -> Jet:
@@ -161,6 +169,18 @@ def _check_points(x: Any) -> None:
         raise TypeError(f"x: expected a tensor of points, got {type(x).__name__}")
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(f"x: expected points of a floating or complex dtype, got {x.dtype}")
+
+
+def _check_range(coordinates: Any, x: Any) -> None:
+    """Refuse numbers that are none of a coordinate, where they can be seen without waiting for a device."""
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if hidden or not isinstance(coordinates, Tensor) or not isinstance(x, Tensor) or not x.ndim:
+        return
+    if coordinates.device.type == "cpu" and coordinates.numel() and not coordinates.is_floating_point():
+        least, most = (n.item() for n in coordinates.aminmax())
+        if least < 0 or most >= x.shape[-1]:
+            found = f"{least} to {most}"
+            raise ValueError(f"coordinates: expected numbers from 0 to {x.shape[-1] - 1}, got {found}")
 
 
 def _by_index(directions: Any, algebra: Algebra) -> dict[Index, Tensor]:

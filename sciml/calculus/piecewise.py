@@ -14,9 +14,9 @@ def _pieces(value: Tensor, slope: Any, order: int) -> list[Any]:
     return [value, slope] + [None] * (order - 1)
 
 
-def staircase(value: Callable[[Tensor], Tensor]) -> Callable[..., list[Any]]:
+def staircase(value: Callable[..., Tensor]) -> Callable[..., list[Any]]:
     """A function that is constant about each point."""
-    return lambda x, order: _pieces(value(x), None, order)
+    return lambda x, order, **options: _pieces(value(x, **options), None, order)
 
 
 def _steps(x: Tensor, where: Tensor) -> Tensor:
@@ -45,16 +45,16 @@ def absolute(x: Tensor, order: int) -> list[Any]:
 
 
 def clamp(x: Tensor, order: int, min: Any = None, max: Any = None) -> list[Any]:
-    """Clamped to [min, max]."""
+    """Clamped to [min, max], with the slope of x at the bounds, as in torch."""
     inside = torch.ones_like(x, dtype=torch.bool)
-    inside = inside if min is None else inside & (x > min)
-    inside = inside if max is None else inside & (x < max)
+    inside = inside if min is None else inside & (x >= min)
+    inside = inside if max is None else inside & (x <= max)
     return _pieces(x.clamp(min, max), _steps(x, inside), order)
 
 
 def hardtanh(x: Tensor, order: int, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> list[Any]:
-    """Clamped to [min_val, max_val]."""
-    return clamp(x, order, min_val, max_val)
+    """Clamped to [min_val, max_val], with no slope at the bounds, as in torch."""
+    return _pieces(x.clamp(min_val, max_val), _steps(x, (x > min_val) & (x < max_val)), order)
 
 
 def elu(

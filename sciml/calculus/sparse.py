@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from sciml.calculus.algebra import Algebra, Polynomial, constant
@@ -126,7 +127,7 @@ def _unary(function: Elementwise) -> Rule:
         if any(isinstance(v, Tensor | Jet) for v in (*args, *kwargs.values())):
             return NotImplemented
         y = x.with_local(func(x.primal, *args, **kwargs), function(x.algebra.plain, x.local, *args, **kwargs))
-        y.smoothness = min(y.smoothness, function.smoothness)
+        y.smoothness = min(y.smoothness, function.kept(*args, **kwargs))
         return y
 
     return apply
@@ -135,6 +136,12 @@ def _unary(function: Elementwise) -> Rule:
 for _name, _function in ELEMENTWISE.items():
     rule(_name, *ALIASES.get(_name, ()), table=SPARSE)(_unary(_function))
 rule("__pow__", table=SPARSE)(_unary(ELEMENTWISE["pow"]))
+
+
+@rule("abs", "absolute", "__abs__", table=SPARSE)
+def absolute(func: Any, x: SparseJet) -> Any:
+    """The modulus of real numbers."""
+    return NotImplemented if x.is_complex() else _unary(ELEMENTWISE["abs"])(func, x)
 
 
 def _binary(combine: Any, reverse: bool = False) -> Rule:
@@ -292,11 +299,12 @@ class FirstLayer(torch.autograd.Function):
         """Gradients of x, the weight and the bias."""
         x, weight, index = ctx.saved_tensors
         needs = ctx.needs_input_grad
+        grad = grad.to(weight.dtype)  # a map in autocast has another one
         rows = grad.reshape(-1, grad.shape[-1])
-        to_x = grad @ weight if needs[0] else None
+        to_x = grad @ weight.conj() if needs[0] else None
         to_weight = None
         if needs[1]:
-            points = x.reshape(-1, x.shape[-1])
+            points = x.to(weight.dtype).reshape(-1, x.shape[-1]).conj()
             if weight.stride(0) == 1:
                 to_weight = (points.t() @ rows).index_add_(0, index, columns).t()
             else:
@@ -306,10 +314,13 @@ class FirstLayer(torch.autograd.Function):
 
 def _first_layer(x: SparseJet, weight: Tensor, bias: Tensor | None) -> Jet:
     """The affine map x W^T + b; of the other coefficients with the columns of W at the support only."""
-    transformed = torch._C._are_functorch_transforms_active()
-    both = FirstLayer.forward if torch.compiler.is_compiling() and transformed else FirstLayer.apply
+    if torch.compiler.is_compiling():
+        plain = torch._C._are_functorch_transforms_active()
+    else:
+        plain = forward_ad._current_level >= 0  # `FirstLayer` has no forward derivative, which no compiler takes
+    both = FirstLayer.forward if plain else FirstLayer.apply
     value, columns = both(x.primal, weight, bias, x.support.reshape(-1))
-    columns = columns.reshape(*x.support.shape, -1)  # (R, m, h) or (R, ..., m, h)
+    columns = columns.reshape(*x.support.shape, len(weight))  # (R, m, h) or (R, ..., m, h)
     shared = columns.ndim == 3
     parts = []
     for k, v in x.moving():
@@ -318,7 +329,7 @@ def _first_layer(x: SparseJet, weight: Tensor, bias: Tensor | None) -> Jet:
         elif shared:
             c = v.reshape(v.shape[0], -1, v.shape[-1])  # (R, b|1, m)
             c = c * columns if c.shape[-1] == 1 else c @ columns  # (R, b|1, h)
-            parts.append(x.summed(k, c.reshape(*v.shape[:-1], -1)))
+            parts.append(x.summed(k, c.reshape(*v.shape[:-1], len(weight))))
         elif v.shape[-1] == 1:
             parts.append(x.summed(k, v * columns[..., 0, :]))
         else:

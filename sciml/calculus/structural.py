@@ -84,9 +84,9 @@ def _filled(value: Any, k: int, model: Jet) -> Tensor:
 
 
 @rule(
-    *("clone", "contiguous", "to", "float", "double", "type_as", "cpu", "cuda", "real", "conj", "resolve_conj"),
-    *("reshape", "reshape_as", "view_as", "flatten", "unflatten", "ravel", "expand", "expand_as", "broadcast_to"),
-    *("permute", "transpose", "swapaxes", "movedim", "moveaxis", "t", "adjoint", "tile", "repeat", "narrow", "select"),
+    *("clone", "contiguous", "to", "float", "double", "type_as", "cpu", "cuda", "real"),
+    *("reshape", "reshape_as", "flatten", "unflatten", "ravel", "expand", "expand_as", "broadcast_to"),
+    *("permute", "transpose", "swapaxes", "movedim", "t", "tile", "repeat", "narrow", "select"),
     *("chunk", "split", "tensor_split", "unbind", "index_select", "take_along_dim", "gather", "diagonal", "diag_embed"),
     *("flip", "roll", "tril", "triu", "cumsum", "trace", "avg_pool1d", "avg_pool2d", "interpolate"),
     *("view_as_real", "view_as_complex", "repeat_interleave", "unfold"),
@@ -99,6 +99,25 @@ def of_one(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         args = tuple(primal(v) for v in args)
         kwargs = {name: primal(v) for name, v in kwargs.items()}
     return multilinear(lambda v: func(v, *args, **kwargs), x) if isinstance(x, Jet) else func(x, *args, **kwargs)
+
+
+@rule("conj", "conj_physical", "resolve_conj", "adjoint")
+def conjugate(func: Any, x: Jet) -> Any:
+    """Complex conjugates, computed at once: torch.vmap does not take the parts of those that are not."""
+    turned = torch.conj if func in (torch.conj_physical, torch.Tensor.conj_physical) else func
+    return multilinear(lambda v: turned(v).resolve_conj(), x)
+
+
+@rule("moveaxis")
+def moveaxis(func: Any, x: Jet, *args: Any, **kwargs: Any) -> Any:
+    """As ``movedim``, which torch.vmap takes."""
+    return of_one(torch.movedim, x, *args, **kwargs)
+
+
+@rule("view_as")
+def view_as(func: Any, x: Any, other: Any) -> Any:
+    """As ``reshape_as``, since coefficients may be expanded."""
+    return of_one(torch.Tensor.reshape_as, x, other)
 
 
 @rule("squeeze", "unsqueeze")
@@ -136,8 +155,8 @@ def getitem(func: Any, x: Any, key: Any) -> Any:
 @rule("sum")
 def total(func: Any, x: Jet, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Jet:
     """Sums over some axes, all by default."""
-    axes = range(x.ndim) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
-    axes = [d if d < 0 else d - x.ndim for d in axes]
+    axes = (dim,) if isinstance(dim, int) else dim or range(x.ndim)
+    axes = [d if d < 0 else d - x.ndim for d in axes] if x.ndim else []
     parts: list[Any] = [x.primal.sum(axes, keepdim=keepdim, dtype=dtype)] if axes else [x.primal]
     for k in range(1, len(x.coefficients)):
         c = x.full(k)
@@ -167,6 +186,8 @@ def complex_of(func: Any, real: Any, imag: Any) -> Jet:
 @rule("where")
 def where(func: Any, condition: Any, x: Any, y: Any) -> Any:
     """One of x and y; the condition, which may come from the value of a jet, counts as constant."""
+    if func is torch.Tensor.where:  # a method of x
+        condition, x = x, condition
     condition = primal(condition)
     if not isinstance(x, Jet) and not isinstance(y, Jet):
         return torch.where(condition, x, y)

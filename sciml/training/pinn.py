@@ -72,7 +72,8 @@ class Squared(nn.Module):
         """The sum of the residual over the points, and the residual (b)."""
         r = self.residual(self.u, x, draw)
         if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
-            raise ValueError(f"residual: expected a number per point, ({len(x)}), got {tuple(r.shape)}")
+            got = tuple(r.shape) if isinstance(r, Tensor) else r
+            raise ValueError(f"residual: expected a number per point, ({len(x)}), got {got}")
         return r.sum(), r
 
 
@@ -347,7 +348,7 @@ class PINNModule(TrainingModule):
 
     def _draws(self, x: Tensor, generator: torch.Generator, count: int = 1) -> list[Draw | None]:
         if self.estimator is None:
-            return [None] * count
+            return [None]  # for each draw there would be the same
         return [self.estimator.draw(self.residual, x, generator) for _ in range(count)]
 
     def _generator(self, block: Block, purpose: str) -> torch.Generator:

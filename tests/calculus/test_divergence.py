@@ -123,6 +123,13 @@ def test_a_step_compiles_without_a_break(d):
     assert counter.frame_count == 1
 
 
+def test_no_points_have_no_divergence():
+    x = points(0, 6)
+    assert divergence(torch.sin, x).shape == hutchinson(torch.sin, x, x).shape == (0,)
+    with pytest.raises(ValueError, match="v: expected directions"):
+        hutchinson(torch.sin, points(2, 6), points(0, 2, 6))
+
+
 def test_constant_field_has_none():
     x = points(3, 2)
     assert torch.equal(divergence(torch.ones_like, x), torch.zeros(3, dtype=torch.float64))

@@ -160,3 +160,17 @@ def test_exponential_pieces_stay_finite_far_away():
     assert y.derivative(1).item() == 1
     (grad,) = torch.autograd.grad(y.derivative(2).sum(), x)
     assert grad.item() == 0
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_power_at_zero_with_exponents_of_each_entry(order):
+    x = torch.tensor([[0.0, 0.0, 0.0, 0.7]], dtype=torch.float64)
+    p = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64, requires_grad=True)
+    v = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = jet(lambda x: x**p, x, v, order).derivative(order)[0]
+    by_hand = lambda x: torch.stack([x[:, 0], x[:, 1] ** 2, x[:, 2] ** 3, x[:, 3] ** 2], 1)  # noqa: E731
+    assert worst(y, along(by_hand, x, v, order)) < 1e-14  # round-off
+    (slope,) = torch.autograd.grad(y[0, 3], p)
+    factor = torch.stack([p[3] - m for m in range(order)]).prod()
+    (expected,) = torch.autograd.grad(factor * x[0, 3] ** (p[3] - order) * v[0, 3] ** order, p)
+    assert slope[3].isclose(expected[3])

@@ -267,7 +267,13 @@ def test_infix_product_of_jet_and_tensor_is_refused_by_a_compiler():
         (ValueError, lambda x, v: coordinate_jet(torch.sin, x, v[:, :2].long(), 2), "coordinates: expected shapes"),
         (
             ValueError,
-            lambda x, v: coordinate_jet(torch.sin, x, [v[0].long()] * 2, 2),
+            lambda x, v: coordinate_jet(lambda x: x[:, -1], x, torch.tensor([1, -1]), 2),
+            r"coordinates: expected numbers from 0 to \d, got -1 to 1",
+        ),
+        (ValueError, lambda x, v: coordinate_jet(torch.sin, x, torch.tensor([9]), 2), r"got 9 to 9"),
+        (
+            ValueError,
+            lambda x, v: coordinate_jet(torch.sin, x, [torch.tensor([0])] * 2, 2),
             "coordinates: expected one tensor",
         ),
     ],

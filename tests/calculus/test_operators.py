@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -165,6 +166,9 @@ def mistakes() -> dict[str, tuple[object, str]]:
             lambda: (u * (lambda x: x))(f, points(3, 2)),
             r"coefficient: expected values \(3,\), got \(3, 2\)",
         ),
+        "tensor": (lambda: (u * torch.ones(3, 3))(f, points(3, 2)), r"tensor: expected one number or values \(3\)"),
+        "other batch": (lambda: (u * torch.ones(3))(f, points(1, 2)), r"tensor: expected one number or values \(1\)"),
+        "not pointwise": (lambda: torch.sum(u)(f, points(3, 2)), r"sum: expected a function of each value by itself"),
     }
 
 
@@ -173,8 +177,9 @@ def test_mistakes_are_named(case: str):
     call, message = mistakes()[case]
     with pytest.raises(ValueError, match=message):
         call()
-    with pytest.raises(TypeError, match="expected an expression, a number"):
-        Unknown() + "x"
+    for call in (lambda: Unknown() + "x", lambda: np.ones(3) * Unknown()):
+        with pytest.raises(TypeError, match="expected an expression, a number"):
+            call()
     with pytest.raises(TypeError, match="exponent: expected a number, got Unknown"):
         Unknown() ** Unknown()
 
@@ -186,3 +191,13 @@ def test_coefficient_is_a_number_or_one_per_point(shape: tuple[int, ...]):
     assert torch.allclose(found, nested(f, x, 0) + 3 * f(x)[:, 0], atol=ROUND_OFF)
     assert torch.autograd.grad(found.sum(), k)[0].isclose(f(x).sum())
     assert torch.allclose(Partial(0)((lambda x: k.expand(shape)) * u)(f, x), 3 * nested(f, x, 0), atol=ROUND_OFF)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (5,), (5, 1)])
+def test_tensor_is_a_number_or_one_per_point(shape: tuple[int, ...]):
+    """A target (b, 1) beside values (b) is no matrix (b, b) of all differences."""
+    f, x, u, target = net(2), points(5, 2), Unknown(), torch.rand(shape)
+    found = (Laplacian()(u) - target * u)(f, x)
+    assert torch.allclose(found, Laplacian()(u)(f, x) - target.flatten() * f(x)[:, 0], atol=ROUND_OFF)
+    assert found.shape == (5,)
+    assert torch.equal((np.float64(2) * u)(f, x), 2 * f(x)[:, 0])

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from sciml.calculus.jet import jet
+from sciml.calculus.jet import coordinate_jet, jet
 from tests.calculus.nested import along, worst
 
 ORDER = 6
@@ -102,7 +103,12 @@ REDUCTIONS = {
     "var": lambda x: x.var(-1) * x.std(0, keepdim=True).mean(),
     "prod": lambda x: product(x, lambda x: x.prod(-1), lambda x: x[:, 0] * x[:, 1] * x[:, 2] * x[:, 3]),
     "cumsum": lambda x: x.sin().cumsum(-1),
+    "cumprod": lambda x: product(x, lambda x: x.sin().cumprod(0), lambda x: running(x.sin())),
     "norm": lambda x: x.norm(dim=-1) * torch.linalg.vector_norm(x) * torch.norm(x, dim=0).sum(),
+    "norm of moduli": lambda x: (
+        x.norm(p=1, dim=-1, keepdim=True) * torch.linalg.vector_norm(x.sin(), 1) * torch.norm(x, p=1, dim=(0, 1))
+        + torch.linalg.norm(x, 1, -1, keepdim=True)
+    ),
     "cdist": lambda x: distances(x, torch.cdist) * distances(x, lambda a, b: torch.cdist(a, b, 2.0)),
     "normalize": lambda x: functional.normalize(x, dim=-1),
     "softmax": lambda x: functional.softmax(x.sin(), -1) * functional.log_softmax(x, -1),
@@ -118,8 +124,32 @@ COMPLEX = {
     "phases": lambda x: torch.einsum("bi,ij->bj", (1j * x).exp(), W + 1j * W.T).imag,
     "fft": lambda x: torch.fft.rfft(x.sin()).abs(),
     "inverse fft": lambda x: torch.fft.irfft(torch.fft.rfft(x.sin()) * 1j, n=4),
+    "complex constant": lambda x: (x.sin() + 1j).abs() * (x + 2j).imag * (x - 1j).real,
+    "real view": lambda x: torch.view_as_real(x.sin() + 1j),
+    "complex var": lambda x: torch.complex(x, x.sin()).var(-1) * torch.complex(x, x).std(),
+    "adjoint": lambda x: torch.complex(x, x.sin()).mH.imag * torch.complex(x.cos(), x).conj().T.imag,
 }
-RULES = LINEAR_ALGEBRA | ARITHMETIC | SHAPES | REDUCTIONS | COMPLEX
+SPELLINGS = {
+    "input": lambda x: torch.tanh(input=x) * functional.linear(input=x, weight=W) + functional.softmax(input=x, dim=-1),
+    "other": lambda x: torch.add(input=x, other=x.sin(), alpha=3) * torch.mul(x, other=torch.matmul(x, other=W)),
+    "where, input": lambda x: torch.where(x > 0, input=x.sin(), other=x),
+    "where, method": lambda x: x.sin().where(x > 0, x) * W[:3].where(x > 0, x),
+    "where, names": lambda x: torch.where(condition=x > 0, input=x, other=x.where(condition=x < 1, other=x.cos())),
+    "axis": lambda x: torch.sum(x.sin(), axis=1, keepdims=True) * torch.cat([x, x.sin()], axis=1) + x.mean(axis=(0, 1)),
+    "no axes": lambda x: x.sin().sum(dim=[]) + x.sin().mean(dim=()) * x,
+    "unbiased": lambda x: x.var(False) * x.std(unbiased=False) + torch.var(x, 1, False, True),
+    "whole bases": lambda x: torch.tensor(3) ** x + torch.arange(1, 5) ** x.sin() + 2.3**x + torch.pow(3, x),
+    "zero scale": lambda x: functional.scaled_dot_product_attention(*heads(x), scale=0.0),
+    "clamp": lambda x: x.sin().clamp(min=x - 0.1, max=x.abs() + 0.2) + x.clamp(-0.5, torch.tensor(0.6).double()),
+    "clamp, more axes": lambda x: x.sin()[0].clamp(GRID[0], torch.tensor(2.0)) * torch.zeros(4).double().clamp(max=x),
+    "clamp_min": lambda x: x.sin().clamp_min(0.1) * torch.clamp_max(x, max=0.3),
+    "at the bounds": lambda x: (x - x.detach()).clamp(min=0.0) * functional.hardtanh(x - x.detach() + 1) * x,
+    "signs": lambda x: +(x.sin()),
+    "numbers of numpy": lambda x: np.float64(2) * x.sin() - np.sqrt(2.0) / (x + 5) + (np.float32(0) < x) * x,
+    "remainders": lambda x: (x.sin() * 3 % 0.7) * torch.fmod(x, 0.3) + torch.remainder(x.sin(), 0.5 + x * x),
+    "decimals": lambda x: torch.round(x, decimals=1) * x + torch.div(x, 0.3, rounding_mode="floor") * x,
+}
+RULES = LINEAR_ALGEBRA | ARITHMETIC | SHAPES | REDUCTIONS | COMPLEX | SPELLINGS
 
 
 def augmented(y, x):
@@ -131,6 +161,10 @@ def augmented(y, x):
 def product(x, u, expected):
     """u for a jet, another form for a tensor: torch's derivatives of ``prod`` lose digits with their order."""
     return expected(x) if isinstance(x, torch.Tensor) else u(x)
+
+
+def running(x):
+    return torch.stack([x[0], x[0] * x[1], x[0] * x[1] * x[2]])
 
 
 def distances(x, cdist):
@@ -215,6 +249,11 @@ def test_functions_of_matrices_agree_with_cramers_rule(name):
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
 
 
+def grid(x):
+    """Fields (b, 4, 3) of points (b, 4)."""
+    return torch.stack([x.exp(), x.sin(), x * x.roll(1, -1)], -1)
+
+
 def normalised(x, axes, shape, weight, bias):
     centred = x - x.mean(axes, keepdim=True)
     return centred * (centred.square().mean(axes, keepdim=True) + 1e-5) ** -0.5 * weight.reshape(shape) + bias.reshape(
@@ -234,6 +273,21 @@ def normalised(x, axes, shape, weight, bias):
             lambda x: functional.group_norm(x.exp(), 2, W[0], W[1]),
             lambda x: normalised(x.exp().unflatten(1, (2, 2)), -1, (2, 2), W[0], W[1]).flatten(1),
             id="group_norm",
+        ),
+        pytest.param(
+            lambda x: functional.batch_norm(x.exp(), None, None, W[0], W[1], training=True),
+            lambda x: normalised(x.exp(), 0, (4,), W[0], W[1]),
+            id="batch_norm",
+        ),
+        pytest.param(
+            lambda x: functional.batch_norm(grid(x), None, None, W[0], W[1], training=True),
+            lambda x: normalised(grid(x), (0, 2), (4, 1), W[0], W[1]),
+            id="batch_norm of fields",
+        ),
+        pytest.param(
+            lambda x: functional.instance_norm(grid(x), None, None, W[0], W[1]),
+            lambda x: normalised(grid(x), 2, (4, 1), W[0], W[1]),
+            id="instance_norm",
         ),
     ],
 )
@@ -263,6 +317,18 @@ def third(u, x, v):
     return torch.autograd.grad((curved * v).square().sum(), x)[0]
 
 
+@pytest.mark.parametrize("kind", [torch.nn.BatchNorm1d, torch.nn.InstanceNorm1d])
+def test_jets_move_running_statistics_as_tensors_do(kind):
+    given = dict(momentum=0.3, affine=True, track_running_stats=True)
+    layers = [kind(4, **given).double() for _ in range(2)]
+    x = grid(drawn(3, 4))
+    y = jet(layers[0], x, drawn(1, 3, 4, 3), 2)
+    torch.testing.assert_close(y.primal, layers[1](x), rtol=1e-12, atol=1e-12)  # the same sums
+    for a, b in zip(layers[0].buffers(), layers[1].buffers(), strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(jet(layers[0].eval(), x, drawn(1, 3, 4, 3), 2).primal, layers[1].eval()(x))
+
+
 def test_dropout_has_one_mask_for_all_coefficients():
     torch.manual_seed(0)
     y = jet(lambda x: functional.dropout(x.exp(), 0.5), drawn(20, 4), drawn(1, 4), 2)
@@ -283,6 +349,7 @@ def test_random_values_are_constants():
         pytest.param(lambda x: torch.relu_(x), "relu_: a jet cannot be changed in place; call relu", id="function"),
         pytest.param(lambda x: torch.sin(x, out=torch.empty(3, 4)), "sin: out= cannot be given", id="out"),
         pytest.param(lambda x: x.__setitem__(0, 1.0), "assigned to in place", id="assignment"),
+        pytest.param(lambda x: torch.zeros(3, 4).__setitem__(0, x[0]), "assigned to a part of a tensor", id="part"),
         pytest.param(lambda x: x.view(torch.int64), "view: a jet cannot be seen as another dtype", id="view"),
         pytest.param(lambda x: torch.ones(3)[x], "a jet cannot be an index", id="index"),
     ],
@@ -304,3 +371,47 @@ def test_jets_of_different_curves_do_not_mix():
     two = jet(lambda x: x, x, drawn(2, 4), 2)
     with pytest.raises(ValueError, match="expected jets along the same curves"):
         one + two
+
+
+def test_smoothness_of_normalised_vectors_and_of_elu():
+    """A direction has all derivatives away from zero; of ELU the first one is continuous where alpha is 1."""
+    x, v = drawn(3, 4), drawn(1, 4)
+    assert jet(lambda x: functional.normalize(x, dim=-1), x, v, 2).smoothness == math.inf
+    assert jet(lambda x: functional.normalize(x.relu(), dim=-1), x, v, 2).smoothness == 0
+    assert jet(lambda x: x.norm(p=1, dim=-1), x, v, 2).smoothness == 0
+    for alpha, smoothness in ((1.0, 1), (0.5, 0)):
+        layer = torch.nn.ELU(alpha)
+        assert jet(layer, x, v, 2).smoothness == smoothness
+        assert coordinate_jet(layer, x, torch.tensor([1]), 2).smoothness == smoothness
+
+
+def test_questions_about_values_are_answered():
+    x, v = drawn(3, 4), drawn(1, 4)
+    asked = []
+
+    def u(x):
+        asked.append((torch.allclose(x, x), torch.equal(x, x), bool((x > 100).any()), x.isclose(x).all().item()))
+        return torch.floor_divide(x, 0.3) * x + (x.sum() // 1)
+
+    y = jet(u, x, v, 2)
+    assert asked == [(True, True, False, True)]
+    assert y.smoothness == -1
+    torch.testing.assert_close(y.derivative(1)[0], (x // 0.3) * v.expand(3, 4))
+
+
+def test_dtypes_are_those_of_torch():
+    x, v = drawn(3, 4), drawn(1, 4)
+    for function in (torch.softmax, torch.log_softmax, functional.softmax):
+        y = jet(lambda x: function(x, -1, dtype=torch.float32), x, v, 2)  # noqa: B023
+        assert y.dtype == y.derivative(2).dtype == torch.float32
+    assert jet(lambda x: torch.softmax(x, -1, torch.float32), x, v, 2).dtype == torch.float32
+    assert jet(lambda x: x.prod(dtype=torch.float32), x, v, 2).derivative(2).dtype == torch.float32
+    y = jet(lambda x: torch.float_power(x.float().abs(), 3), x, v, 2)
+    assert y.dtype == y.derivative(2).dtype == torch.float64
+
+
+def test_scalars_keep_to_their_axes():
+    """torch lets the axes 0 and -1 of a number be reduced."""
+    x, v = drawn(1)[0], torch.ones(1, dtype=torch.float64)
+    y = jet(lambda x: x.sin().sum(0) * x.mean(-1) * x.prod(0), x, v, 1)
+    torch.testing.assert_close(y.derivative(1)[0], x.cos() * x * x + 2 * x.sin() * x)

@@ -241,3 +241,51 @@ def test_identity_gives_an_ordinary_jet():
     y = coordinate_jet(lambda x: x, points(2, 3), torch.tensor([1]), univariate(1))
     assert not isinstance(y, SparseJet)
     assert torch.equal(y.derivative(1), torch.tensor([0.0, 1.0, 0.0]).double().expand(1, 2, 3))
+
+
+def test_first_layer_has_complex_gradients():
+    """Those of a loss to complex numbers take the conjugates of what they are multiplied by."""
+    weight = torch.complex(points(5, 7), points(5, 7, seed=1)).requires_grad_()
+    x = points(3, 7, seed=2).requires_grad_()
+    u = lambda x: torch.nn.functional.linear((1j * x).exp(), weight).abs()  # noqa: E731
+    eye = torch.eye(7).double()
+    got = coordinate_jet(u, x, torch.arange(7), 2).derivative(2).square().sum()
+    expected = jet(u, x, eye, 2).derivative(2).square().sum()
+    both = [torch.autograd.grad(loss, (weight, x)) for loss in (got, expected)]
+    for a, b in zip(*both, strict=True):
+        assert (a - b).abs().max() < ROUND_OFF * b.abs().max()
+
+
+def test_mixed_precision_reaches_the_first_weight():
+    u, x = net(Ball, 12).float(), points(4, 12).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = coordinate_jet(u, x, torch.arange(12), 2, collapsed=True).derivative(2)
+    y.square().mean().backward()
+    low = [p.grad.clone() for p in u.parameters()]
+    u.zero_grad()
+    coordinate_jet(u, x, torch.arange(12), 2, collapsed=True).derivative(2).square().mean().backward()
+    for a, p in zip(low, u.parameters(), strict=True):
+        assert a.dtype == torch.float32
+        assert (a - p.grad).norm() < 0.05 * p.grad.norm() + 1e-6  # bfloat16 has three digits
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
+def test_no_points_have_no_derivatives(each):
+    u, x = net(Ball, 12), points(0, 12)
+    coordinates = torch.zeros((2, 0) if each else 2, dtype=torch.int64)
+    assert coordinate_jet(u, x, coordinates, 2).derivative(2).shape == (2, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch's own rules
+def test_forward_derivatives_of_a_residual_are_the_backward_ones():
+    u, x = net(Ball, 5, 3), points(2, 5)
+    weights = {name: p.detach() for name, p in u.named_parameters()}
+
+    def loss(weights):
+        y = coordinate_jet(lambda x: torch.func.functional_call(u, weights, (x,)), x, torch.arange(5), 2)
+        return y.derivative(2).square().sum()
+
+    forward, backward = torch.func.hessian(loss)(weights), torch.func.jacrev(torch.func.jacrev(loss))(weights)
+    for a in weights:
+        for b in weights:
+            assert worst(forward[a][b], backward[a][b]) < ROUND_OFF

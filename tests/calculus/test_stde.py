@@ -55,12 +55,12 @@ def factor(x: Tensor) -> Tensor:
 
 
 OPERATORS: dict[str, tuple[Callable[[Unknown], Expression], list[Estimator]]] = {
-    "laplacian": (Laplacian(), [Sparse(8), Dense(8), Dense(8, law="gaussian")]),
-    "biharmonic": (Biharmonic(), [Sparse(16), Dense(16, law="gaussian")]),
-    "u_xxy": (PowerSum(2, 1), [Sparse(16)]),
-    "kdv": (kdv, [Sparse(16)]),
+    "laplacian": (Laplacian(), [Sparse(2), Dense(8), Dense(8, law="gaussian")]),
+    "biharmonic": (Biharmonic(), [Sparse(8), Dense(16, law="gaussian")]),
+    "u_xxy": (PowerSum(2, 1), [Sparse(8)]),
+    "kdv": (kdv, [Sparse(1), Sparse(3)]),
     "trace": (Trace(factor), [Sparse(4), Dense(4), Dense(4, law="gaussian")]),
-    "diagonal trace": (Trace(lambda x: 1 + x), [Sparse(8), Dense(8)]),
+    "diagonal trace": (Trace(lambda x: 1 + x), [Sparse(2), Dense(8)]),
 }
 CASES = [(name, est, d) for name, (_, ests) in OPERATORS.items() for est in ests for d in (3, 5, 8)]
 
@@ -79,9 +79,7 @@ def test_estimates_are_unbiased(name: str, estimator: Estimator, d: int):
     """1e5 draws: the standard error is at most 1 %, and the mean lies within four of them (one case in 16,000 not)."""
     f, x, expression = net(d), torch.full((1, d), 0.1), OPERATORS[name][0](Unknown())
     blocks, exact = means(expression, f, x, estimator), expression(f, x)
-    if blocks.std() < 1e-12 * exact.abs():  # all terms were taken
-        assert torch.allclose(blocks, exact, rtol=1e-10)
-        return
+    assert estimator.draw(expression, x).random(x)  # else nothing is estimated
     error = blocks.std() / BLOCKS**0.5
     assert error <= 0.01 * exact.abs()
     assert (blocks.mean() - exact).abs() <= 4 * error

@@ -1,11 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from pytorch_optimizer import AdaHessian
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 from sciml.calculus import Laplacian, Sparse, Unknown
+from sciml.calculus.expression import as_expression
 from sciml.data import Collocation
+from sciml.data.collocation import Block
 from sciml.models import MLP
 from sciml.problems import Box, BurgersDirichlet, Condition, Poisson, SineGordon
 from sciml.problems.equation import Ansatz, Equation, Landmark
@@ -188,6 +193,53 @@ def test_compiled_loss_is_the_eager_one(gradient, backend):
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)  # float32 round-off of sums
 
 
+def test_compiled_training_with_two_draws_is_the_eager_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    weights, data = [], Collocation(points=20, steps=3, val=20, test=20)
+    for compiled in (False, True):
+        model = module(SineGordon(5), estimator=Sparse(2), draws=2, compile=compiled)
+        fit(model, tmp_path / str(compiled), data)
+        assert isinstance(model._losses["residual", True], OptimizedModule) == compiled
+        weights.append(nn.utils.parameters_to_vector(model.solution.net.parameters()).detach())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)  # float32 round-off, over three steps of Adam
+
+
+@pytest.mark.parametrize("gradient", [0.0, 0.1])
+def test_two_draws_are_independent_and_make_the_loss_unbiased(gradient):
+    equation = SineGordon(6)
+    model, exact, found = module(equation, estimator=Sparse(2), draws=2), [], {1: [], 2: []}
+    for number in range(20):
+        x, *draws = model._sample(Block("train", number, 2000, 1), 2)
+        loss = Squared(equation.residual(), model.solution, gradient)
+        exact.append(loss(x, [None])[0].item())
+        for count, losses in found.items():
+            losses.append(loss(x, draws[:count])[0].item())
+    off = {count: torch.tensor(losses) - torch.tensor(exact) for count, losses in found.items()}
+    error = {count: each.std() / len(each) ** 0.5 for count, each in off.items()}
+    assert off[2].mean().abs() < 4 * error[2]
+    assert off[1].mean() > 5 * error[1]  # the variance of the estimate; some ten of them
+
+
+def test_two_draws_go_through_all_stages(tmp_path):
+    metrics, run, data = fit(
+        module(SineGordon(6), estimator=Sparse(2), draws=2), tmp_path, Collocation(points=20, steps=2, val=20, test=20)
+    )
+    model = run.model
+    x, *draws = model._sample(data.blocks("test")[[0]], 2)
+    first, second = (model.residual(model.solution, x, draw) for draw in draws)
+    torch.testing.assert_close(metrics["test_loss"], (first * second).mean().item(), rtol=1e-5, atol=0)
+
+
+def test_two_draws_of_nothing_are_one_evaluation():
+    model, seen = module(SineGordon(4), draws=2), []
+    model.solution.net.register_forward_hook(lambda *_: seen.append(1))
+    x, *draws = model._sample(Block("train", 0, 5, 1), 2)
+    Squared(model.residual, model.solution)(x, draws)
+    once = len(seen)
+    Squared(model.residual, model.solution)(x, [None])
+    assert len(seen) == 2 * once
+
+
 def test_gradient_of_the_residual_enters_the_loss():
     equation = BurgersDirichlet()
     model = module(equation).double()
@@ -327,7 +379,11 @@ class Vector(Wide):
         ),
         (
             lambda: Squared(Vector().residual(), Ansatz(Vector(), MLP(1, 1)))(torch.rand(5, 1), [None]),
-            r"residual: expected a number per point, \(5\), got \(3, 5\)",
+            r"tensor: expected one number or values \(5\), got \(3, 1\)",
+        ),
+        (
+            lambda: Squared(as_expression(2.0), MLP(1, 1))(torch.rand(5, 1), [None]),
+            r"residual: expected a number per point, \(5\), got 2.0",
         ),
         (
             lambda: Squared(Laplacian()(Unknown()), nn.Sequential(nn.Linear(2, 4), nn.ReLU()))(
