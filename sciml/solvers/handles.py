@@ -183,8 +183,8 @@ def lean_programs() -> Iterator[None]:
 
     written = GraphLowering.codegen_with_cpp_wrapper
 
-    def rewritten(graph: Any) -> Any:
-        wrapper, kernels = written(graph)
+    def rewritten(self: Any) -> Any:
+        wrapper, kernels = written(self)
         wrapper.value = with_kept_memory(without_handles(wrapper.value))
         return wrapper, kernels
 
