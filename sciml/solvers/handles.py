@@ -13,11 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+SMALL = 1024  # entries of a tensor within a turn that is kept for the next one
 VIEW = r"wrap_with_raii_handle_if_needed\(reinterpret_tensor_wrapper\((\w+), \d+, \w+, \w+, (\d+)L\)\)"
 PART = re.compile(rf"^ *auto (\w+) = {VIEW}; *// alias\n", re.MULTILINE)
 INPUT = re.compile(
@@ -145,7 +147,8 @@ def kept(body: str, indent: str, place: int) -> str | None:
     mine = {}
     for m in MADE.finditer(body):
         name = m[1]
-        if words[name] == 1 + asked[name] + dropped[name] + (name in goes):
+        known = words[name] == 1 + asked[name] + dropped[name] + (name in goes)
+        if known and (name in goes or small(m[2], body)):
             mine[name] = m
     if not mine:
         return None
@@ -163,6 +166,15 @@ def kept(body: str, indent: str, place: int) -> str | None:
         f"volatile int64_t {turn} = 0;\n{names}{indent}while (1) {{\n{edited(body, edits)}"
         f"{turn} = {turn} + 1;\n{indent}}}\n"
     )
+
+
+def small(call: str, body: str) -> bool:
+    """Whether a call that makes a tensor is for few entries, so that keeping it displaces nothing in the cache."""
+    sizes = re.search(rf"\b{call.split(', ')[1]}(?:\[\] = \{{(.*?)\}}|=nullptr);", body)
+    if sizes is None:
+        return False
+    numbers = re.findall(r"[^, ]+", sizes[1] or "")
+    return all(re.fullmatch(r"\d+L", n) for n in numbers) and prod(int(n[:-1]) for n in numbers) <= SMALL
 
 
 class Rewritten(CustomGraphPass):

@@ -83,6 +83,14 @@ def test_memory_of_a_turn_is_written_to_again_two_turns_later():
     assert re.search(r"RAIIAtenTensorHandle next;\n *while", found)
 
 
+@pytest.mark.parametrize(("size", "again"), [("{2L, 3L, }", True), ("{2L, 3000L, }", False), ("{2L, s4, }", False)])
+def test_what_only_a_turn_needs_is_kept_if_it_is_small(size: str, again: bool):
+    sizes, write = f"        static constexpr int64_t n[] = {size};\n", WRITE.replace("next", "part")
+    body = f"{sizes}{made('part')}{write}        part.reset();\n"
+    found = with_kept_memory(loop(body))
+    assert (found != loop(body)) == again
+
+
 @pytest.mark.parametrize(
     "body",
     [
