@@ -7,7 +7,7 @@ found them, and its outputs are put where it put them. What cannot be followed g
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -84,8 +84,9 @@ class Direct:
         from torch._inductor.compile_fx import compile_fx
 
         tensors = [x for x in examples if isinstance(x, Tensor)]
-        options = self.options | (HOST if all(x.device.type == "cpu" for x in tensors) else {})
-        with _gathering() as made, lean_programs():
+        host = all(x.device.type == "cpu" for x in tensors)
+        options = self.options | (HOST if host else {})
+        with _gathering() as made, lean_programs() if host else nullcontext():  # programs read conditions on the host
             run: Any = compile_fx(module, list(examples), config_patches=options)
         places = [node.meta.get("grapharg") for node in module.graph.find_nodes(op="placeholder")]
         sources = [None if place is None or place.source is None else place.source.name for place in places]
