@@ -271,6 +271,14 @@ def _joined(parts: list[Any], jets: list[SparseJet]) -> Any:
     return torch.cat([v.expand(*batch, v.shape[-1]) for v in filled], -1)
 
 
+def _in_rows(columns: Tensor) -> Tensor:
+    """A copy with rows that are contiguous, which pays where as many of them are taken as there are."""
+    columns = columns.contiguous()
+    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        return columns.as_strided(columns.shape, columns.stride())  # a compiler would take entries without a copy
+    return columns
+
+
 class FirstLayer(torch.autograd.Function):
     """The affine map of points, and the columns of its weight at some coordinates.
 
@@ -285,7 +293,8 @@ class FirstLayer(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         """The map (..., h) of x (..., d) and the columns (n, h) at an index (n)."""
-        return functional.linear(x, weight, bias), weight.t().index_select(0, index)
+        columns = _in_rows(weight.t()) if index.numel() >= x.shape[-1] else weight.t()
+        return functional.linear(x, weight, bias), columns.index_select(0, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -301,15 +310,20 @@ class FirstLayer(torch.autograd.Function):
         needs = ctx.needs_input_grad
         grad = grad.to(weight.dtype)  # a map in autocast has another one
         rows = grad.reshape(-1, grad.shape[-1])
-        to_x = grad @ weight.conj() if needs[0] else None
-        to_weight = None
-        if needs[1]:
-            points = x.to(weight.dtype).reshape(-1, x.shape[-1]).conj()
-            if weight.stride(0) == 1:
-                to_weight = (points.t() @ rows).index_add_(0, index, columns).t()
-            else:
-                to_weight = (rows.t() @ points).index_add_(1, index, columns.t())
+        with torch.autocast(grad.device.type, enabled=False):  # compilers trace this in that of the forward pass
+            to_x = grad @ weight.conj() if needs[0] else None
+            to_weight = _to_weight(x, weight, index, rows, columns) if needs[1] else None
         return to_x, to_weight, rows.sum(0) if ctx.has_bias and needs[2] else None, None
+
+
+def _to_weight(x: Tensor, weight: Tensor, index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The gradient of the weight, in its layout, from those of the map and of columns of the weight."""
+    points = x.to(weight.dtype).reshape(-1, x.shape[-1]).conj()
+    if weight.stride(0) == 1:
+        return (points.t() @ rows).index_add_(0, index, columns).t()
+    if index.numel() >= x.shape[-1]:  # as in `_in_rows`
+        return (points.t() @ rows).index_add_(0, index, columns).t().contiguous()
+    return (rows.t() @ points).index_add_(1, index, columns.t())
 
 
 def _first_layer(x: SparseJet, weight: Tensor, bias: Tensor | None) -> Jet:

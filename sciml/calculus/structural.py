@@ -291,11 +291,19 @@ class AffineJet(Jet):
 def affine(x: Jet, weight: Tensor) -> Jet:
     """All coefficients times a weight (i, o), in one product: its rows are those of all of them."""
     size = weight.shape[0]
+    if weight.shape[1] == 1:
+        return like([x], [None if c is None else _to_one(_widened(c, size), weight) for c in x.coefficients])
     rows = [None if c is None else _widened(c, size).reshape(-1, size) for c in x.coefficients]
     live = [r for r in rows if r is not None]
     done = iter((torch.cat(live) if len(live) > 1 else live[0]).matmul(weight).split([r.shape[0] for r in live]))
     parts = [None if c is None else next(done).reshape(*c.shape[:-1], weight.shape[1]) for c in x.coefficients]
     return like([x], parts)
+
+
+def _to_one(c: Tensor, weight: Tensor) -> Tensor:
+    """Times a single column (i, 1), which a compiler joins with what comes before if it is written as a sum."""
+    as_sum = torch.compiler.is_compiling() and not torch.is_autocast_enabled(c.device.type)  # which lowers products
+    return (c * weight[:, 0]).sum(-1, keepdim=True) if as_sum else c.matmul(weight)
 
 
 def _widened(c: Tensor, size: int) -> Tensor:
