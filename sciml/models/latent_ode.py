@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from sciml.models.encoders import ODERNN, BackwardGRU
+from sciml.models.encoders import ODERNN, ObservedGRU
 from sciml.models.latent import StartedModel
 from sciml.models.mlp import MLP
 from sciml.models.neural_ode import Autonomous, NeuralODE
@@ -27,8 +27,8 @@ class LatentODE(StartedModel):
         latent: number of latent coordinates.
         width: of the hidden layers, and of what the encoder knows.
         noise: deviation of the observations' noise at the start; it is learnt, for each component.
-        encoder: ``"ode_rnn"``, an ODE between observations and a GRU's update at them, for sparse ones; or ``"gru"``, a
-            GRU over all times.
+        encoder: ``"ode_rnn"``, an ODE between observations and a GRU's update at them; or ``"gru"``, a GRU over the
+            times that are observed, which is quicker where these are few and sees what time it is.
         field: maps (t, z) to dz/dt; None takes a perceptron of two hidden layers that does not see the time.
         solver: how to integrate; None takes Tsit5 with rtol 1e-4 and atol 1e-6.
         regularizer: what makes it easy to solve in training, as of `NeuralODE`; not `STEER`, since solves end at the
@@ -72,7 +72,7 @@ class LatentODE(StartedModel):
             raise ValueError(f"encoder: expected one of {', '.join(get_args(Encoder))}, got {encoder!r}")
         if isinstance(regularizer, STEER):
             raise ValueError("regularizer: STEER moves the end of a solve, that of a latent ODE is at the last time")
-        self.encoder = (ODERNN if encoder == "ode_rnn" else BackwardGRU)(channels, width)
+        self.encoder = (ODERNN if encoder == "ode_rnn" else ObservedGRU)(channels, width)
         self.start = nn.Linear(width, 2 * latent)
         self.ode = NeuralODE(field or Autonomous(MLP(latent, latent, width)), solver, regularizer=regularizer)
         self.decoder = nn.Linear(latent, channels)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from sciml import PID, Grid, Solver, Tsit5, solve
 from sciml.models import STEER, KineticRegularizer, LatentODE, SolverRegularizer, TaylorRegularizer
-from sciml.models.encoders import ODERNN
+from sciml.models.encoders import ODERNN, ObservedGRU
 from sciml.solvers import RK4
 
 TS = torch.linspace(0, 1, 6)
@@ -94,6 +94,36 @@ def test_encoder_reads_backwards(encoder: str):
     last[:, -1] += 1
     assert torch.equal(contexts(first)[:, 1:], contexts(ys)[:, 1:])
     assert bool((contexts(last) != contexts(ys)).any(-1).all())
+
+
+def test_gru_reads_what_is_observed_alone_whatever_the_batch():
+    torch.manual_seed(0)
+    encoder, (ys, mask) = ObservedGRU(2, 4).double(), data()
+    ts, ys = TS.double(), ys.double().where(mask, 0)
+    mask[0, 1:] = False  # nothing but the first time
+    known = encoder(ts, ys, mask)
+    for i in range(len(ys)):
+        kept = mask[i].any(-1) | (ts == ts[0])
+        assert_close(
+            encoder(ts[kept], ys[i : i + 1, kept], mask[i : i + 1, kept]), known[i : i + 1], rtol=1e-13, atol=0
+        )
+    assert not torch.equal(encoder(ts + 0.1, ys, mask), known)  # it sees what time it is
+    each = encoder(ts.expand(len(ys), -1), ys, mask)
+    assert torch.equal(each, known)
+    assert encoder(ts, ys[:0], mask[:0]).shape == (0, 1, 4)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.gru")
+def test_gru_is_exported_without_numbers_of_the_data():
+    torch.manual_seed(0)
+    encoder, (ys, mask) = ObservedGRU(2, 4), data()
+    few = torch.zeros_like(mask)
+    few[:, -1] = True
+    program = torch.export.export(
+        encoder, (TS, ys, few), dynamic_shapes=(None, {0: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC})
+    )
+    for shown in (few, mask):
+        assert_close(program.module()(TS, ys[:3], shown[:3]), encoder(TS, ys[:3], shown[:3]))
 
 
 def test_ode_rnn_solves_its_equation_where_nothing_is_observed():
