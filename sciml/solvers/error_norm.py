@@ -49,18 +49,16 @@ class _ErrorNorm(torch.autograd.Function):
     def forward(
         ctx: Any, error: Tensor, y0: Tensor, y1: Tensor, rtol: Tolerance, atol: Tolerance, each: bool
     ) -> Tensor:
-        later = y1.abs() > y0.abs()
-        size = torch.where(later, y1, y0)
-        unit = size.abs().mul_(rtol).add_(atol)
+        unit = torch.maximum(y0.abs(), y1.abs()).mul_(rtol).add_(atol)
         ratio = torch.addcdiv(y1 - y1, error, unit)
         value = norm(ratio, each)
-        ctx.save_for_backward(error, y0, y1, later, size, unit, ratio, value)
+        ctx.save_for_backward(error, y0, y1, unit, ratio, value)
         ctx.settings = rtol, atol, each
         return value
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        error, y0, y1, later, size, unit, ratio, value = ctx.saved_tensors
+        error, y0, y1, unit, ratio, value = ctx.saved_tensors
         rtol, atol, each = ctx.settings
         if torch.is_grad_enabled():  # to be differentiated again
             value = norm(quotients(error, y0, y1, rtol, atol), each)
@@ -68,8 +66,9 @@ class _ErrorNorm(torch.autograd.Function):
             grads = iter(torch.autograd.grad(value, wanted, grad_outputs, create_graph=True))
             return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
         lanes = value.shape + (1,) * (ratio.ndim - value.ndim)
-        length = torch.where(value == 0, 1, value).reshape(lanes)
-        d_error = (ratio / length * grad_outputs[0].reshape(lanes)).div_(unit)
-        d_size = (d_error * ratio).mul_(size.sign()).mul_(-rtol)
+        length, weight = (x.reshape(lanes) for x in (torch.where(value == 0, 1, value), grad_outputs[0]))
+        d_error = (ratio / length * weight).div_(unit)
+        later = y1.abs() > y0.abs()
+        d_size = (d_error * ratio).mul_(torch.where(later, y1, y0).sign_()).mul_(-rtol)
         d_y1 = d_size * later
         return d_error, d_size.sub_(d_y1), d_y1, None, None, None
