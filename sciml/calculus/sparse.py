@@ -7,6 +7,7 @@ nothing depends on d. Any other function makes the jet dense first, which costs 
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -310,10 +311,16 @@ class FirstLayer(torch.autograd.Function):
         needs = ctx.needs_input_grad
         grad = grad.to(weight.dtype)  # a map in autocast has another one
         rows = grad.reshape(-1, grad.shape[-1])
-        with torch.autocast(grad.device.type, enabled=False):  # compilers trace this in that of the forward pass
+        with _unmixed(grad):
             to_x = grad @ weight.conj() if needs[0] else None
             to_weight = _to_weight(x, weight, index, rows, columns) if needs[1] else None
         return to_x, to_weight, rows.sum(0) if ctx.has_bias and needs[2] else None, None
+
+
+def _unmixed(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast; compilers trace the backward pass in that of the forward one, and do not see it."""
+    mixed = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if mixed else nullcontext()
 
 
 def _to_weight(x: Tensor, weight: Tensor, index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
