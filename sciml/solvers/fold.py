@@ -55,7 +55,8 @@ class Fold(ABC):
         stages: whether `emit` reads more of a step than its two ends.
         dense: whether it cannot do without the states within a step.
         differentiable: whether a gradient flows through what it reads.
-        errors: whether `emit` reads the scaled error.
+        errors: whether all that `emit` reads of a step is its scaled error and its size h, elementwise, so that it may
+            be given those of many steps as one, (n).
     """
 
     reduce: ClassVar[Reduce]

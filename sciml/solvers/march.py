@@ -243,7 +243,7 @@ class March:
                     return s._replace(status=NON_FINITE)
                 raise
             look = not blind or failure is not None or theta1 >= 1 or (key + 1) % self.patience == 0
-            if judged:
+            if judged and not tape.reads_errors_later(segment):
                 segment = segment._replace(scaled=segment.scaled_error())
             with quiet:
                 failure = None if failure is None else xp.number(failure, s.status)

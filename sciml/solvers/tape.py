@@ -22,8 +22,8 @@ TOGETHER = 8  # steps of small states whose dense output is evaluated at once
 class Tape:
     """The ends of the steps, the states there where they are to be kept, and the folds' emissions as far as reduced.
 
-    States at save times of lanes that step by themselves are computed for several steps at once while no gradient is
-    asked for, and put where they belong: a step of a small state costs less than finding its save times.
+    A step of a small state costs less than what is read of it, so that several are read at once: states at save times
+    of lanes that step by themselves while no gradient is asked for, scaled errors of joint lanes while one is.
     """
 
     def __init__(self, folds: Sequence[Fold], keep: bool):
@@ -34,6 +34,8 @@ class Tape:
         self.taken: list[Tensor] = []
         self.values: list[Any] = [[] if fold.reduce in ("stack", "write") else None for fold in self.folds]
         self.waiting: list[tuple[Segment, Tensor]] = []
+        self.judged = any(map(_sums_errors, folds))
+        self.unread: list[Segment] = []  # steps whose errors are to be read
         self.fired: dict[int, Tensor] = {}  # a bit for every event (l), by the step that ends at it
         self.met: list[Tensor] = []  # the states there
         self.last: Any = -torch.inf  # theta of every lane's last event (l)
@@ -66,13 +68,38 @@ class Tape:
             self.taken.append(self._wide(taken))
         alone = torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
         wait = taken is not None and not alone
+        later = taken is None and self.reads_errors_later(segment)
+        if later:
+            self.unread.append(segment)
         for i, fold in enumerate(self.folds):
-            if not (wait and fold.reduce == "write"):
+            waits = (wait and fold.reduce == "write") or (later and _sums_errors(fold))
+            if not waits:
                 self._reduce(i, fold.emit(segment, None, *segment.const.folds[i]), segment.key, taken)
         if wait and any(fold.reduce == "write" for fold in self.folds):
             self.waiting.append((segment, taken))
             if len(self.waiting) == TOGETHER or not small(segment.y0):
                 self.flush()
+
+    def reads_errors_later(self, segment: "Segment") -> bool:
+        """Whether sums over scaled errors are taken of all steps at once, in `flush`."""
+        if not (self.judged and torch.is_grad_enabled()) or transformed() or not small(segment.y0):
+            return False
+        march = segment.march
+        return march.lanes == "joint" and getattr(march.controller, "norm", None) is None
+
+    def _read_errors(self) -> None:
+        segments, first = self.unread, self.unread[0]
+        self.unread = []
+        error, y0, y1 = (torch.stack(parts) for parts in zip(*((s.error, s.y0, s.y1) for s in segments), strict=True))
+        h = [s.interval.h for s in segments]
+        sizes = torch.stack(h) if isinstance(h[0], Tensor) else torch.tensor(h, dtype=torch.float64, device=y0.device)
+        scaled = first.march.controller.scaled(error, y0, y1, "each")
+        interval = first.interval._replace(h=sizes)
+        all_steps = first._replace(interval=interval, y0=y0, y1=y1, stages=(), error=error, scaled=scaled)
+        for i, fold in enumerate(self.folds):
+            if _sums_errors(fold):
+                total = fold.emit(all_steps, None, *first.const.folds[i]).sum(0)
+                self.values[i] = accumulate("sum", self.values[i], total, None)
 
     def _reduce(self, i: int, value: Any, step: Number, taken: Tensor | None) -> None:
         reduce = self.folds[i].reduce
@@ -92,7 +119,9 @@ class Tape:
         self.met.append(y)
 
     def flush(self) -> None:
-        """Write what waits to be written."""
+        """Read what waits to be read."""
+        if self.unread:
+            self._read_errors()
         if not self.waiting:
             return
         segments, taken = zip(*self.waiting, strict=True)
@@ -114,6 +143,10 @@ class Tape:
             place = torch.where(hit, value.place, fold.places) + row * (fold.places + 1)
             out = self.values[i][0].view(-1, *shape)
             out.index_copy_(0, place.reshape(-1), value.values.reshape(-1, *shape))
+
+
+def _sums_errors(fold: Fold) -> bool:
+    return fold.errors and fold.reduce == "sum"
 
 
 def _joined(segments: "Sequence[Segment]") -> "Segment":

@@ -14,6 +14,7 @@ from sciml.solvers import (
     Bosh3,
     ErrorEstimate,
     Grid,
+    Heuristic,
     MaxStiffness,
     Stats,
     StepCount,
@@ -45,6 +46,24 @@ def test_sums_are_those_of_the_steps_sizes_and_errors(kind: str, ends: tuple[flo
     assert torch.allclose(solution.folds["count"], taken.sum(-1), rtol=1e-12)
     accepted = solution.stats.accepted
     assert bool((solution.folds["count"] < accepted).all() & (solution.folds["count"] > 0.5 * accepted).all())
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["fixed ends", "moving ends"])
+@pytest.mark.parametrize("kind", [ErrorEstimate, StepCount])
+def test_errors_read_of_all_steps_at_once_are_those_read_one_after_another(kind: type[Heuristic], moving: bool):
+    """To round-off, which is 1e-13 of errors near the tolerance."""
+    apart = type("Apart", (kind,), {"errors": False})()
+    net, y0 = Net(), start().requires_grad_()
+    end = torch.tensor(2.0, dtype=torch.float64, requires_grad=moving)
+    folds = {"together": kind(), "apart": apart}
+    values = solve(net, y0, 0.0, end, Solver(Tsit5(), PID(1e-3, 1e-3), adjoint=Discrete()), folds=folds).folds
+    wanted = [y0, *net.parameters(), *([end] if moving else [])]
+    ours, theirs = (
+        [value, *torch.autograd.grad(value, wanted, retain_graph=True)]
+        for value in (values["together"], values["apart"])
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("case", EXPLICIT, ids=str)
