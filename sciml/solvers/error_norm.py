@@ -68,7 +68,7 @@ class _ErrorNorm(torch.autograd.Function):
         lanes = value.shape + (1,) * (ratio.ndim - value.ndim)
         length, weight = (x.reshape(lanes) for x in (torch.where(value == 0, 1, value), grad_outputs[0]))
         d_error = (ratio / length * weight).div_(unit)
-        later = y1.abs() > y0.abs()
-        d_size = (d_error * ratio).mul_(torch.where(later, y1, y0).sign_()).mul_(-rtol)
-        d_y1 = d_size * later
-        return d_error, d_size.sub_(d_y1), d_y1, None, None, None
+        # of max(|y0|, |y1|) = (|y1 + y0| + |y1 - y0|) / 2: choosing one of two at random places takes ten passes
+        half = (d_error * ratio).mul_(-rtol / 2)
+        common, apart = half * (y1 + y0).sign_(), half * (y1 - y0).sign_()
+        return d_error, common - apart, common.add_(apart), None, None, None
