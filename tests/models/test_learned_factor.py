@@ -24,11 +24,11 @@ def model(size: float = 1.0, **options) -> LearnedFactor:
     return net
 
 
-@pytest.mark.parametrize("base", ["ic", "mic"])
-def test_without_corrections_it_is_the_classic_factor(base: str):
+@pytest.mark.parametrize(("base", "modified"), [("ic", 0.0), ("mic", 0.99), ("mic", 0.8)])
+def test_without_corrections_it_is_the_classic_factor(base: str, modified: float):
     a, _ = system()
-    found = model(0.0, base=base).setup(a).lower.compressed.dense()
-    classic = IncompleteCholesky(0.99 if base == "mic" else 0.0).setup(a).lower.compressed.dense()
+    found = model(0.0, base=base, modified=modified or 0.99).setup(a).lower.compressed.dense()
+    classic = IncompleteCholesky(modified).setup(a).lower.compressed.dense()
     assert torch.allclose(found, classic, rtol=1e-12, atol=1e-14)
 
 
@@ -101,6 +101,8 @@ def test_mistakes_are_named():
         LearnedFactor("lu")  # pyrefly: ignore[bad-argument-type]
     with pytest.raises(ValueError, match="rounds: expected at least 0"):
         LearnedFactor(rounds=-1)
+    with pytest.raises(ValueError, match=r"modified: expected a share in \[0, 1\], got 2"):
+        LearnedFactor(modified=2.0)
     with pytest.raises(TypeError, match="LearnedFactor expects a SparseOperator"):
         LearnedFactor().setup(FunctionOperator(lambda x: x, 3))
     a, b = system()
