@@ -84,8 +84,9 @@ class Tape:
         """Whether sums over scaled errors are taken of all steps at once, in `flush`."""
         if not (self.judged and torch.is_grad_enabled()) or transformed() or not small(segment.y0):
             return False
-        march = segment.march
-        return march.lanes == "joint" and getattr(march.controller, "norm", None) is None
+        march, controller = segment.march, segment.march.controller
+        known = controller.adaptive and segment.error is not None
+        return known and march.lanes == "joint" and getattr(controller, "norm", None) is None
 
     def _read_errors(self) -> None:
         segments, first = self.unread, self.unread[0]

@@ -13,6 +13,7 @@ from sciml.solvers import (
     Backsolve,
     Bosh3,
     ErrorEstimate,
+    Fold,
     Grid,
     Heuristic,
     MaxStiffness,
@@ -64,6 +65,18 @@ def test_errors_read_of_all_steps_at_once_are_those_read_one_after_another(kind:
     )
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+def test_what_reads_errors_where_they_are_known_goes_with_grids_too():
+    class Total(Stats):
+        reduce = "sum"
+        finish = Fold.finish
+
+    field = lambda t, y: -y  # noqa: E731
+    y0 = start().requires_grad_()
+    length, error = solve(field, y0, 0.0, 1.0, Solver(Tsit5(), Grid(n=4)), folds={"total": Total()}).folds["total"]
+    assert abs(float(length) - 1) < 1e-12
+    assert float(error) == 0
 
 
 @pytest.mark.parametrize("case", EXPLICIT, ids=str)
