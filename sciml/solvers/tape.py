@@ -68,7 +68,7 @@ class Tape:
             self.taken.append(self._wide(taken))
         alone = torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
         wait = taken is not None and not alone
-        later = taken is None and self.reads_errors_later(segment)
+        later = self.reads_errors_later(segment)
         if later:
             self.unread.append(segment)
         for i, fold in enumerate(self.folds):
@@ -92,8 +92,7 @@ class Tape:
         segments, first = self.unread, self.unread[0]
         self.unread = []
         error, y0, y1 = (torch.stack(parts) for parts in zip(*((s.error, s.y0, s.y1) for s in segments), strict=True))
-        h = [s.interval.h for s in segments]
-        sizes = torch.stack(h) if isinstance(h[0], Tensor) else torch.tensor(h, dtype=torch.float64, device=y0.device)
+        sizes = torch.stack([torch.as_tensor(s.interval.h, dtype=torch.float64) for s in segments])
         scaled = first.march.controller.scaled(error, y0, y1, "each")
         interval = first.interval._replace(h=sizes)
         all_steps = first._replace(interval=interval, y0=y0, y1=y1, stages=(), error=error, scaled=scaled)
