@@ -12,6 +12,8 @@ from sciml.solvers.march import March
 from sciml.solvers.state import Const
 from sciml.solvers.term import FunctionTerm, Term
 
+LEAF: type = type(torch.autograd.graph.get_gradient_edge(torch.zeros(0, requires_grad=True)).node)
+
 
 def refuse_undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Refuse a field that reads a tensor which needs a gradient and is not an input of the solve.
@@ -76,21 +78,19 @@ def _read(march: March, c: Const, t: Tensor, y: Tensor) -> list[Tensor]:
 
 def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
     """The leaves that tensors were computed from and that need a gradient."""
-    for node in graph_nodes(roots):
-        if hasattr(node, "variable"):
-            yield node.variable
+    return (node.variable for node in graph_nodes(roots) if type(node) is LEAF)
 
 
 def graph_nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
     """The nodes of the graph that tensors were computed by."""
-    nodes, seen = [root.grad_fn for root in roots], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    nodes = list({root.grad_fn for root in roots if root.grad_fn is not None})
+    met = {None, *nodes}
+    for node in nodes:  # and for what joins them meanwhile
         yield node
-        nodes.extend(parent for parent, _ in node.next_functions)
+        for parent, _ in node.next_functions:
+            if parent not in met:
+                met.add(parent)
+                nodes.append(parent)
 
 
 def _name(term: Term, leaf: Tensor) -> str:
