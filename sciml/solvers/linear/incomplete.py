@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciml.solvers.linear import kernels
+from sciml.solvers.linear import kernels, triangular_kernels
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
 from sciml.solvers.linear.triangular import Lower
@@ -72,10 +72,12 @@ class IncompleteCholesky(Preconditioner):
         a = stored(operator, "IncompleteCholesky")
         positive(a.diagonal(), "IncompleteCholesky")
         lower, shift = Lower.of(a.compressed), self.shift
+        c = lower.compressed
+        pattern = [x.cpu() for x in (c.crow, c.col)], [x.cpu() for x in c.turned]
         for _ in range(SHIFTS):
-            c = lower.compressed
             values = c.values.detach().cpu().clone()
-            bad = kernels.call(kernels.factor, c.crow.cpu(), c.col.cpu(), values, self.modified, shift)
+            rows, columns = pattern
+            bad = kernels.call(triangular_kernels.factor, *rows, values, *columns, self.modified, shift)
             if bad < 0 and bool(values.isfinite().all()):
                 return Factored(lower.with_values(values.to(c.values.device)), shift)
             shift = 2 * shift if shift else FIRST

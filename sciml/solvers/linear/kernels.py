@@ -1,6 +1,7 @@
 """Loops over the rows of sparse matrices that no array operation says: compiled by numba, for a CPU.
 
-Lower triangular matrices are in compressed rows with the diagonal last in each. Vectors are rows (m, n).
+Lower triangular matrices are in compressed rows with the diagonal last in each. Vectors are rows (m, n). Triangular
+systems and incomplete factors have theirs in triangular_kernels.py.
 """
 
 from collections.abc import Callable
@@ -73,82 +74,6 @@ def _compiled(kernel: Callable[..., Any], reorder: bool) -> Callable[..., Any]:
         return numba.njit(kernel, cache=True, **options)
     except RuntimeError:  # no folder to keep it in
         return numba.njit(kernel, **options)
-
-
-def forward(crow: Any, col: Any, values: Any, inverse: Any, b: Any, x: Any) -> None:
-    """L x = b, with the inverse of L's diagonal."""
-    for i in range(b.shape[1]):
-        for s in range(b.shape[0]):
-            total = b[s, i]
-            for k in range(crow[i], crow[i + 1] - 1):
-                total -= values[k] * x[s, col[k]]
-            x[s, i] = total * inverse[i]
-
-
-def backward(crow: Any, col: Any, values: Any, inverse: Any, x: Any) -> None:
-    """L^T x = b with b in the place of x."""
-    for i in range(x.shape[1] - 1, -1, -1):
-        for s in range(x.shape[0]):
-            found = x[s, i] * inverse[i]
-            x[s, i] = found
-            for k in range(crow[i], crow[i + 1] - 1):
-                x[s, col[k]] -= values[k] * found
-
-
-def lower(crow: Any, col: Any, out: Any, keep: Any) -> int:
-    """Where the entries up to the diagonal are, in ``keep``, and where their rows begin; their number."""
-    count = 0
-    for i in range(crow.shape[0] - 1):
-        out[i] = count
-        for k in range(crow[i], crow[i + 1]):
-            if col[k] <= i:
-                keep[count] = k
-                count += 1
-    out[crow.shape[0] - 1] = count
-    return count
-
-
-def factor(crow: Any, col: Any, values: Any, modified: float, shift: float) -> int:
-    """An incomplete Cholesky factor in the place of A's lower triangle; -1, or the row whose pivot is not positive.
-
-    What falls outside the pattern goes, times ``modified``, to the diagonal of both its rows.
-    """
-    n = crow.shape[0] - 1
-    below = np.zeros(n + 1, np.int64)  # where the entries of every column below the diagonal begin
-    for i in range(n):
-        for k in range(crow[i], crow[i + 1] - 1):
-            below[col[k] + 1] += 1
-    for j in range(n):
-        below[j + 1] += below[j]
-    place, row, entry = below[:-1].copy(), np.empty(below[n], np.int32), np.empty(below[n], np.int64)
-    for i in range(n):
-        for k in range(crow[i], crow[i + 1] - 1):
-            at = place[col[k]]
-            row[at], entry[at] = i, k
-            place[col[k]] += 1
-    for j in range(n):
-        pivot = values[crow[j + 1] - 1] * (1 + shift)
-        if not pivot > 0:
-            return j
-        pivot = np.sqrt(pivot)
-        values[crow[j + 1] - 1] = pivot
-        for a in range(below[j], below[j + 1]):
-            values[entry[a]] /= pivot
-        for a in range(below[j], below[j + 1]):
-            i, left = row[a], values[entry[a]]
-            last = crow[i + 1] - 1
-            values[last] -= left * left
-            k = crow[i]
-            for c in range(below[j], a):
-                r, product = row[c], left * values[entry[c]]
-                while k < last and col[k] < r:
-                    k += 1
-                if k < last and col[k] == r:
-                    values[k] -= product
-                else:
-                    values[last] -= modified * product
-                    values[crow[r + 1] - 1] -= modified * product
-    return -1
 
 
 def approximate_inverse(crow: Any, col: Any, values: Any, a_crow: Any, a_col: Any, a_values: Any) -> int:

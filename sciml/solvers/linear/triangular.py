@@ -1,14 +1,32 @@
 """Sparse triangular systems, differentiable in the factor and in the right-hand side."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sciml.solvers.linear import kernels
+from sciml.solvers.linear import kernels, triangular_kernels
 from sciml.solvers.linear.derivatives import recorded, transformed
 from sciml.solvers.linear.sparse import Compressed
+
+
+class Schedule(NamedTuple):
+    """The rows of a triangular pattern in the order of a solve.
+
+    Attributes:
+        order: rows (n) int32.
+        begin: where the entries of each beside the diagonal begin (n + 1) int32.
+        col: their columns (nnz - n) int32.
+        place: their places in the lower triangle (nnz - n).
+        diagonal: the diagonal entries' places there (n).
+    """
+
+    order: Tensor
+    begin: Tensor
+    col: Tensor
+    place: Tensor
+    diagonal: Tensor
 
 
 class Lower:
@@ -38,7 +56,7 @@ class Lower:
         if compressed.col.device.type == "cpu" and kernels.available():
             crow = torch.empty(n + 1, dtype=torch.int32)
             keep = torch.empty(compressed.nnz, dtype=torch.int32)
-            keep = keep[: kernels.call(kernels.lower, compressed.crow, compressed.col, crow, keep)]
+            keep = keep[: kernels.call(triangular_kernels.lower, compressed.crow, compressed.col, crow, keep)]
         else:
             keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
             counts = torch.bincount(compressed.row[keep], minlength=n)
@@ -49,7 +67,8 @@ class Lower:
         """The same pattern with other values (nnz)."""
         other = object.__new__(Lower)
         other.compressed = self.compressed.with_values(values)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k == "levels"})
+        kept = ("levels", "down", "up")
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in kept})
         return other
 
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
@@ -62,20 +81,36 @@ class Lower:
     def _solve(self, b: Tensor, transposed: bool) -> Tensor:
         if b.device.type != "cpu" or not kernels.available():
             return self._by_levels(b, transposed)
-        if not transposed:
-            x = torch.empty_like(b, memory_format=torch.contiguous_format)
-            kernels.call(kernels.forward, *self.arrays, b, x)
-            return x
-        x = b.detach().clone(memory_format=torch.contiguous_format)
-        kernels.call(kernels.backward, *self.arrays, x)
+        x = torch.empty_like(b, memory_format=torch.contiguous_format)
+        kernels.call(triangular_kernels.solve, *(self.upwards if transposed else self.downwards), b, x)
         return x
 
     @cached_property
-    def arrays(self) -> list[Any]:
-        """What the loops read of L, and the inverse of its diagonal: a division takes as long as the rest of a row."""
+    def down(self) -> Schedule:
+        """That of L."""
         c = self.compressed
-        inverse = c.values.detach()[c.crow[1:].long() - 1].reciprocal()
-        return [kernels.array(x) for x in (c.crow, c.col, c.values, inverse)]
+        return _schedule(c.crow, c.col, c.crow.new_empty(0, dtype=torch.int64))
+
+    @cached_property
+    def up(self) -> Schedule:
+        """That of L's transpose."""
+        return _schedule(*self.compressed.turned)
+
+    @cached_property
+    def downwards(self) -> list[Any]:
+        """What a solve reads of L."""
+        return self._read(self.down)
+
+    @cached_property
+    def upwards(self) -> list[Any]:
+        """What a solve reads of L's transpose."""
+        return self._read(self.up)
+
+    def _read(self, schedule: Schedule) -> list[Any]:
+        order, begin, col, place, diagonal = schedule
+        values = self.compressed.values.detach()
+        inverse = values[diagonal].reciprocal()  # a division takes as long as the rest of a row
+        return [kernels.array(x) for x in (order, begin, col, values[place], inverse)]
 
     @cached_property
     def levels(self) -> list[tuple[Tensor, Tensor]]:
@@ -108,6 +143,16 @@ class Lower:
                 x.index_add_(1, row, value * x[:, col], alpha=-1)
                 x[:, rows] /= diagonal[rows]
         return x
+
+
+def _schedule(crow: Tensor, col: Tensor, entry: Tensor) -> Schedule:
+    """Of a lower triangle, or of its transpose, whose entries come from these of it."""
+    with torch.inference_mode(False):
+        n = len(crow) - 1
+        order, begin, beside, place = (torch.empty(k, dtype=torch.int32) for k in (n, n + 1, *(2 * [len(col) - n])))
+        kernels.call(triangular_kernels.schedule, crow, col, entry, order, begin, beside, place)
+        diagonal = entry[crow[:-1]] if len(entry) else crow[1:] - 1
+        return Schedule(order, begin, beside, place, diagonal[order])
 
 
 class _Solve(torch.autograd.Function):
