@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from sciml.models.learned_preconditioner import LearnedPreconditioner
-from sciml.models.matrix_features import NODES, graph, places
+from sciml.models.matrix_features import NODES, graph
 from sciml.models.matrix_network import MatrixNetwork
 from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator
 from sciml.solvers.linear.incomplete import Factored
-from sciml.solvers.linear.preconditioner import positive
+from sciml.solvers.linear.preconditioner import finite, positive
 from sciml.solvers.linear.triangular import Lower
 
 Base = Literal["matrix", "ic", "mic"]
@@ -79,14 +79,13 @@ class LearnedFactor(LearnedPreconditioner):
         positive(d, "a learned preconditioner")
         root, a = d.sqrt(), operator.compressed
         a = a.with_values(a.values.detach())
+        base = Lower.of(a)
         if self.base == "matrix":
-            base = Lower.of(a)
-            values = base.compressed.values / root[base.compressed.col.long()]
+            values = base.compressed.values / root.index_select(0, base.compressed.col)
         else:
-            prepared = IncompleteCholesky(self.modified if self.base == "mic" else 0.0).setup(operator)
-            base = prepared.lower  # pyrefly: ignore[missing-attribute]
+            base = IncompleteCholesky(self.modified if self.base == "mic" else 0.0).factor(base).lower
             values = base.compressed.values
-        base = base.with_values(values / root[base.compressed.row])
+        base = base.with_values(values / root.index_select(0, base.compressed.row))
         one, dtype = torch.zeros(len(d), dtype=torch.int64, device=d.device), self.network.enter.weight.dtype
         nodes, edges, row, col = graph(a, one, base.compressed, 1 / root, dtype)
         return FactorFeatures(base, root, row, col, nodes, edges)
@@ -102,16 +101,16 @@ class LearnedFactor(LearnedPreconditioner):
             ValueError: the network's weights are not finite.
         """
         prepared = self._factor(seen, *self.network.quick(seen)[:2])
-        if not bool(prepared.lower.compressed.values.isfinite().all()):
+        if not finite(prepared.lower.compressed.values):
             raise ValueError("weights: expected finite numbers, the network's are not; was training unstable?")
         return prepared
 
     def _factor(self, seen: FactorFeatures, edge: Tensor, diagonal: Tensor) -> Factored:
         c = seen.base.compressed
-        middle, left = places(c)
-        log = torch.zeros_like(c.values).index_copy(0, left, edge.to(c.values))
-        log = log.index_copy(0, middle, diagonal.to(c.values))
-        return Factored(seen.base.with_values(c.values * log.tanh().exp() * seen.root[c.row]))
+        n, m = len(diagonal), len(edge)
+        left = torch.arange(m, device=edge.device) + seen.row  # every row before ends with its diagonal
+        log = edge.new_empty(n + m).index_copy(0, left, edge).index_copy(0, c.crow[1:].long() - 1, diagonal)
+        return Factored(seen.base.with_values(c.values * log.tanh().exp() * seen.root.index_select(0, c.row)))
 
     def classic(self, aggregates: Tensor | None = None) -> dict[str, Preconditioner]:
         """IC(0) and MIC(0), on the same pattern."""

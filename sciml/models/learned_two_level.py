@@ -10,6 +10,7 @@ from sciml.models.matrix_network import START, MatrixNetwork, affine
 from sciml.solvers.linear import FSAI, Aggregation, Preconditioner, SparseOperator, kernels
 from sciml.solvers.linear.aggregation import Coarse, DenseCoarse, TwoLevel, pairwise
 from sciml.solvers.linear.approximate_inverse import Inverse
+from sciml.solvers.linear.preconditioner import finite
 from sciml.solvers.linear.sparse import Compressed
 
 DIAGONAL, SOFT = 0.3, 1.5  # largest corrections of G's diagonal, which is at least 1, and of shares
@@ -91,7 +92,7 @@ class LearnedTwoLevel(LearnedPreconditioner):
         """
         fast = seen.nodes.device.type == "cpu" and seen.nodes.dtype == torch.float32 and kernels.available()
         g, z = compiled_entries(self, seen) if fast else self.entries(seen)
-        if not bool(g.values.isfinite().all() & z.values.isfinite().all()):
+        if not (finite(g.values) and finite(z.values)):
             raise ValueError(
                 "weights: expected finite numbers, the network's corrections are not; was training unstable?"
             )

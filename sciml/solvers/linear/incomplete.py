@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sciml.solvers.linear import kernels, triangular_kernels
 from sciml.solvers.linear.operator import LinearOperator
-from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, positive, stored
+from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, finite, positive, stored
 from sciml.solvers.linear.triangular import Lower
 
 SHIFTS = 12  # times that a failing factorisation may raise its shift
@@ -71,14 +71,21 @@ class IncompleteCholesky(Preconditioner):
         """
         a = stored(operator, "IncompleteCholesky")
         positive(a.diagonal(), "IncompleteCholesky")
-        lower, shift = Lower.of(a.compressed), self.shift
-        c = lower.compressed
-        pattern = [x.cpu() for x in (c.crow, c.col)], [x.cpu() for x in c.turned]
+        return self.factor(Lower.of(a.compressed))
+
+    def factor(self, lower: Lower) -> Factored:
+        """That of A by its lower triangle, whose diagonal is positive.
+
+        Raises:
+            ValueError: no shift up to some units helps: A is far from definite.
+            ImportError: numba is not installed.
+        """
+        c, shift = lower.compressed, self.shift
+        rows, columns = [x.cpu() for x in (c.crow, c.col)], [x.cpu() for x in c.turned]
         for _ in range(SHIFTS):
             values = c.values.detach().cpu().clone()
-            rows, columns = pattern
             bad = kernels.call(triangular_kernels.factor, *rows, values, *columns, self.modified, shift)
-            if bad < 0 and bool(values.isfinite().all()):
+            if bad < 0 and finite(values):
                 return Factored(lower.with_values(values.to(c.values.device)), shift)
             shift = 2 * shift if shift else FIRST
         raise ValueError(f"A: no incomplete factor even with {shift / 2:.3g} times the diagonal added; is A definite?")

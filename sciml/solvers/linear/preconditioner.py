@@ -132,6 +132,11 @@ def positive(diagonal: Tensor, name: str) -> None:
         )
 
 
+def finite(values: Tensor) -> bool:
+    """Whether all of them are, in a pass."""
+    return not len(values) or bool(torch.stack(values.aminmax()).isfinite().all())
+
+
 def stored(operator: LinearOperator, name: str) -> SparseOperator:
     """The operator in compressed rows.
 

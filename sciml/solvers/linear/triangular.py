@@ -61,7 +61,8 @@ class Lower:
             keep = torch.nonzero(compressed.col <= compressed.row).squeeze(-1)
             counts = torch.bincount(compressed.row[keep], minlength=n)
             crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-        return cls(Compressed(crow, compressed.col[keep], compressed.values[keep], n))
+        col, values = (x.index_select(0, keep) for x in (compressed.col, compressed.values))
+        return cls(Compressed(crow, col, values, n))
 
     def with_values(self, values: Tensor) -> "Lower":
         """The same pattern with other values (nnz)."""
@@ -109,8 +110,8 @@ class Lower:
     def _read(self, schedule: Schedule) -> list[Any]:
         order, begin, col, place, diagonal = schedule
         values = self.compressed.values.detach()
-        inverse = values[diagonal].reciprocal()  # a division takes as long as the rest of a row
-        return [kernels.array(x) for x in (order, begin, col, values[place], inverse)]
+        inverse = values.index_select(0, diagonal).reciprocal()  # a division takes as long as the rest of a row
+        return [kernels.array(x) for x in (order, begin, col, values.index_select(0, place), inverse)]
 
     @cached_property
     def levels(self) -> list[tuple[Tensor, Tensor]]:
@@ -151,8 +152,8 @@ def _schedule(crow: Tensor, col: Tensor, entry: Tensor) -> Schedule:
         n = len(crow) - 1
         order, begin, beside, place = (torch.empty(k, dtype=torch.int32) for k in (n, n + 1, *(2 * [len(col) - n])))
         kernels.call(triangular_kernels.schedule, crow, col, entry, order, begin, beside, place)
-        diagonal = entry[crow[:-1]] if len(entry) else crow[1:] - 1
-        return Schedule(order, begin, beside, place, diagonal[order])
+        diagonal = entry.index_select(0, crow[:-1]) if len(entry) else crow[1:] - 1
+        return Schedule(order, begin, beside, place, diagonal.index_select(0, order))
 
 
 class _Solve(torch.autograd.Function):
