@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sciml.models.learned_preconditioner import LearnedPreconditioner
-from sciml.models.matrix_features import NODES, graph
+from sciml.models.matrix_features import NODES, lower_graph
 from sciml.models.matrix_network import MatrixNetwork
 from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator
 from sciml.solvers.linear.incomplete import Factored
@@ -20,16 +20,14 @@ class FactorFeatures(NamedTuple):
     """A matrix A (n, n) as a graph whose edges are its m entries below the diagonal.
 
     Attributes:
-        base: the factor of A, scaled to a diagonal of ones, that corrections begin from.
-        root: root of A's diagonal (n).
+        base: the factor of A that corrections begin from.
         row: the larger unknown of each edge (m).
         col: the smaller one (m).
-        nodes: (n, 8) as of `MatrixFeatures` with the base for G and all unknowns in one aggregate.
+        nodes: (n, 8) as of `MatrixFeatures` with the scaled base for G and all unknowns in one aggregate.
         edges: (m, 4) likewise.
     """
 
     base: Lower
-    root: Tensor
     row: Tensor
     col: Tensor
     nodes: Tensor
@@ -77,18 +75,16 @@ class LearnedFactor(LearnedPreconditioner):
         """The graph, and the base."""
         d = operator.diagonal()[0].detach()
         positive(d, "a learned preconditioner")
-        root, a = d.sqrt(), operator.compressed
+        scale, a = d.rsqrt(), operator.compressed
         a = a.with_values(a.values.detach())
         base = Lower.of(a)
         if self.base == "matrix":
-            values = base.compressed.values / root.index_select(0, base.compressed.col)
+            c = base.compressed
+            base = base.with_values(c.values * scale.index_select(0, c.col))
         else:
             base = IncompleteCholesky(self.modified if self.base == "mic" else 0.0).factor(base).lower
-            values = base.compressed.values
-        base = base.with_values(values / root.index_select(0, base.compressed.row))
-        one, dtype = torch.zeros(len(d), dtype=torch.int64, device=d.device), self.network.enter.weight.dtype
-        nodes, edges, row, col = graph(a, one, base.compressed, 1 / root, dtype)
-        return FactorFeatures(base, root, row, col, nodes, edges)
+        nodes, edges, row, col = lower_graph(a, base.compressed, scale, self.network.enter.weight.dtype)
+        return FactorFeatures(base, row, col, nodes, edges)
 
     def forward(self, seen: FactorFeatures) -> Factored:
         """The factor, differentiable in the weights."""
@@ -110,7 +106,7 @@ class LearnedFactor(LearnedPreconditioner):
         n, m = len(diagonal), len(edge)
         left = torch.arange(m, device=edge.device) + seen.row  # every row before ends with its diagonal
         log = edge.new_empty(n + m).index_copy(0, left, edge).index_copy(0, c.crow[1:].long() - 1, diagonal)
-        return Factored(seen.base.with_values(c.values * log.tanh().exp() * seen.root.index_select(0, c.row)))
+        return Factored(seen.base.with_values(c.values * log.tanh().exp()))
 
     def classic(self, aggregates: Tensor | None = None) -> dict[str, Preconditioner]:
         """IC(0) and MIC(0), on the same pattern."""

@@ -104,15 +104,37 @@ def graph(
     return (_look if compiled(a) else _look_by_torch)(a, aggregates, g, scale, dtype)
 
 
+def lower_graph(
+    a: Compressed, lower: Compressed, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same with all unknowns in one aggregate, for a triangle on the pattern of A's lower one.
+
+    Args:
+        a: A.
+        lower: a factor of it, which is scaled here.
+        scale: one over the root of A's diagonal (n).
+        dtype: of nodes and edges.
+    """
+    if not compiled(a):
+        one, scaled = a.col.new_zeros(a.size[0], dtype=torch.int64), lower.values * scale[lower.row]
+        return _look_by_torch(a, one, lower.with_values(scaled), scale, dtype)
+    out = _empty(a.size[0], lower.nnz - a.size[0], dtype)
+    kernels.call(two_level_kernels.look_lower, a.crow, a.col, a.values, lower.crow, lower.values, scale, *out)
+    return out
+
+
+def _empty(n: int, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    nodes, edges = torch.empty(n, NODES, dtype=dtype), torch.empty(m, EDGES, dtype=dtype)
+    return nodes, edges, torch.empty(m, dtype=torch.int64), torch.empty(m, dtype=torch.int64)
+
+
 def _look(
     a: Compressed, aggregates: Tensor, g: Compressed, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, m = a.size[0], g.nnz - a.size[0]
-    row, col = torch.empty(m, dtype=torch.int64), torch.empty(m, dtype=torch.int64)
-    nodes, edges = torch.empty(n, NODES, dtype=dtype), torch.empty(m, EDGES, dtype=dtype)
+    out = _empty(a.size[0], g.nnz - a.size[0], dtype)
     given = (a.crow, a.col, a.values, aggregates, g.crow, g.col, g.values, scale)
-    kernels.call(two_level_kernels.look, *given, row, col, nodes, edges)
-    return nodes, edges, row, col
+    kernels.call(two_level_kernels.look, *given, *out)
+    return out
 
 
 def _look_by_torch(

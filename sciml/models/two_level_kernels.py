@@ -17,10 +17,10 @@ def look(
     g_col: Any,
     g: Any,
     scale: Any,
-    row_of: Any,
-    col_of: Any,
     nodes: Any,
     edges: Any,
+    row_of: Any,
+    col_of: Any,
 ) -> None:
     """Ends and features of the edges, features of the nodes; g: entries of G for the scaled matrix."""
     e = 0
@@ -63,6 +63,47 @@ def look(
         nodes[i, 2], nodes[i, 3], nodes[i, 4] = inside_before / whole, (inside - inside_before) / whole, before / whole
         nodes[i, 5] = largest
         nodes[i, 7] = 4 / max(count, 1) - 1
+
+
+def look_lower(
+    crow: Any,
+    col: Any,
+    values: Any,
+    l_crow: Any,
+    lower: Any,
+    scale: Any,
+    nodes: Any,
+    edges: Any,
+    row_of: Any,
+    col_of: Any,
+) -> None:
+    """The same for one aggregate and a triangle on the pattern of the matrix's lower one, whose entries it scales."""
+    e = 0
+    for i in range(crow.shape[0] - 1):
+        total = squares = couplings = before = largest = 0.0
+        at, own = l_crow[i], scale[i]
+        for k in range(crow[i], crow[i + 1]):
+            j, value = col[k], values[k]
+            total += value
+            if j == i:
+                continue
+            size = abs(value) * own * scale[j]
+            squares += size * size
+            couplings += size
+            largest = max(largest, size)
+            if j < i:
+                before += size
+                row_of[e], col_of[e] = i, j
+                a, b = scale[j] * scale[j], own * own
+                edges[e, 0], edges[e, 1] = 4 * value * own * scale[j], 4 * own * lower[at]
+                edges[e, 2], edges[e, 3] = 1.0, (a - b) / (a + b)
+                e += 1
+                at += 1
+        whole = couplings if couplings > 0 else 1.0
+        nodes[i, 0], nodes[i, 1] = total * own * own, 4 * squares - 1
+        nodes[i, 2], nodes[i, 3], nodes[i, 4] = before / whole, (couplings - before) / whole, before / whole
+        nodes[i, 5], nodes[i, 6] = largest, own * lower[at] - 1
+        nodes[i, 7] = 4 / max(np.int64(crow[i + 1]) - np.int64(crow[i]) - 1, 1) - 1
 
 
 def descend(

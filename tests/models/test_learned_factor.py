@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sciml.models import LearnedFactor
-from sciml.problems import Diffusion, Lognormal
-from sciml.solvers.linear import FunctionOperator, IncompleteCholesky, Jacobi, SparseOperator, pcg
+from sciml.problems import Diffusion, FiniteElements, Lognormal
+from sciml.solvers.linear import FunctionOperator, IncompleteCholesky, Jacobi, SparseOperator, kernels, pcg
 from sciml.training.preconditioner_losses import Frobenius, SolutionWeighted, UnrolledPCG
 
 DTYPE = torch.float64
@@ -43,6 +43,24 @@ def test_preconditioner_is_positive_definite_whatever_the_weights_and_scales_wit
     assert torch.allclose(prepared.inverse(prepared.apply(b)), b, rtol=1e-6)  # a condition of a million
     scaled = net.setup(a.with_values(1e6 * a.compressed.values))
     assert torch.allclose(1e6 * scaled.apply(b), prepared.apply(b), rtol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["matrix", "mic"])
+def test_compiled_loops_see_and_make_what_torch_does(base, monkeypatch):
+    pytest.importorskip("numba")
+    made = FiniteElements(cells=9, dimension=2).system(0)
+    a, b = SparseOperator.from_scipy(made.matrix), torch.from_numpy(made.draw(2, 1))
+    net, factor = LearnedFactor(base, 5, 2), IncompleteCholesky(0.99).setup(a)
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights.mul_(5)
+        fast = net.look(a, None), net.setup(a)
+        monkeypatch.setattr(kernels, "available", lambda: False)
+        monkeypatch.setattr(IncompleteCholesky, "factor", lambda self, lower: factor)
+        slow = net.look(a, None), net.setup(a)
+    for name in ("row", "col", "nodes", "edges"):
+        torch.testing.assert_close(getattr(fast[0], name), getattr(slow[0], name), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(fast[1].apply(b), slow[1].apply(b), rtol=1e-4, atol=1e-5)  # single precision inside
 
 
 def test_losses_are_their_formulas():

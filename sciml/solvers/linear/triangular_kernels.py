@@ -101,9 +101,7 @@ def lower(crow: Any, col: Any, out: Any, keep: Any) -> int:
     return count
 
 
-def factor(
-    crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, modified: float, shift: float
-) -> int:
+def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, modified: float, shift: float) -> int:
     """An incomplete Cholesky factor in the place of A's lower triangle; -1, or the row whose pivot is not positive.
 
     What falls outside the pattern goes, times ``modified``, to the diagonal of both its rows.

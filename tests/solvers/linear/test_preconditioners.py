@@ -33,6 +33,7 @@ from sciml.solvers.linear.approximate_inverse import LEAST, Inverse, approximate
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.sparse import Compressed
 from sciml.solvers.linear.triangular import Lower
+from sciml.solvers.linear.triangular_kernels import WINDOW
 from tests.solvers.linear.bad import Bad
 from tests.solvers.linear.spd import diffusion, draw, operator
 from tests.solvers.systems import DTYPE
@@ -335,6 +336,19 @@ def test_triangular_solves_and_their_gradients():
         inputs = lower.compressed.values.clone().requires_grad_(), b.clone().requires_grad_()
         assert torch.autograd.gradcheck(solve, inputs, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(solve, inputs, check_fwd_over_rev=True)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("reach", [3, 700, 10_000])
+def test_triangular_solves_in_windows_are_those_of_scipy(reach: int):
+    generator, n = np.random.default_rng(reach), 2 * WINDOW + 17  # rows of 0 to some entries, from here and far away
+    row = np.sort(generator.integers(1, n, 3 * n))
+    col = row - 1 - generator.integers(0, np.minimum(row, reach))
+    matrix = (sp.coo_matrix((generator.standard_normal(3 * n) / 3, (row, col)), (n, n)) + 2 * sp.eye(n)).tocsr()
+    lower, b = Lower.of(SparseOperator.from_scipy(matrix).compressed), draw(2, n)
+    for transposed, triangle in ((False, matrix), (True, matrix.T.tocsr())):
+        expected = sp.linalg.spsolve_triangular(triangle, b.numpy().T, lower=not transposed).T
+        assert near(lower.solve(b, transposed), torch.from_numpy(expected))
 
 
 @pytest.mark.usefixtures("compiled")
