@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sciml.models import two_level_kernels
 from sciml.models.learned_preconditioner import LearnedPreconditioner
 from sciml.models.matrix_features import NODES, lower_graph
 from sciml.models.matrix_network import MatrixNetwork
-from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator
+from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator, kernels
 from sciml.solvers.linear.incomplete import Factored
 from sciml.solvers.linear.preconditioner import finite, positive
 from sciml.solvers.linear.triangular import Lower
@@ -96,7 +97,14 @@ class LearnedFactor(LearnedPreconditioner):
         Raises:
             ValueError: the network's weights are not finite.
         """
-        prepared = self._factor(seen, *self.network.quick(seen)[:2])
+        edge, diagonal, _ = self.network.quick(seen)
+        c = seen.base.compressed
+        if kernels.available() and edge.device.type == "cpu":
+            values, sizes = torch.empty_like(c.values), (x.tanh().exp() for x in (edge, diagonal))
+            kernels.call(two_level_kernels.corrected, c.crow, c.values, *sizes, values)
+            prepared = Factored(seen.base.with_values(values))
+        else:
+            prepared = self._factor(seen, edge, diagonal)
         if not finite(prepared.lower.compressed.values):
             raise ValueError("weights: expected finite numbers, the network's are not; was training unstable?")
         return prepared

@@ -106,6 +106,17 @@ def look_lower(
         nodes[i, 7] = 4 / max(np.int64(crow[i + 1]) - np.int64(crow[i]) - 1, 1) - 1
 
 
+def corrected(crow: Any, values: Any, edge: Any, diagonal: Any, out: Any) -> None:
+    """A lower triangle's entries times numbers of its edges and of its diagonal."""
+    e = 0
+    for i in range(diagonal.shape[0]):
+        last = crow[i + 1] - 1
+        for k in range(crow[i], last):
+            out[k] = values[k] * edge[e]
+            e += 1
+        out[last] = values[last] * diagonal[i]
+
+
 def descend(
     crow: Any,
     col: Any,

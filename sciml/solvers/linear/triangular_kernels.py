@@ -14,11 +14,12 @@ def schedule(crow: Any, col: Any, entry: Any, order: Any, begin: Any, beside: An
     """An order to solve the rows in, which a processor can take several at a time of.
 
     A row that waits for the one before takes as long as that takes to come through the pipeline. So each `WINDOW` of
-    rows goes by levels, as in a parallel solve: first those that wait for no other in it. In a level the short ones come
-    first, since the end of a loop that is as long as the last one is foreseen.
+    rows goes by levels, as in a parallel solve: first those that wait for no other in it. In a level the short ones
+    come first, since the end of a loop that is as long as the last one is foreseen.
 
     Args:
-        crow, col: the pattern.
+        crow: with `col`, the pattern.
+        col: its columns.
         entry: of the transpose, where each entry comes from, empty for a lower triangle; its rows go from the last to
             the first.
         order: takes the rows in order (n).
@@ -107,8 +108,12 @@ def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, m
     What falls outside the pattern goes, times ``modified``, to the diagonal of both its rows.
 
     Args:
-        crow, col, values: A's lower triangle.
-        below, row, entry: its transpose's pattern, and where each of its entries comes from.
+        crow: with `col` and `values`, A's lower triangle.
+        col: its columns.
+        values: its entries.
+        below: with `row`, the pattern of its transpose.
+        row: the columns of that.
+        entry: where each entry of that comes from.
         modified: that share.
         shift: relative increase of the diagonal.
     """
