@@ -28,7 +28,7 @@ class Factored(Prepared):
 
     def apply(self, r: Tensor) -> Tensor:
         """Two triangular solves."""
-        return self.lower.solve(self.lower.solve(r), transposed=True)
+        return self.lower.solve_twice(r)
 
     def inverse(self, x: Tensor) -> Tensor:
         """What it is the solution for: L L^T x for vectors (m, n)."""

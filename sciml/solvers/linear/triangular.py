@@ -11,15 +11,15 @@ from sciml.solvers.linear.derivatives import recorded, transformed
 from sciml.solvers.linear.sparse import Compressed
 
 
-class Schedule(NamedTuple):
-    """The rows of a triangular pattern in the order of a solve.
+class Sweeps(NamedTuple):
+    """The rows of a lower triangular pattern in the order of a solve, then those of its transpose.
 
     Attributes:
-        order: rows (n) int32.
-        begin: where the entries of each beside the diagonal begin (n + 1) int32.
-        col: their columns (nnz - n) int32.
-        place: their places in the lower triangle (nnz - n).
-        diagonal: the diagonal entries' places there (n).
+        order: rows (2 n) int32.
+        begin: where the entries of each beside the diagonal begin (2 n + 1) int32.
+        col: their columns (2 nnz - 2 n) int32.
+        place: their places in the lower triangle, likewise.
+        diagonal: the diagonal entries' places there (2 n).
     """
 
     order: Tensor
@@ -68,8 +68,7 @@ class Lower:
         """The same pattern with other values (nnz)."""
         other = object.__new__(Lower)
         other.compressed = self.compressed.with_values(values)
-        kept = ("levels", "down", "up")
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in kept})
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("levels", "sweeps")})
         return other
 
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
@@ -79,38 +78,48 @@ class Lower:
             return _Solve.apply(values, b, self, transposed)
         return self._solve(b, transposed)
 
+    def solve_twice(self, b: Tensor) -> Tensor:
+        """L^-T L^-1 b for rows b (m, n)."""
+        values = self.compressed.values
+        if b.device.type != "cpu" or not kernels.available() or recorded(values, b) or transformed():
+            return self.solve(self.solve(b), transposed=True)
+        return self._sweep(b, 0, 2)
+
     def _solve(self, b: Tensor, transposed: bool) -> Tensor:
         if b.device.type != "cpu" or not kernels.available():
             return self._by_levels(b, transposed)
-        x = torch.empty_like(b, memory_format=torch.contiguous_format)
-        kernels.call(triangular_kernels.solve, *(self.upwards if transposed else self.downwards), b, x)
+        return self._sweep(b, int(transposed), int(transposed) + 1)
+
+    def _sweep(self, b: Tensor, first: int, end: int) -> Tensor:
+        x, n = b.detach().clone(memory_format=torch.contiguous_format), self.compressed.size[0]
+        order, begin, col, values, inverse = self.arrays
+        rows = slice(first * n, end * n)
+        given = (order[rows], begin[first * n :], col, values, inverse[rows])
+        kernels.call(triangular_kernels.solve, *given, x, reorder=True)
         return x
 
     @cached_property
-    def down(self) -> Schedule:
-        """That of L."""
+    def sweeps(self) -> Sweeps:
+        """What depends on the pattern alone."""
         c = self.compressed
-        return _schedule(c.crow, c.col, c.crow.new_empty(0, dtype=torch.int64))
+        with torch.inference_mode(False):
+            n, turned, none = c.size[0], c.turned, c.crow.new_empty(0)
+            order, begin, col, place = (
+                torch.empty(k, dtype=torch.int32) for k in (2 * n, 2 * n + 1, *(2 * [2 * (c.nnz - n)]))
+            )
+            for upper, pattern in enumerate(((c.crow, c.col, none), turned)):
+                out = (order[upper * n :][:n], begin[upper * n :], col, place)
+                kernels.call(triangular_kernels.schedule, *pattern, upper * (c.nnz - n), *out)
+            ends = torch.stack([c.crow[1:].long() - 1, turned[2].index_select(0, turned[0][:-1])])
+            diagonal = ends.gather(1, order.view(2, n).long()).view(-1)
+            return Sweeps(order, begin, col, place, diagonal)
 
     @cached_property
-    def up(self) -> Schedule:
-        """That of L's transpose."""
-        return _schedule(*self.compressed.turned)
-
-    @cached_property
-    def downwards(self) -> list[Any]:
-        """What a solve reads of L."""
-        return self._read(self.down)
-
-    @cached_property
-    def upwards(self) -> list[Any]:
-        """What a solve reads of L's transpose."""
-        return self._read(self.up)
-
-    def _read(self, schedule: Schedule) -> list[Any]:
-        order, begin, col, place, diagonal = schedule
+    def arrays(self) -> list[Any]:
+        """What a sweep reads, with the inverse of the diagonal: a division takes as long as the rest of a row."""
+        order, begin, col, place, diagonal = self.sweeps
         values = self.compressed.values.detach()
-        inverse = values.index_select(0, diagonal).reciprocal()  # a division takes as long as the rest of a row
+        inverse = values.index_select(0, diagonal).reciprocal()
         return [kernels.array(x) for x in (order, begin, col, values.index_select(0, place), inverse)]
 
     @cached_property
@@ -144,16 +153,6 @@ class Lower:
                 x.index_add_(1, row, value * x[:, col], alpha=-1)
                 x[:, rows] /= diagonal[rows]
         return x
-
-
-def _schedule(crow: Tensor, col: Tensor, entry: Tensor) -> Schedule:
-    """Of a lower triangle, or of its transpose, whose entries come from these of it."""
-    with torch.inference_mode(False):
-        n = len(crow) - 1
-        order, begin, beside, place = (torch.empty(k, dtype=torch.int32) for k in (n, n + 1, *(2 * [len(col) - n])))
-        kernels.call(triangular_kernels.schedule, crow, col, entry, order, begin, beside, place)
-        diagonal = entry.index_select(0, crow[:-1]) if len(entry) else crow[1:] - 1
-        return Schedule(order, begin, beside, place, diagonal.index_select(0, order))
 
 
 class _Solve(torch.autograd.Function):

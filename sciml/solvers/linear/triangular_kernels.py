@@ -10,7 +10,7 @@ import numpy as np
 WINDOW = 4096  # rows that are put in another order among themselves: what they read of a solution stays in the cache
 
 
-def schedule(crow: Any, col: Any, entry: Any, order: Any, begin: Any, beside: Any, place: Any) -> None:
+def schedule(crow: Any, col: Any, entry: Any, at: int, order: Any, begin: Any, beside: Any, place: Any) -> None:
     """An order to solve the rows in, which a processor can take several at a time of.
 
     A row that waits for the one before takes as long as that takes to come through the pipeline. So each `WINDOW` of
@@ -22,10 +22,11 @@ def schedule(crow: Any, col: Any, entry: Any, order: Any, begin: Any, beside: An
         col: its columns.
         entry: of the transpose, where each entry comes from, empty for a lower triangle; its rows go from the last to
             the first.
+        at: where the entries of the first row go in `beside` and `place`.
         order: takes the rows in order (n).
         begin: takes where the entries beside the diagonal of each of these begin (n + 1).
-        beside: takes their columns (nnz - n).
-        place: takes their places in the lower triangle (nnz - n).
+        beside: takes their columns, from there on.
+        place: takes their places in the lower triangle, likewise.
     """
     n, upper = order.shape[0], entry.shape[0] > 0
     level, by_length = np.zeros(n, np.int32), np.empty(min(n, WINDOW), np.int64)
@@ -63,7 +64,6 @@ def schedule(crow: Any, col: Any, entry: Any, order: Any, begin: Any, beside: An
             order[count[level[i]]] = i
             count[level[i]] += 1
         count[:] = 0
-    at = 0
     for p in range(n):
         begin[p] = at
         i = order[p]
@@ -74,19 +74,29 @@ def schedule(crow: Any, col: Any, entry: Any, order: Any, begin: Any, beside: An
     begin[n] = at
 
 
-def solve(order: Any, begin: Any, col: Any, values: Any, inverse: Any, b: Any, x: Any) -> None:
-    """T x = b for the rows of a triangular T in this order, with the inverse of its diagonal in the same."""
-    for s in range(b.shape[0]):
+def solve(order: Any, begin: Any, col: Any, values: Any, inverse: Any, x: Any) -> None:
+    """T x = b, with b in the place of x, for the rows of a triangular T in this order, or of two one after the other.
+
+    Args:
+        order: the rows.
+        begin: where the entries of each beside the diagonal begin.
+        col: their columns.
+        values: these entries.
+        inverse: one over the diagonal, in the order of the rows.
+        x: (m, n).
+    """
+    for s in range(x.shape[0]):
+        y = x[s]
         for p in range(order.shape[0]):
             i, k, end = order[p], begin[p], begin[p + 1]
-            one, other = b[s, i], 0.0  # sums that do not wait for one another
+            one, other = y[i], 0.0  # sums that do not wait for one another
             while k + 1 < end:
-                one -= values[k] * x[s, col[k]]
-                other -= values[k + 1] * x[s, col[k + 1]]
+                one -= values[k] * y[col[k]]
+                other -= values[k + 1] * y[col[k + 1]]
                 k += 2
             if k < end:
-                one -= values[k] * x[s, col[k]]
-            x[s, i] = (one + other) * inverse[p]
+                one -= values[k] * y[col[k]]
+            y[i] = (one + other) * inverse[p]
 
 
 def lower(crow: Any, col: Any, out: Any, keep: Any) -> int:
