@@ -77,7 +77,7 @@ def matrix_features(operator: SparseOperator, aggregates: Tensor, dtype: torch.d
     positive(d, "a learned preconditioner")
     scale = d.rsqrt()
     g = approximate_inverse(a, strong=True)
-    g = g.with_values(g.values / scale[g.col.long()])
+    g = g.with_values(g.values / scale.index_select(0, g.col))
     start = soft(a, aggregates, DAMPING)
     nodes, edges, row, col = graph(a, aggregates, g, scale, dtype)
     z, share, pairs = (_descend if compiled(a) else _descend_by_scipy)(a, aggregates, start, dtype)
