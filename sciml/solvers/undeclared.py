@@ -83,7 +83,7 @@ def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
 
 def graph_nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
     """The nodes of the graph that tensors were computed by."""
-    nodes = list({root.grad_fn for root in roots if root.grad_fn is not None})
+    nodes: list[Any] = list({root.grad_fn for root in roots if root.grad_fn is not None})
     met = {None, *nodes}
     for node in nodes:  # and for what joins them meanwhile
         yield node
