@@ -48,6 +48,7 @@ class Lower:
         if not whole or not torch.equal(compressed.col[ends].long(), torch.arange(len(ends), device=ends.device)):
             raise ValueError("compressed: expected a lower triangular matrix with every diagonal entry stored")
         self.compressed = compressed
+        self.first = self  # of all those on the pattern, which knows what depends on that alone
 
     @classmethod
     def of(cls, compressed: Compressed) -> "Lower":
@@ -68,7 +69,7 @@ class Lower:
         """The same pattern with other values (nnz)."""
         other = object.__new__(Lower)
         other.compressed = self.compressed.with_values(values)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("levels", "sweeps")})
+        other.first = self.first
         return other
 
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
@@ -117,7 +118,7 @@ class Lower:
     @cached_property
     def arrays(self) -> list[Any]:
         """What a sweep reads, with the inverse of the diagonal: a division takes as long as the rest of a row."""
-        order, begin, col, place, diagonal = self.sweeps
+        order, begin, col, place, diagonal = self.first.sweeps
         values = self.compressed.values.detach()
         inverse = values.index_select(0, diagonal).reciprocal()
         return [kernels.array(x) for x in (order, begin, col, values.index_select(0, place), inverse)]
@@ -144,7 +145,7 @@ class Lower:
     def _by_levels(self, b: Tensor, transposed: bool) -> Tensor:
         c, x = self.compressed, b.clone()
         diagonal, values = c.values[c.crow[1:].long() - 1].detach(), c.values.detach()
-        for rows, entries in reversed(self.levels) if transposed else self.levels:
+        for rows, entries in reversed(self.first.levels) if transposed else self.first.levels:
             row, col, value = c.row[entries], c.col[entries].long(), values[entries]
             if transposed:
                 x[:, rows] /= diagonal[rows]
