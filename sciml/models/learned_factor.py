@@ -10,8 +10,8 @@ from sciml.models.learned_preconditioner import LearnedPreconditioner
 from sciml.models.matrix_features import NODES, lower_graph
 from sciml.models.matrix_network import MatrixNetwork
 from sciml.solvers.linear import IncompleteCholesky, Preconditioner, SparseOperator, kernels
-from sciml.solvers.linear.incomplete import Factored
-from sciml.solvers.linear.preconditioner import finite, positive
+from sciml.solvers.linear.incomplete import Factored, lower_of
+from sciml.solvers.linear.preconditioner import finite
 from sciml.solvers.linear.triangular import Lower
 
 Base = Literal["matrix", "ic", "mic"]
@@ -74,11 +74,10 @@ class LearnedFactor(LearnedPreconditioner):
 
     def look(self, operator: SparseOperator, aggregates: Tensor | None) -> FactorFeatures:
         """The graph, and the base."""
-        d = operator.diagonal()[0].detach()
-        positive(d, "a learned preconditioner")
-        scale, a = d.rsqrt(), operator.compressed
+        a = operator.compressed
         a = a.with_values(a.values.detach())
-        base = Lower.of(a)
+        base = lower_of(SparseOperator(a), "a learned preconditioner")
+        scale = base.diagonal().rsqrt()
         if self.base == "matrix":
             c = base.compressed
             base = base.with_values(c.values * scale.index_select(0, c.col))

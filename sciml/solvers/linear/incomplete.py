@@ -8,6 +8,7 @@ from torch import Tensor
 from sciml.solvers.linear import kernels, triangular_kernels
 from sciml.solvers.linear.operator import LinearOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, finite, positive, stored
+from sciml.solvers.linear.sparse import SparseOperator
 from sciml.solvers.linear.triangular import Lower
 
 SHIFTS = 12  # times that a failing factorisation may raise its shift
@@ -34,6 +35,21 @@ class Factored(Prepared):
         """What it is the solution for: L L^T x for vectors (m, n)."""
         lower = self.lower.compressed
         return lower.product(lower.transpose().product(x))
+
+
+def lower_of(a: SparseOperator, name: str) -> Lower:
+    """A's lower triangle, with a positive diagonal, for the preconditioner of this name.
+
+    Raises:
+        ValueError: an entry of the diagonal is not positive.
+    """
+    try:
+        lower = Lower.of(a.compressed)
+    except ValueError:  # an entry is not even stored
+        positive(a.diagonal(), name)
+        raise
+    positive(lower.diagonal(), name)
+    return lower
 
 
 @dataclass(frozen=True)
@@ -69,9 +85,7 @@ class IncompleteCholesky(Preconditioner):
             ValueError: A's diagonal is not positive, or no shift up to some units helps: A is far from definite.
             ImportError: numba is not installed.
         """
-        a = stored(operator, "IncompleteCholesky")
-        positive(a.diagonal(), "IncompleteCholesky")
-        return self.factor(Lower.of(a.compressed))
+        return self.factor(lower_of(stored(operator, "IncompleteCholesky"), "IncompleteCholesky"))
 
     def factor(self, lower: Lower) -> Factored:
         """That of A by its lower triangle, whose diagonal is positive.
@@ -111,11 +125,8 @@ class SSOR(Preconditioner):
 
     def setup(self, operator: LinearOperator) -> Prepared:
         """(D + w L) D^-1/2 / sqrt(w (2 - w)), as a factor."""
-        a = stored(operator, "SSOR")
-        diagonal = a.diagonal()[0].detach()
-        positive(diagonal, "SSOR")
-        lower = Lower.of(a.compressed)
-        c, w = lower.compressed, self.omega
+        lower = lower_of(stored(operator, "SSOR"), "SSOR")
+        c, w, diagonal = lower.compressed, self.omega, lower.diagonal()
         col = c.col.long()
         values = torch.where(c.row == col, c.values.detach(), w * c.values.detach())
         return Factored(lower.with_values(values / (diagonal[col] * (w * (2 - w))).sqrt()))

@@ -45,7 +45,8 @@ class Lower:
     def __init__(self, compressed: Compressed):
         ends = compressed.crow[1:].long() - 1
         whole = len(ends) <= compressed.nnz and bool((ends >= compressed.crow[:-1]).all())
-        if not whole or not torch.equal(compressed.col[ends].long(), torch.arange(len(ends), device=ends.device)):
+        rows = torch.arange(len(ends), dtype=torch.int32, device=ends.device)
+        if not whole or not torch.equal(compressed.col.index_select(0, ends), rows):
             raise ValueError("compressed: expected a lower triangular matrix with every diagonal entry stored")
         self.compressed = compressed
         self.first = self  # of all those on the pattern, which knows what depends on that alone
@@ -64,6 +65,10 @@ class Lower:
             crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         col, values = (x.index_select(0, keep) for x in (compressed.col, compressed.values))
         return cls(Compressed(crow, col, values, n))
+
+    def diagonal(self) -> Tensor:
+        """The diagonal (n), without a gradient."""
+        return self.compressed.values.detach().index_select(0, self.compressed.crow[1:] - 1)
 
     def with_values(self, values: Tensor) -> "Lower":
         """The same pattern with other values (nnz)."""
@@ -144,7 +149,7 @@ class Lower:
 
     def _by_levels(self, b: Tensor, transposed: bool) -> Tensor:
         c, x = self.compressed, b.clone()
-        diagonal, values = c.values[c.crow[1:].long() - 1].detach(), c.values.detach()
+        diagonal, values = self.diagonal(), c.values.detach()
         for rows, entries in reversed(self.first.levels) if transposed else self.first.levels:
             row, col, value = c.row[entries], c.col[entries].long(), values[entries]
             if transposed:
