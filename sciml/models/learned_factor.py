@@ -88,7 +88,7 @@ class LearnedFactor(LearnedPreconditioner):
 
     def forward(self, seen: FactorFeatures) -> Factored:
         """The factor, differentiable in the weights."""
-        return self._factor(seen, *self.network(seen)[:2])
+        return self._factor(seen, *(x.tanh().exp() for x in self.network(seen)[:2]))
 
     def prepare(self, seen: FactorFeatures) -> Factored:
         """The factor.
@@ -96,24 +96,23 @@ class LearnedFactor(LearnedPreconditioner):
         Raises:
             ValueError: the network's weights are not finite.
         """
-        edge, diagonal, _ = self.network.quick(seen)
-        c = seen.base.compressed
-        if kernels.available() and edge.device.type == "cpu":
-            values, sizes = torch.empty_like(c.values), (x.tanh().exp() for x in (edge, diagonal))
-            kernels.call(two_level_kernels.corrected, c.crow, c.values, *sizes, values)
-            prepared = Factored(seen.base.with_values(values))
-        else:
-            prepared = self._factor(seen, edge, diagonal)
-        if not finite(prepared.lower.compressed.values):
+        c, (edge, diagonal, _) = seen.base.compressed, self.network.quick(seen)
+        edge, diagonal = edge.tanh_().exp_(), diagonal.tanh_().exp_()
+        if not (finite(edge) and finite(diagonal)):
             raise ValueError("weights: expected finite numbers, the network's are not; was training unstable?")
-        return prepared
+        if edge.device.type != "cpu" or not kernels.available():
+            return self._factor(seen, edge, diagonal)
+        values = torch.empty_like(c.values)
+        kernels.call(two_level_kernels.corrected, c.crow, c.values, edge, diagonal, values)
+        return Factored(seen.base.with_values(values))
 
     def _factor(self, seen: FactorFeatures, edge: Tensor, diagonal: Tensor) -> Factored:
+        """The base's entries times these numbers."""
         c = seen.base.compressed
-        n, m = len(diagonal), len(edge)
-        left = torch.arange(m, device=edge.device) + seen.row  # every row before ends with its diagonal
-        log = edge.new_empty(n + m).index_copy(0, left, edge).index_copy(0, c.crow[1:].long() - 1, diagonal)
-        return Factored(seen.base.with_values(c.values * log.tanh().exp()))
+        left = torch.arange(len(edge), device=edge.device) + seen.row  # every row before ends with its diagonal
+        sizes = edge.new_empty(len(edge) + len(diagonal)).index_copy(0, left, edge)
+        sizes = sizes.index_copy(0, c.crow[1:].long() - 1, diagonal)
+        return Factored(seen.base.with_values(c.values * sizes))
 
     def classic(self, aggregates: Tensor | None = None) -> dict[str, Preconditioner]:
         """IC(0) and MIC(0), on the same pattern."""
