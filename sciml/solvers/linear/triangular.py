@@ -49,7 +49,7 @@ class Lower:
         if not whole or not torch.equal(compressed.col.index_select(0, ends), rows):
             raise ValueError("compressed: expected a lower triangular matrix with every diagonal entry stored")
         self.compressed = compressed
-        self.first = self  # of all those on the pattern, which knows what depends on that alone
+        self.known: dict[str, Any] = {}  # what depends on the pattern alone, for all triangles on it
 
     @classmethod
     def of(cls, compressed: Compressed) -> "Lower":
@@ -86,7 +86,7 @@ class Lower:
         """The same pattern with other values (nnz)."""
         other = object.__new__(Lower)
         other.compressed = self.compressed.with_values(values)
-        other.first = self.first
+        other.known = self.known
         return other
 
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
@@ -116,9 +116,14 @@ class Lower:
         kernels.call(triangular_kernels.solve, *given, x, reorder=True)
         return x
 
-    @cached_property
+    @property
     def sweeps(self) -> Sweeps:
-        """What depends on the pattern alone."""
+        """The order of solves."""
+        if "sweeps" not in self.known:
+            self.known["sweeps"] = self._sweeps()
+        return self.known["sweeps"]
+
+    def _sweeps(self) -> Sweeps:
         c = self.compressed
         with torch.inference_mode(False):
             n, turned, none = c.size[0], self.turned, c.crow.new_empty(0)
@@ -135,14 +140,19 @@ class Lower:
     @cached_property
     def arrays(self) -> list[Any]:
         """What a sweep reads, with the inverse of the diagonal: a division takes as long as the rest of a row."""
-        order, begin, col, place, diagonal = self.first.sweeps
+        order, begin, col, place, diagonal = self.sweeps
         values = self.compressed.values.detach()
         inverse = values.index_select(0, diagonal).reciprocal()
         return [kernels.array(x) for x in (order, begin, col, values.index_select(0, place), inverse)]
 
-    @cached_property
+    @property
     def levels(self) -> list[tuple[Tensor, Tensor]]:
         """Rows that do not depend on one another, with their entries left of the diagonal, in the order of a solve."""
+        if "levels" not in self.known:
+            self.known["levels"] = self._levels()
+        return self.known["levels"]
+
+    def _levels(self) -> list[tuple[Tensor, Tensor]]:
         c = self.compressed
         strict = torch.nonzero(c.col < c.row).squeeze(-1)
         row, col = c.row[strict], c.col[strict].long()
@@ -162,7 +172,7 @@ class Lower:
     def _by_levels(self, b: Tensor, transposed: bool) -> Tensor:
         c, x = self.compressed, b.clone()
         diagonal, values = self.diagonal(), c.values.detach()
-        for rows, entries in reversed(self.first.levels) if transposed else self.first.levels:
+        for rows, entries in reversed(self.levels) if transposed else self.levels:
             row, col, value = c.row[entries], c.col[entries].long(), values[entries]
             if transposed:
                 x[:, rows] /= diagonal[rows]

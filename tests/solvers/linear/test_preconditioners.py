@@ -1,3 +1,4 @@
+import weakref
 from typing import Any
 
 import numpy as np
@@ -508,3 +509,14 @@ def test_strong_pattern_has_only_entries_that_were_found():
     found = strongest(Compressed(crow, col, torch.tensor([1.0, 0, 0, 1, 1], dtype=DTYPE), 3))
     assert found.crow.tolist() == [0, 1, 2, 3]
     assert found.col.tolist() == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("compiled")
+def test_factors_are_freed_at_once_and_share_the_order_of_solves():
+    lower = Lower.of(SparseOperator.from_scipy(SMALL).compressed)
+    other, b = lower.with_values(2 * lower.compressed.values), draw(1, 25)
+    assert near(4 * other.solve_twice(b), lower.solve_twice(b))
+    assert lower.known is other.known and len(other.known) == 1
+    alive = weakref.ref(lower)
+    del lower  # a cycle of references would wait for the collector, with all of a large factor's memory
+    assert alive() is None
