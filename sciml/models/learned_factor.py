@@ -112,7 +112,7 @@ class LearnedFactor(LearnedPreconditioner):
         left = torch.arange(len(edge), device=edge.device) + seen.row  # every row before ends with its diagonal
         sizes = edge.new_empty(len(edge) + len(diagonal)).index_copy(0, left, edge)
         sizes = sizes.index_copy(0, c.crow[1:].long() - 1, diagonal)
-        return Factored(seen.base.with_values(c.values * sizes))
+        return Factored(seen.base.with_values(c.values * sizes.to(c.values)))
 
     def classic(self, aggregates: Tensor | None = None) -> dict[str, Preconditioner]:
         """IC(0) and MIC(0), on the same pattern."""

@@ -12,7 +12,8 @@ from sciml.solvers.march import March
 from sciml.solvers.state import Const
 from sciml.solvers.term import FunctionTerm, Term
 
-LEAF: type = type(torch.autograd.graph.get_gradient_edge(torch.zeros(0, requires_grad=True)).node)
+with torch.inference_mode(False):
+    LEAF: type = type(torch.autograd.graph.get_gradient_edge(torch.zeros(0, requires_grad=True)).node)
 
 
 def refuse_undeclared(march: March, c: Const, y0: Tensor, parameters: Sequence[nn.Parameter]) -> None:
@@ -83,7 +84,7 @@ def graph_leaves(roots: Sequence[Tensor]) -> Iterator[Tensor]:
 
 def graph_nodes(roots: Sequence[Tensor]) -> Iterator[Any]:
     """The nodes of the graph that tensors were computed by."""
-    nodes: list[Any] = list({root.grad_fn for root in roots if root.grad_fn is not None})
+    nodes: list[Any] = list(dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None))
     met = {None, *nodes}
     for node in nodes:  # and for what joins them meanwhile
         yield node

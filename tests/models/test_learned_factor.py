@@ -63,6 +63,15 @@ def test_compiled_loops_see_and_make_what_torch_does(base, monkeypatch):
     torch.testing.assert_close(fast[1].apply(b), slow[1].apply(b), rtol=1e-4, atol=1e-5)  # single precision inside
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_factors_have_the_precision_of_the_matrix(dtype):
+    a, b = system()
+    a, b = a.to(dtype), b.to(dtype)
+    for net in (LearnedFactor("matrix", 4, 1), model(base="matrix", width=4, rounds=1)):
+        prepared = net(net.look(a, None)), net.setup(a)
+        assert all(m.dtype == dtype and m.apply(b).dtype == dtype for m in prepared)
+
+
 def test_losses_are_their_formulas():
     a, b = system()
     x = torch.linalg.solve(a.dense()[0], b.mT).mT

@@ -31,6 +31,7 @@ class Inverse(Prepared):
 
     def apply(self, r: Tensor) -> Tensor:
         """Two products with sparse matrices."""
+        kernels.check_length(r, self.g.size[0])
         if not kernels.suited(r, self.g.values):
             turned = self.g.transpose() if self.g.values.requires_grad else self.turned
             return turned.product(self.g.product(r))

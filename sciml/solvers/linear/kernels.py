@@ -49,6 +49,16 @@ def loop(kernel: Callable[..., Any], *arguments: Any) -> Any:
     return call(kernel, *arguments) if available() else kernel(*map(array, arguments))
 
 
+def check_length(vectors: Tensor, n: int) -> None:
+    """Refuse vectors (m, k) for a preconditioner of n unknowns, past whose ends a loop would read.
+
+    Raises:
+        ValueError: k is not n.
+    """
+    if vectors.shape[-1] != n:
+        raise ValueError(f"M: it was set up for a matrix of {n} unknowns, got one of {vectors.shape[-1]}")
+
+
 def array(x: Any) -> Any:
     """The memory of a tensor, int32 without a sign: numba looks at every place that may be negative."""
     if not isinstance(x, Tensor):

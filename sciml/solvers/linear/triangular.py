@@ -91,6 +91,7 @@ class Lower:
 
     def solve(self, b: Tensor, transposed: bool = False) -> Tensor:
         """L^-1 b, or L^-T b, for rows b (m, n)."""
+        kernels.check_length(b, self.compressed.size[0])
         values = self.compressed.values
         if recorded(values, b) or transformed():
             return _Solve.apply(values, b, self, transposed)
@@ -98,6 +99,7 @@ class Lower:
 
     def solve_twice(self, b: Tensor) -> Tensor:
         """L^-T L^-1 b for rows b (m, n)."""
+        kernels.check_length(b, self.compressed.size[0])
         values = self.compressed.values
         if b.device.type != "cpu" or not kernels.available() or recorded(values, b) or transformed():
             return self.solve(self.solve(b), transposed=True)

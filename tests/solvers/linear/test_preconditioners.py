@@ -1,4 +1,3 @@
-import weakref
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,6 @@ from sciml.solvers.linear.aggregation import constant, pairwise, smoothed, soft,
 from sciml.solvers.linear.approximate_inverse import LEAST, Inverse, approximate_inverse, strongest
 from sciml.solvers.linear.chebyshev import largest
 from sciml.solvers.linear.sparse import Compressed
-from sciml.solvers.linear.triangular import Lower
-from sciml.solvers.linear.triangular_kernels import WINDOW
 from tests.solvers.linear.bad import Bad
 from tests.solvers.linear.spd import diffusion, draw, operator
 from tests.solvers.systems import DTYPE
@@ -51,12 +48,6 @@ def matrix(preconditioner: Preconditioner, a: sp.csr_matrix) -> Tensor:
 
 def matrix_of(prepared: Prepared, n: int) -> Tensor:
     return prepared.apply(torch.eye(n, dtype=DTYPE)).mT
-
-
-@pytest.fixture(params=[True, False], ids=["numba", "torch"])
-def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the compiled loops and without."""
-    monkeypatch.setattr(kernels, "available", lambda: request.param)
 
 
 def near(a: Tensor, b: Tensor | np.ndarray) -> bool:
@@ -326,33 +317,6 @@ def test_fill_saves_iterations():
 
 
 @pytest.mark.usefixtures("compiled")
-def test_triangular_solves_and_their_gradients():
-    lower = Lower.of(SparseOperator.from_scipy(SMALL).compressed)
-    dense, b = lower.compressed.dense(), draw(3, 25)
-    assert near(lower.solve(b), torch.linalg.solve(dense, b.mT).mT)
-    assert near(lower.solve(b, transposed=True), torch.linalg.solve(dense.mT, b.mT).mT)
-    assert near(lower.solve(b.mT.contiguous().mT), lower.solve(b))  # strides do not matter
-    for transposed in (False, True):
-        solve = lambda values, b, t=transposed: lower.with_values(values).solve(b, t)  # noqa: E731
-        inputs = lower.compressed.values.clone().requires_grad_(), b.clone().requires_grad_()
-        assert torch.autograd.gradcheck(solve, inputs, check_forward_ad=True)
-        assert torch.autograd.gradgradcheck(solve, inputs, check_fwd_over_rev=True)
-
-
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("reach", [3, 700, 10_000])
-def test_triangular_solves_in_windows_are_those_of_scipy(reach: int):
-    generator, n = np.random.default_rng(reach), 2 * WINDOW + 17  # rows of 0 to some entries, from here and far away
-    row = np.sort(generator.integers(1, n, 3 * n))
-    col = row - 1 - generator.integers(0, np.minimum(row, reach))
-    matrix = (sp.coo_matrix((generator.standard_normal(3 * n) / 3, (row, col)), (n, n)) + 2 * sp.eye(n)).tocsr()
-    lower, b = Lower.of(SparseOperator.from_scipy(matrix).compressed), draw(2, n)
-    for transposed, triangle in ((False, matrix), (True, matrix.T.tocsr())):
-        expected = sp.linalg.spsolve_triangular(triangle, b.numpy().T, lower=not transposed).T
-        assert near(lower.solve(b, transposed), torch.from_numpy(expected))
-
-
-@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(
     "preconditioner",
     [
@@ -509,14 +473,3 @@ def test_strong_pattern_has_only_entries_that_were_found():
     found = strongest(Compressed(crow, col, torch.tensor([1.0, 0, 0, 1, 1], dtype=DTYPE), 3))
     assert found.crow.tolist() == [0, 1, 2, 3]
     assert found.col.tolist() == [0, 1, 2]
-
-
-@pytest.mark.usefixtures("compiled")
-def test_factors_are_freed_at_once_and_share_the_order_of_solves():
-    lower = Lower.of(SparseOperator.from_scipy(SMALL).compressed)
-    other, b = lower.with_values(2 * lower.compressed.values), draw(1, 25)
-    assert near(4 * other.solve_twice(b), lower.solve_twice(b))
-    assert lower.known is other.known and len(other.known) == 1
-    alive = weakref.ref(lower)
-    del lower  # a cycle of references would wait for the collector, with all of a large factor's memory
-    assert alive() is None

@@ -9,16 +9,10 @@ import torch
 from torch import Tensor
 
 from sciml.errors import LinearSolveError
-from sciml.solvers.linear import FunctionOperator, LinearStatus, SparseOperator, kernels, sor, young_omega
+from sciml.solvers.linear import FunctionOperator, LinearStatus, SparseOperator, sor, young_omega
 from tests.solvers.linear.spd import draw, operator
 
 SMALL = operator(6, 30.0)
-
-
-@pytest.fixture(params=[True, False], ids=["numba", "torch"])
-def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the compiled loop and without."""
-    monkeypatch.setattr(kernels, "available", lambda: request.param)
 
 
 def reference(a: np.ndarray, b: np.ndarray, omega: float, x: np.ndarray, sweeps: int) -> np.ndarray:
