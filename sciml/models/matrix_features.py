@@ -107,7 +107,7 @@ def graph(
 def lower_graph(
     a: Compressed, lower: Compressed, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same with all unknowns in one aggregate, for a triangle on the pattern of A's lower one; ends are int32.
+    """The same with all unknowns in one aggregate, for a triangle on the pattern of A's lower one.
 
     Args:
         a: A.
@@ -117,22 +117,21 @@ def lower_graph(
     """
     if not compiled(a):
         one, scaled = a.col.new_zeros(a.size[0], dtype=torch.int64), lower.values * scale[lower.row]
-        nodes, edges, row, col = _look_by_torch(a, one, lower.with_values(scaled), scale, dtype)
-        return nodes, edges, row.int(), col.int()
-    out = _empty(a.size[0], lower.nnz - a.size[0], dtype, torch.int32)
+        return _look_by_torch(a, one, lower.with_values(scaled), scale, dtype)
+    out = _empty(a.size[0], lower.nnz - a.size[0], dtype)
     kernels.call(two_level_kernels.look_lower, a.crow, a.col, a.values, lower.crow, lower.values, scale, *out)
     return out
 
 
-def _empty(n: int, m: int, dtype: torch.dtype, ends: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty(n: int, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     nodes, edges = torch.empty(n, NODES, dtype=dtype), torch.empty(m, EDGES, dtype=dtype)
-    return nodes, edges, torch.empty(m, dtype=ends), torch.empty(m, dtype=ends)
+    return nodes, edges, torch.empty(m, dtype=torch.int64), torch.empty(m, dtype=torch.int64)
 
 
 def _look(
     a: Compressed, aggregates: Tensor, g: Compressed, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out = _empty(a.size[0], g.nnz - a.size[0], dtype, torch.int64)
+    out = _empty(a.size[0], g.nnz - a.size[0], dtype)
     given = (a.crow, a.col, a.values, aggregates, g.crow, g.col, g.values, scale)
     kernels.call(two_level_kernels.look, *given, *out)
     return out

@@ -80,7 +80,7 @@ class MatrixNetwork(nn.Module):
     def _compiled(self, seen: Graph) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes by torch, in chunks; couplings by loops."""
         call, width, nodes, edges = kernels.call, self.width, seen.nodes, seen.edges
-        f, heard = nodes.new_empty(len(nodes), width), nodes.new_zeros(len(nodes) if len(self.rounds) else 0, width)
+        f, heard = nodes.new_empty(len(nodes), width), nodes.new_zeros(len(nodes), width)
         sides = nodes.new_empty(len(nodes), 2 * width)
         more, node = nodes.new_empty(len(nodes), self.more), nodes.new_empty(len(nodes), 1)
         weights = self.ends.weight.split([2 * width, self.more, 1])

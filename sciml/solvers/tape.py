@@ -92,7 +92,7 @@ class Tape:
         segments, first = self.unread, self.unread[0]
         self.unread = []
         error, y0, y1 = (torch.stack(parts) for parts in zip(*((s.error, s.y0, s.y1) for s in segments), strict=True))
-        sizes = torch.stack([torch.as_tensor(s.interval.h, dtype=torch.float64) for s in segments])
+        sizes = torch.stack([torch.as_tensor(s.interval.h, dtype=torch.float64, device=y0.device) for s in segments])
         scaled = first.march.controller.scaled(error, y0, y1, "each")
         interval = first.interval._replace(h=sizes)
         all_steps = first._replace(interval=interval, y0=y0, y1=y1, stages=(), error=error, scaled=scaled)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciml.solvers.apart import apart
 from sciml.solvers.expect import expect
 from sciml.solvers.linear.arguments import as_guess, as_operator, as_rows, check_symmetric
-from sciml.solvers.linear.derivatives import no_tangents, recorded, recording, transformed
+from sciml.solvers.linear.derivatives import no_tangents, recording
 from sciml.solvers.linear.operator import FEW, LinearOperator, ShiftedOperator
 from sciml.solvers.linear.preconditioner import Preconditioner, Prepared, prepare
 from sciml.solvers.linear.solution import LinearSolution, LinearStatus, Strict, relative, throw_failed
@@ -91,7 +91,7 @@ def pcg(
     if throw:
         throw_failed(solution, max_iter)
     x = solution.x
-    if _wanted(operator, rows):
+    if recording():
         x = attach(x, rows - operator.matvec(x), lambda x: operator, solver)
     return replace(solution, x=x.reshape(b.shape))
 
@@ -331,13 +331,6 @@ class _Alone(_Run):
         self.history.append(self.size.new_tensor([sizes]))
         self.x, self.size = (x if isfinite(sizes[-1]) else kept)[None], self.history[-1][:, -1:]
         return len(sizes)
-
-
-def _wanted(operator: LinearOperator, b: Tensor) -> bool:
-    """Whether a derivative of the solution may be asked for, without another product where that is known."""
-    if not isinstance(operator, SparseOperator):
-        return recording()  # the entries are not known
-    return recorded(operator.compressed.values, b) or transformed()
 
 
 def _merged(operator: LinearOperator) -> LinearOperator:

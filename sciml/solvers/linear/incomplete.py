@@ -95,7 +95,7 @@ class IncompleteCholesky(Preconditioner):
             ImportError: numba is not installed.
         """
         c, shift = lower.compressed, self.shift
-        rows, columns = [x.cpu() for x in (c.crow, c.col)], [x.cpu() for x in lower.turned]
+        rows, columns = [x.cpu() for x in (c.crow, c.col)], [x.cpu() for x in c.turned]
         for _ in range(SHIFTS):
             values = c.values.detach().cpu().clone()
             bad = kernels.call(triangular_kernels.factor, *rows, values, *columns, self.modified, shift)

@@ -66,18 +66,6 @@ class Lower:
         col, values = (x.index_select(0, keep) for x in (compressed.col, compressed.values))
         return cls(Compressed(crow, col, values, n))
 
-    @property
-    def turned(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`Compressed.turned`, by a compiled loop where there is one."""
-        c = self.compressed
-        if "turned" not in c.__dict__ and c.col.device.type == "cpu" and kernels.available():
-            with torch.inference_mode(False):
-                begin, row = torch.empty_like(c.crow), torch.empty_like(c.col)
-                entry = torch.empty_like(c.col, dtype=torch.int64)
-            kernels.call(triangular_kernels.turn, c.crow, c.col, begin, row, entry)
-            c.__dict__["turned"] = begin, row, entry
-        return c.turned
-
     def diagonal(self) -> Tensor:
         """The diagonal (n), without a gradient."""
         return self.compressed.values.detach().index_select(0, self.compressed.crow[1:] - 1)
@@ -128,7 +116,7 @@ class Lower:
     def _sweeps(self) -> Sweeps:
         c = self.compressed
         with torch.inference_mode(False):
-            n, turned, none = c.size[0], self.turned, c.crow.new_empty(0)
+            n, turned, none = c.size[0], c.turned, c.crow.new_empty(0)
             order, begin, col, place = (
                 torch.empty(k, dtype=torch.int32) for k in (2 * n, 2 * n + 1, *(2 * [2 * (c.nnz - n)]))
             )

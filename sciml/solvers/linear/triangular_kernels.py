@@ -112,22 +112,6 @@ def lower(crow: Any, col: Any, out: Any, keep: Any) -> int:
     return count
 
 
-def turn(crow: Any, col: Any, begin: Any, row: Any, entry: Any) -> None:
-    """The transposed pattern, begin (n + 1) and row (nnz), and where each of its entries comes from."""
-    n = crow.shape[0] - 1
-    begin[:] = 0
-    for k in range(col.shape[0]):
-        begin[col[k] + 1] += 1
-    for j in range(n):
-        begin[j + 1] += begin[j]
-    place = begin[:-1].copy()
-    for i in range(n):
-        for k in range(crow[i], crow[i + 1]):
-            at = place[col[k]]
-            row[at], entry[at] = i, k
-            place[col[k]] = at + 1
-
-
 def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, modified: float, shift: float) -> int:
     """An incomplete Cholesky factor in the place of A's lower triangle; -1, or the row whose pivot is not positive.
 
