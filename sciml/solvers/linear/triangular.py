@@ -19,7 +19,7 @@ class Sweeps(NamedTuple):
         begin: where the entries of each beside the diagonal begin (2 n + 1) int32.
         col: their columns (2 nnz - 2 n) int32.
         place: their places in the lower triangle, likewise.
-        diagonal: the diagonal entries' places there (2 n).
+        diagonal: the diagonal entries' places there (2 n) int32.
     """
 
     order: Tensor
@@ -116,16 +116,12 @@ class Lower:
     def _sweeps(self) -> Sweeps:
         c = self.compressed
         with torch.inference_mode(False):
-            n, turned, none = c.size[0], c.turned, c.crow.new_empty(0)
-            order, begin, col, place = (
-                torch.empty(k, dtype=torch.int32) for k in (2 * n, 2 * n + 1, *(2 * [2 * (c.nnz - n)]))
-            )
-            for upper, pattern in enumerate(((c.crow, c.col, none), turned)):
-                out = (order[upper * n :][:n], begin[upper * n :], col, place)
-                kernels.call(triangular_kernels.schedule, *pattern, upper * (c.nnz - n), *out)
-            ends = torch.stack([c.crow[1:].long() - 1, turned[2].index_select(0, turned[0][:-1])])
-            diagonal = ends.gather(1, order.view(2, n).long()).view(-1)
-            return Sweeps(order, begin, col, place, diagonal)
+            n, turned = c.size[0], c.turned
+            sizes = (2 * n, 2 * n + 1, *(2 * [2 * (c.nnz - n)]), 2 * n)
+            found = Sweeps(*(torch.empty(size, dtype=torch.int32) for size in sizes))
+            kernels.call(triangular_kernels.schedule, c.crow, c.col, turned[0], found.order)
+            kernels.call(triangular_kernels.listed, c.crow, c.col, *turned, *found)
+            return found
 
     @cached_property
     def arrays(self) -> list[Any]:
