@@ -74,9 +74,10 @@ def test_incomplete_factor_is_the_libraries_and_the_whole_one_where_nothing_fall
 
 
 @pytest.mark.parametrize("modified", [0.0, 0.5, 1.0])
-def test_modified_factor_moves_what_it_drops_to_the_diagonal(modified: float):
-    a = SMALL.toarray()
-    lower = IncompleteCholesky(modified).setup(SparseOperator.from_scipy(SMALL)).lower.compressed.dense().numpy()
+@pytest.mark.parametrize("matrix", [SMALL, FiniteElements(cells=5, dimension=3).system(0).matrix], ids=["grid", "mesh"])
+def test_modified_factor_moves_what_it_drops_to_the_diagonal(matrix: sp.csr_matrix, modified: float):
+    a = matrix.toarray()
+    lower = IncompleteCholesky(modified).setup(SparseOperator.from_scipy(matrix)).lower.compressed.dense().numpy()
     product = lower @ lower.T
     outside = np.where(a == 0, product, 0)
     inside = np.where(a != 0, product - a, 0)
