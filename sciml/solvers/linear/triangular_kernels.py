@@ -129,7 +129,7 @@ def solve(order: Any, begin: Any, col: Any, values: Any, inverse: Any, x: Any) -
 
 def lower(crow: Any, col: Any, out: Any, keep: Any) -> int:
     """Where the entries up to the diagonal are, in ``keep``, and where their rows begin; their number."""
-    count = np.int64(0)
+    count = 0
     for i in range(crow.shape[0] - 1):
         out[i] = count
         for k in range(crow[i], crow[i + 1]):
