@@ -155,7 +155,7 @@ def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, m
         modified: that share.
         shift: relative increase of the diagonal.
     """
-    n, near = crow.shape[0] - 1, np.int64(col.shape[0]) - AHEAD
+    n, near, zero = crow.shape[0] - 1, np.int64(col.shape[0]) - AHEAD, np.zeros(1, values.dtype)[0]
     column, kept = np.zeros(n, values.dtype), np.zeros(n, values.dtype)  # kept: sums of products inside the pattern
     for j in range(n):
         pivot = values[crow[j + 1] - 1] * (1 + shift)
@@ -163,7 +163,7 @@ def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, m
             return j
         pivot = np.sqrt(pivot)
         values[crow[j + 1] - 1] = pivot
-        begin, end, inverse, total = below[j] + 1, below[j + 1], 1 / pivot, 0.0
+        begin, end, inverse, total = below[j] + 1, below[j + 1], 1 / pivot, zero
         for a in range(begin, end):
             k = np.uint64(entry[a])
             values[k] *= inverse
@@ -171,12 +171,12 @@ def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, m
             total += values[k]
         for a in range(begin, end):
             k, last = np.int64(entry[a]), np.int64(crow[row[a] + 1]) - 1
-            left, inside = values[np.uint64(k)], 0.0
+            left, inside = values[np.uint64(k)], zero
             k += 1
             if k <= near:  # so many without a look at the end of the row, which no processor would foresee
                 for ahead in range(AHEAD):
                     place = np.uint64(k + ahead)
-                    product = (left if k + ahead < last else 0.0) * column[col[place]]
+                    product = (left if k + ahead < last else zero) * column[col[place]]
                     values[place] -= product
                     kept[col[place]] += product
                     inside += product
