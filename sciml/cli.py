@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -276,7 +277,7 @@ def find_run(path: str, trained: bool = False) -> RunFolder:
 def exported(package: str, *bases: str) -> dict[str, str]:
     """The public classes of a subpackage that derive from one of these, each with its docstring's first line.
 
-    They are read from the source: importing it would import torch, which takes longer than a list may.
+    They are read from the source: importing their modules would import torch, which takes longer than a list may.
     """
     folder = PACKAGE / package
     classes = {
@@ -290,8 +291,7 @@ def exported(package: str, *bases: str) -> dict[str, str]:
         parents = [ast.unparse(node).rpartition(".")[2] for node in classes[name].bases]
         return any(parent in bases or (parent in classes and parent != name and derives(parent)) for parent in parents)
 
-    table = ast.parse((folder / "__init__.py").read_text())
-    public = {node.value for node in ast.walk(table) if isinstance(node, ast.Constant)}
+    public = import_module(f"sciml.{package}").__all__
     return {
         name: (ast.get_docstring(node) or "").partition("\n")[0]
         for name, node in classes.items()

@@ -20,6 +20,10 @@ def test_solving_needs_neither_lightning_nor_matplotlib_nor_torch_inductor():
     assert not {"lightning", "matplotlib", "torch._inductor"} & loaded_after("from sciml import solve, Solver, Tsit5")
 
 
+def test_packages_need_no_import_of_their_own():
+    assert "sciml.models.fno" in loaded_after("import sciml; sciml.models.FNO, sciml.solvers.linear.pcg")
+
+
 @pytest.mark.parametrize(
     "package", ["sciml", "sciml.solvers", "sciml.models", "sciml.problems", "sciml.data", "sciml.training"]
 )
