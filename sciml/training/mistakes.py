@@ -20,6 +20,7 @@ OTHER_FORMS = re.compile(
     r"- Not a valid subclass of \w+\n\s*Subclass types expect one of:(?:\n\s*- a (?:class|dict).*)+"
 )
 OTHER_CLASS = re.compile(r"- Import path ([\w.]+) does not correspond to a subclass of (\w+)")
+NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|No ([\w.]+) attribute (\w+)")
 HOMES = (  # of the classes that configurations name most
     *(f"sciml.{name}" for name in ("data", "models", "problems", "solvers", "training")),
     *("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks"),
@@ -51,8 +52,9 @@ def explain(message: str, parser: ArgumentParser) -> str:
         inner = OTHER_CLASS.sub("", inner)
     if found := re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.]+)", inner):
         return unknown_key(found[1], inner, place, parser)
-    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", inner):
-        return f"{where}{found[1]} has no {found[2]!r}{hint(found[2], public(found[1]))}"
+    if found := NO_ATTRIBUTE.search(inner):
+        module, name = filter(None, found.groups())
+        return f"{where}{module} has no {name!r}{hint(name, public(module))}"
     if found := re.search(r"No module named '([\w.]+)'", inner):
         if found[1] in EXTRAS:
             return f'{where}{found[1]} is not installed: pip install "sciml-torch[{EXTRAS[found[1]]}]" brings it'
