@@ -1,11 +1,9 @@
 from . import calculus as calculus
 from . import data as data
-from . import errors as errors
 from . import models as models
 from . import problems as problems
 from . import solvers as solvers
 from . import training as training
-from . import typing as typing
 from .errors import SolveError as SolveError
 from .errors import Status as Status
 from .solvers.adjoint import Discrete as Discrete

@@ -1,6 +1,3 @@
-__all__: list[str]
-from . import interop as interop
-from . import linear as linear
 from .adjoint import Discrete as Discrete
 from .auto import Auto as Auto
 from .backsolve import Backsolve as Backsolve

@@ -27,7 +27,7 @@ LARGEST = 1e-8  # of a dtype's largest number: how large times may be, since coe
 
 def stepper_named(name: str) -> Stepper:
     """The stepper of a name in lower case, with its defaults."""
-    public = {each.lower(): getattr(solvers, each) for each in solvers.__all__}
+    public = {each.lower(): getattr(solvers, each) for each in dir(solvers)}
     steppers = {each: kind for each, kind in public.items() if isinstance(kind, type) and hasattr(kind, "order")}
     if name not in steppers:
         similar = get_close_matches(name.lower(), steppers, 1, 0.0)[0]

@@ -20,7 +20,7 @@ OTHER_FORMS = re.compile(
     r"- Not a valid subclass of \w+\n\s*Subclass types expect one of:(?:\n\s*- a (?:class|dict).*)+"
 )
 OTHER_CLASS = re.compile(r"- Import path ([\w.]+) does not correspond to a subclass of (\w+)")
-NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|No ([\w.]+) attribute (\w+)")
+NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|No (sciml[\w.]*) attribute (\w+)")
 HOMES = (  # of the classes that configurations name most
     *(f"sciml.{name}" for name in ("data", "models", "problems", "solvers", "training")),
     *("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks"),

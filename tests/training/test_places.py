@@ -225,3 +225,9 @@ def test_mistake_within_one_of_two_classes_is_not_taken_for_the_other_class():
     - Import path sciml.models.LatentSDE does not correspond to a subclass of LatentFSDE
   Given value: NestedArg(key='solver.compile', val='None')"""
     assert explain(message, ArgumentParser()) == "model.compile: expected 'loop' or 'chunks' or None, got 'None'"
+
+
+def test_words_like_those_of_a_missing_name_are_no_module():
+    assert explain("No mesh attribute in the file x", ArgumentParser()) == "No mesh attribute in the file x"
+    message = explain("No sciml.models attribute FNOO", ArgumentParser())
+    assert message.startswith("sciml.models has no 'FNOO'; did you mean 'FNO'")

@@ -89,7 +89,7 @@ class Method(NamedTuple):
         if name in METHODS:
             stepper, adaptive = METHODS[name]
             return cls(name, getattr(solvers, stepper) if isinstance(stepper, str) else stepper, adaptive)
-        kinds = [getattr(solvers, public) for public in solvers.__all__]
+        kinds = [getattr(solvers, public) for public in dir(solvers)]
         own = {
             kind.__name__.lower(): kind
             for kind in kinds

@@ -147,7 +147,7 @@ def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, m
 
     Args:
         crow: with `col` and `values`, A's lower triangle.
-        col: its columns.
+        col: its columns, rising in each row.
         values: its entries.
         below: with `row`, the pattern of its transpose.
         row: the columns of that.
@@ -173,7 +173,9 @@ def factor(crow: Any, col: Any, values: Any, below: Any, row: Any, entry: Any, m
             k, last = np.int64(entry[a]), np.int64(crow[row[a] + 1]) - 1
             left, inside = values[np.uint64(k)], zero
             k += 1
-            if k <= near:  # so many without a look at the end of the row, which no processor would foresee
+            if a == begin:  # no row above has an entry of the column
+                k = last
+            elif k <= near:  # so many without a look at the end of the row, which no processor would foresee
                 for ahead in range(AHEAD):
                     place = np.uint64(k + ahead)
                     product = (left if k + ahead < last else zero) * column[col[place]]
